@@ -3,6 +3,7 @@
 //! Pure: no clock, no randomness, no network, no store. Everything here is a function of its arguments.
 
 pub mod json;
+pub mod resources;
 
 pub use json::{Map, Number, Value};
 #[doc(hidden)]
