@@ -29,19 +29,7 @@ const fn resource(
     storage: Option<Storage>,
     subresources: &'static [Subresource],
 ) -> Resource {
-    Resource {
-        group,
-        version,
-        name,
-        singular,
-        kind,
-        namespaced,
-        short_names,
-        categories,
-        verbs,
-        storage,
-        subresources,
-    }
+    Resource { group, version, name, singular, kind, namespaced, short_names, categories, verbs, storage, subresources }
 }
 
 const fn stored(
