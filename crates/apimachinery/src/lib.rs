@@ -2,8 +2,14 @@
 //!
 //! Pure: no clock, no randomness, no network, no store. Everything here is a function of its arguments.
 
+pub mod field;
+pub mod gvk;
 pub mod json;
+pub mod meta;
+pub mod names;
 pub mod resources;
+pub mod status;
+pub mod text;
 
 pub use json::{Map, Number, Value};
 #[doc(hidden)]
