@@ -1,0 +1,310 @@
+//! Rules between keys. Each row of the tests below names one.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::error::Problem;
+use crate::model::{EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
+
+/// Applies the defaults that depend on other keys and returns all broken rules.
+pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    dependent_defaults(config);
+    let mut check = |broken: bool, path: &str, message: &str| {
+        if broken {
+            problems.push(Problem::at_path(path, message));
+        }
+    };
+    check(
+        !matches!(config.policies.pod_security_standard.as_str(), "" | "privileged" | "baseline" | "restricted"),
+        "policies.podSecurityStandard",
+        "must be one of: privileged, baseline, restricted",
+    );
+    check(
+        config.store_type() == StoreType::EmbeddedDatabase && config.control_plane.stateful_set.high_availability.replicas > 1,
+        "controlPlane.statefulSet.highAvailability.replicas",
+        "must be 1 with the embedded database; choose another controlPlane.backingStore for more replicas",
+    );
+    check(
+        config.virtual_scheduler() && !config.sync.from_host.nodes.enabled,
+        "sync.fromHost.nodes.enabled",
+        "must be true with hybrid scheduling or a virtual scheduler",
+    );
+    check(
+        config.sync.from_host.storage_classes.enabled == Switch::On && config.sync.to_host.storage_classes.enabled,
+        "sync.toHost.storageClasses.enabled",
+        "must not be true together with sync.fromHost.storageClasses.enabled; choose one direction",
+    );
+    check(
+        config.sync.from_host.priority_classes.enabled && config.sync.to_host.priority_classes.enabled,
+        "sync.toHost.priorityClasses.enabled",
+        "must not be true together with sync.fromHost.priorityClasses.enabled; choose one direction",
+    );
+    check(
+        !config.networking.advanced.cluster_domain.split('.').all(is_dns_label),
+        "networking.advanced.clusterDomain",
+        "must be a DNS domain such as cluster.local",
+    );
+    let export = &config.export_kube_config;
+    check(
+        !(export.secret.name.is_empty() && export.secret.namespace.is_empty()) && !export.additional_secrets.is_empty(),
+        "exportKubeConfig.secret",
+        "must not be set together with exportKubeConfig.additionalSecrets",
+    );
+    check(!is_server(&export.server), "exportKubeConfig.server", "must be a URL that starts with http:// or https://");
+    for (index, secret) in export.additional_secrets.iter().enumerate() {
+        let path = format!("exportKubeConfig.additionalSecrets[{index}]");
+        check(secret.name.is_empty() && secret.namespace.is_empty(), &path, "must have a name or a namespace");
+        check(!is_server(&secret.server), &format!("{path}.server"), "must be a URL that starts with http:// or https://");
+    }
+    let cidrs = config.networking.service_cidr.split(',').filter(|cidr| !cidr.is_empty());
+    for cidr in cidrs {
+        check(!is_cidr(cidr.trim()), "networking.serviceCIDR", "must be an address range such as 10.96.0.0/12");
+    }
+    for (index, toleration) in config.sync.to_host.pods.enforce_tolerations.iter().enumerate() {
+        check(
+            !is_toleration(toleration),
+            &format!("sync.toHost.pods.enforceTolerations[{index}]"),
+            "must be KEY=VALUE:EFFECT, KEY:EFFECT, KEY or *, with an effect of NoSchedule, PreferNoSchedule or NoExecute",
+        );
+    }
+    for (index, mapping) in config.networking.replicate_services.to_host.iter().enumerate() {
+        let path = format!("networking.replicateServices.toHost[{index}]");
+        check(mapping.from.matches('/').count() != 1, &format!("{path}.from"), "must be NAMESPACE/NAME");
+        check(mapping.to.is_empty() || mapping.to.contains('/'), &format!("{path}.to"), "must be the name of a host service");
+    }
+    for (index, mapping) in config.networking.replicate_services.from_host.iter().enumerate() {
+        let path = format!("networking.replicateServices.fromHost[{index}]");
+        check(mapping.from.matches('/').count() > 1 || mapping.from.is_empty(), &format!("{path}.from"), "must be NAMESPACE/NAME");
+        check(mapping.to.matches('/').count() > 1 || mapping.to.is_empty(), &format!("{path}.to"), "must be NAMESPACE/NAME");
+    }
+    for (index, entry) in config.networking.resolve_dns.iter().enumerate() {
+        resolve_dns(&format!("networking.resolveDNS[{index}]"), entry, &mut check);
+    }
+    for (key, resource) in &config.sync.to_host.custom_resources {
+        check(
+            !matches!(resource.scope.as_str(), "" | "Namespaced"),
+            &format!("sync.toHost.customResources.{key}.scope"),
+            "must be Namespaced",
+        );
+    }
+    for (key, resource) in &config.sync.from_host.custom_resources {
+        let path = format!("sync.fromHost.customResources.{key}");
+        check(
+            !matches!(resource.scope.as_str(), "" | "Cluster" | "Namespaced"),
+            &format!("{path}.scope"),
+            "must be Cluster or Namespaced",
+        );
+        let mapped = !resource.mappings.by_name.is_empty();
+        let namespaced = resource.scope == "Namespaced";
+        check(mapped && !namespaced, &format!("{path}.mappings"), "needs scope Namespaced");
+        check(namespaced && !mapped, &format!("{path}.mappings"), "must not be empty with scope Namespaced");
+        if namespaced {
+            from_host_mappings(&path, &resource.mappings.by_name, &mut check);
+        }
+    }
+    for (path, kind) in [
+        ("sync.fromHost.configMaps", &config.sync.from_host.config_maps),
+        ("sync.fromHost.secrets", &config.sync.from_host.secrets),
+    ] {
+        from_host(path, kind, &mut check);
+    }
+    all_patches(values, "", &mut check);
+    problems
+}
+
+type Check<'a> = dyn FnMut(bool, &str, &str) + 'a;
+
+fn dependent_defaults(config: &mut Typed) {
+    let scheduler = config.virtual_scheduler();
+    let to_host_classes = config.sync.to_host.storage_classes.enabled;
+    let claims = config.sync.to_host.persistent_volume_claims.enabled;
+    let from_host = &mut config.sync.from_host;
+    if scheduler && from_host.nodes.selector.labels.is_empty() {
+        from_host.nodes.selector.all = true;
+    }
+    if scheduler && claims {
+        let on = |switch: &mut Switch| {
+            if *switch == Switch::Auto {
+                *switch = Switch::On;
+            }
+        };
+        on(&mut from_host.csi_nodes.enabled);
+        on(&mut from_host.csi_drivers.enabled);
+        on(&mut from_host.csi_storage_capacities.enabled);
+        if !to_host_classes {
+            on(&mut from_host.storage_classes.enabled);
+        }
+    }
+    if config.sync.to_host.namespaces.enabled {
+        config.sync.to_host.secrets.all = true;
+        config.sync.to_host.config_maps.all = true;
+    }
+}
+
+fn from_host(path: &str, kind: &EnableMappings, check: &mut Check<'_>) {
+    if kind.enabled {
+        check(kind.mappings.by_name.is_empty(), &format!("{path}.mappings.byName"), "must not be empty");
+        from_host_mappings(path, &kind.mappings.by_name, check);
+    }
+}
+
+fn from_host_mappings(path: &str, mappings: &BTreeMap<String, String>, check: &mut Check<'_>) {
+    for (key, value) in mappings {
+        let path = format!("{path}.mappings.byName[{key:?}]");
+        let host = key.is_empty() || key.matches('/').count() == 1;
+        check(!host, &path, "the key must be NAMESPACE/NAME, NAMESPACE/*, /NAME or \"\"");
+        let target = value.matches('/').count() == 1 || key.is_empty() && !value.contains('/');
+        check(!target, &path, "the value must be NAMESPACE/NAME or NAMESPACE/* (or NAMESPACE when the key is \"\")");
+        check(
+            key.ends_with("/*") && !value.ends_with("/*"),
+            &path,
+            "the value must end in /* because the key stands for all objects of a namespace",
+        );
+        check(
+            key.is_empty() && value.contains('/') && !value.ends_with("/*"),
+            &path,
+            "the value must be NAMESPACE or NAMESPACE/* because the key stands for the cluster's host namespace",
+        );
+        let names = |text: &str, empty: bool| {
+            let (namespace, name) = text.split_once('/').unwrap_or((text, "*"));
+            (empty && namespace.is_empty() || is_dns_label(namespace))
+                && (name == "*" || name.split('.').all(is_dns_label))
+        };
+        check(host && !key.is_empty() && !names(key, true), &path, "the key holds an invalid name");
+        check(target && !names(value, false), &path, "the value holds an invalid name");
+    }
+}
+
+fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {
+    let target = &entry.target;
+    let set = |fields: &[&str]| fields.iter().filter(|field| !field.is_empty()).count();
+    let sources = set(&[&entry.hostname, &entry.service, &entry.namespace]);
+    check(sources != 1, path, "must have exactly one of: hostname, service, namespace");
+    let targets = set(&[
+        &target.hostname,
+        &target.ip,
+        &target.host_service,
+        &target.host_namespace,
+        &target.virtual_cluster_service,
+    ]);
+    check(
+        targets != 1,
+        &format!("{path}.target"),
+        "must have exactly one of: hostname, ip, hostService, hostNamespace, vClusterService",
+    );
+    let service = &entry.service;
+    check(
+        !service.is_empty() && service.matches('/').count() != 1,
+        &format!("{path}.service"),
+        "must be NAMESPACE/NAME",
+    );
+    let wildcard = entry.hostname.matches('*').count();
+    check(wildcard > 1, &format!("{path}.hostname"), "must have at most one wildcard");
+    check(
+        wildcard == 1 && !entry.hostname.starts_with('*') && !entry.hostname.ends_with('*'),
+        &format!("{path}.hostname"),
+        "must have its wildcard at the beginning or the end",
+    );
+    check(
+        wildcard == 1 && target.hostname.matches('*').count() != 1,
+        &format!("{path}.target.hostname"),
+        "must have one wildcard because the hostname has one",
+    );
+    check(
+        entry.namespace.is_empty() != target.host_namespace.is_empty(),
+        path,
+        "namespace and target.hostNamespace go together",
+    );
+    let ip = &target.ip;
+    check(!ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err(), &format!("{path}.target.ip"), "must be an IP address");
+    let host_service = &target.host_service;
+    check(
+        !host_service.is_empty() && host_service.matches('/').count() != 1,
+        &format!("{path}.target.hostService"),
+        "must be NAMESPACE/NAME",
+    );
+    let other = &target.virtual_cluster_service;
+    check(
+        !other.is_empty() && other.matches('/').count() != 3,
+        &format!("{path}.target.vClusterService"),
+        "must be HOST_NAMESPACE/VIRTUAL_CLUSTER/NAMESPACE/SERVICE",
+    );
+}
+
+/// Finds every `patches` list below `sync`, wherever it stands.
+fn all_patches(value: &Value, path: &str, check: &mut Check<'_>) {
+    let Value::Object(map) = value else { return };
+    for (name, value) in map {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        if !path.starts_with("sync") {
+            continue;
+        }
+        if name == "patches" {
+            if let Ok(patches) = serde_json::from_value::<Vec<Patch>>(value.clone()) {
+                patch_list(&path, &patches, check);
+            }
+        } else {
+            all_patches(value, &path, check);
+        }
+    }
+}
+
+fn patch_list(path: &str, patches: &[Patch], check: &mut Check<'_>) {
+    let mut seen = BTreeMap::new();
+    for (index, patch) in patches.iter().enumerate() {
+        let here = format!("{path}[{index}]");
+        let modes = [
+            patch.expression.as_ref().is_some_and(|e| !e.is_empty())
+                || patch.reverse_expression.as_ref().is_some_and(|e| !e.is_empty()),
+            patch.reference.is_some(),
+            patch.labels.is_some(),
+        ];
+        check(
+            modes.iter().filter(|mode| **mode).count() != 1,
+            &here,
+            "must have exactly one of: expression (or reverseExpression), reference, labels",
+        );
+        if let Some(other) = seen.insert(&patch.path, index) {
+            check(true, &here, &format!("has the same path as entry {other}: {}", patch.path));
+        }
+        check(
+            matches!(patch.path.trim_start_matches('.'), "metadata.name" | "metadata.namespace"),
+            &format!("{here}.path"),
+            "must not be the name or the namespace of the object",
+        );
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_server(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    text.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
+        (Ok(std::net::IpAddr::V4(_)), Ok(bits)) => bits <= 32,
+        (Ok(std::net::IpAddr::V6(_)), Ok(bits)) => bits <= 128,
+        _ => false,
+    }
+}
+
+fn is_toleration(text: &str) -> bool {
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return false;
+    }
+    match text.rsplit_once(':') {
+        Some((key, effect)) => !key.is_empty() && matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"),
+        None => true,
+    }
+}

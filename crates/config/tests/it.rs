@@ -1,0 +1,151 @@
+//! The configuration as a reader of `vcluster.yaml` meets it.
+
+use config::{Config, Source, load};
+use serde_json::json;
+
+fn read(text: &str) -> Result<Config, String> {
+    load(&[Source::new("vcluster.yaml", text)], &[]).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_set_gives_the_defaults_of_the_chart() {
+    for text in ["", "# only a comment\n", "---\n", "{}\n"] {
+        let config = read(text).unwrap();
+        assert!(config.sync.to_host.pods.enabled, "{text:?}");
+        assert!(!config.sync.to_host.ingresses.enabled);
+        assert!(!config.sync.to_host.secrets.all);
+        assert_eq!(config.networking.advanced.cluster_domain, "cluster.local");
+        assert_eq!(config.control_plane.proxy.port, 8443);
+        assert!(config.experimental.sync_settings.set_owner);
+        assert_eq!(config.at("policies.resourceQuota.quota").unwrap()["count/pods"], json!(20));
+        assert_eq!(config.to_yaml(), "{}\n");
+    }
+}
+
+#[test]
+fn a_mistake_is_named_with_its_place_and_the_way_out() {
+    // (file, what the message must contain)
+    for (text, want) in [
+        ("sync:\n  toHost:\n    pod:\n      enabled: true\n", "vcluster.yaml:3:5: sync.toHost.pod: unknown key; did you mean \"sync.toHost.pods\"?"),
+        ("synk: {}\n", "vcluster.yaml:1:1: synk: unknown key; did you mean \"sync\"?"),
+        ("toHost: {}\n", "did you mean \"sync.toHost\"?"),
+        ("sync:\n  toHost:\n    pods:\n      enabled: \"true\"\n", "4:16: sync.toHost.pods.enabled: must be true or false, but is the string \"true\"; remove the quotes"),
+        ("exportKubeConfig:\n  context: 12\n", "exportKubeConfig.context: must be a string, but is the number 12; write \"12\" in quotes"),
+        ("controlPlane:\n  service:\n    httpsNodePort: \"3\"\n", "must be a whole number"),
+        ("sync: []\n", "sync: must be a map, but is a list"),
+        ("- a\n", "the document must be a map, but is a list"),
+        ("sync:\n  toHost:\n    ingresses:\n      enabled: true\n", "sync.toHost.ingresses.enabled: not supported yet"),
+        ("sync:\n  toHost:\n    pods:\n      patches:\n      - path: spec.x\n        expression: value\n", "sync.toHost.pods.patches: not supported yet"),
+        ("sleep:\n  auto:\n    afterInactivity: 1h\n", "sleep.auto.afterInactivity: not supported yet"),
+        ("serviceCIDR: 10.0.0.0/8\n", "old key; write networking.serviceCIDR"),
+        ("sync:\n  toHost:\n    volumeSnapshots:\n      enabled: true\n", "was removed in vCluster 0.36"),
+        ("a: 1\na: 2\n", "duplicate"),
+        ("a: [1\n", "vcluster.yaml:"),
+        ("policies:\n  limitRange:\n    enabled: maybe\n", "must be one of: auto, true, false"),
+        ("controlPlane:\n  statefulSet:\n    image:\n      repo: x\n", "controlPlane.statefulSet.image.repo: unknown key; did you mean \"repository\"?"),
+        ("exportKubeConfig:\n  additionalSecrets:\n  - nmae: x\n", "exportKubeConfig.additionalSecrets[0].nmae: unknown key"),
+    ] {
+        let got = read(text).expect_err(text);
+        assert!(got.contains(want), "for\n{text}\ngot  {got}\nwant {want}");
+    }
+}
+
+#[test]
+fn what_is_off_or_at_its_default_needs_no_support() {
+    for text in [
+        "sync:\n  toHost:\n    ingresses:\n      enabled: false\n",
+        "sync:\n  toHost:\n    pods:\n      patches: []\n",
+        "privateNodes:\n  enabled: false\n",
+        "deploy:\n  kubeProxy:\n    enabled: false\n",
+        "networking:\n  podCIDR: 10.244.0.0/16\n",
+        "telemetry:\n  enabled: false\n",
+        "sync:\n  toHost:\n    pods: null\n",
+    ] {
+        read(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    }
+}
+
+#[test]
+fn rules_between_keys_hold() {
+    for (text, want) in [
+        ("policies:\n  podSecurityStandard: strict\n", "not supported yet"),
+        ("exportKubeConfig:\n  server: example.com\n", "exportKubeConfig.server: must be a URL"),
+        ("exportKubeConfig:\n  secret:\n    name: a\n  additionalSecrets:\n  - name: b\n", "must not be set together"),
+        ("exportKubeConfig:\n  additionalSecrets:\n  - context: b\n", "must have a name or a namespace"),
+        ("networking:\n  serviceCIDR: ten\n", "networking.serviceCIDR: must be an address range"),
+        ("networking:\n  advanced:\n    clusterDomain: Not_A_Domain\n", "must be a DNS domain"),
+        ("sync:\n  toHost:\n    pods:\n      enforceTolerations: [\"a=b:Never\"]\n", "enforceTolerations[0]: must be"),
+    ] {
+        let got = read(text).expect_err(text);
+        assert!(got.contains(want), "for\n{text}\ngot  {got}\nwant {want}");
+    }
+}
+
+#[test]
+fn files_and_sets_merge_in_order() {
+    let config = load(
+        &[
+            Source::new("a", "exportKubeConfig:\n  context: a\n  server: https://a\ncontrolPlane:\n  proxy:\n    extraSANs: [one, two]\n"),
+            Source::new("b", "exportKubeConfig:\n  context: b\ncontrolPlane:\n  proxy:\n    extraSANs: [three]\n"),
+        ],
+        &["exportKubeConfig.insecure=true,sync.toHost.secrets.all=true".into()],
+    )
+    .unwrap();
+    assert_eq!(config.export_kube_config.context, "b");
+    assert_eq!(config.export_kube_config.server, "https://a");
+    assert!(config.export_kube_config.insecure);
+    assert!(config.sync.to_host.secrets.all);
+    assert_eq!(config.control_plane.proxy.extra_sans, ["three"]);
+    // What is stored reads back as the same configuration.
+    let again = Config::from_yaml("stored", &config.to_yaml()).unwrap();
+    assert_eq!(again.values(), config.values());
+    let error = load(&[], &["sync.toHost.pod.enabled=true".into()]).unwrap_err().to_string();
+    assert!(error.contains("did you mean \"sync.toHost.pods\"?"), "{error}");
+}
+
+#[test]
+fn images_are_strings_or_parts() {
+    for (text, registry, want) in [
+        ("controlPlane:\n  statefulSet:\n    image: ghcr.io/a/b:1\n", "", "ghcr.io/a/b:1"),
+        ("controlPlane:\n  statefulSet:\n    image: a/b\n", "", "a/b"),
+        ("controlPlane:\n  statefulSet:\n    image: localhost:5000/b@sha256:00\n", "", "localhost:5000/b@sha256:00"),
+        ("controlPlane:\n  statefulSet:\n    image: {repository: x/y, tag: \"2\"}\n", "", "ghcr.io/x/y:2"),
+        ("controlPlane:\n  statefulSet:\n    image: ghcr.io/a/b:1\n", "my.registry/mirror", "my.registry/mirror/a/b:1"),
+    ] {
+        let config = read(text).unwrap();
+        assert_eq!(config.control_plane.stateful_set.image.reference(registry), want, "{text}");
+    }
+}
+
+#[test]
+fn keys_of_another_placement_are_reported() {
+    let config = read("controlPlane:\n  statefulSet:\n    resources:\n      limits:\n        memory: 1Gi\ntelemetry:\n  enabled: false\n").unwrap();
+    let paths = |hub| config.without_effect(hub).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(paths(true), ["controlPlane.statefulSet.resources", "telemetry"]);
+    assert_eq!(paths(false), ["telemetry"]);
+}
+
+#[test]
+fn the_schema_accepts_what_the_table_knows() {
+    let schema = config::json_schema();
+    let pods = &schema["properties"]["sync"]["properties"]["toHost"]["properties"]["pods"];
+    assert_eq!(pods["properties"]["enabled"], json!({"type": "boolean", "default": true}));
+    assert_eq!(pods["additionalProperties"], json!(false));
+    assert_eq!(pods["properties"]["patches"]["description"], json!("Not supported yet."));
+}
+
+#[test]
+fn yaml_reads_numbers_and_words_as_kubernetes_does() {
+    for (text, want) in [
+        ("a: 0644", json!({"a": 420})),
+        ("a: 0o644", json!({"a": 420})),
+        ("a: 12:30", json!({"a": "12:30"})),
+        ("a: 1.5", json!({"a": 1.5})),
+        ("a: \"0644\"", json!({"a": "0644"})),
+        ("a: yes", json!({"a": true})),
+        ("a: ~", json!({"a": null})),
+    ] {
+        assert_eq!(config::yaml::documents(text).unwrap(), [want], "{text}");
+    }
+    assert_eq!(config::yaml::documents("a: 1\n---\n# nothing\n---\nb: 2\n").unwrap().len(), 2);
+}
