@@ -22,7 +22,8 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "must be one of: privileged, baseline, restricted",
     );
     check(
-        config.store_type() == StoreType::EmbeddedDatabase && config.control_plane.stateful_set.high_availability.replicas > 1,
+        config.store_type() == StoreType::EmbeddedDatabase
+            && config.control_plane.stateful_set.high_availability.replicas > 1,
         "controlPlane.statefulSet.highAvailability.replicas",
         "must be 1 with the embedded database; choose another controlPlane.backingStore for more replicas",
     );
@@ -56,7 +57,11 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     for (index, secret) in export.additional_secrets.iter().enumerate() {
         let path = format!("exportKubeConfig.additionalSecrets[{index}]");
         check(secret.name.is_empty() && secret.namespace.is_empty(), &path, "must have a name or a namespace");
-        check(!is_server(&secret.server), &format!("{path}.server"), "must be a URL that starts with http:// or https://");
+        check(
+            !is_server(&secret.server),
+            &format!("{path}.server"),
+            "must be a URL that starts with http:// or https://",
+        );
     }
     let cidrs = config.networking.service_cidr.split(',').filter(|cidr| !cidr.is_empty());
     for cidr in cidrs {
@@ -72,12 +77,24 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     for (index, mapping) in config.networking.replicate_services.to_host.iter().enumerate() {
         let path = format!("networking.replicateServices.toHost[{index}]");
         check(mapping.from.matches('/').count() != 1, &format!("{path}.from"), "must be NAMESPACE/NAME");
-        check(mapping.to.is_empty() || mapping.to.contains('/'), &format!("{path}.to"), "must be the name of a host service");
+        check(
+            mapping.to.is_empty() || mapping.to.contains('/'),
+            &format!("{path}.to"),
+            "must be the name of a host service",
+        );
     }
     for (index, mapping) in config.networking.replicate_services.from_host.iter().enumerate() {
         let path = format!("networking.replicateServices.fromHost[{index}]");
-        check(mapping.from.matches('/').count() > 1 || mapping.from.is_empty(), &format!("{path}.from"), "must be NAMESPACE/NAME");
-        check(mapping.to.matches('/').count() > 1 || mapping.to.is_empty(), &format!("{path}.to"), "must be NAMESPACE/NAME");
+        check(
+            mapping.from.matches('/').count() > 1 || mapping.from.is_empty(),
+            &format!("{path}.from"),
+            "must be NAMESPACE/NAME",
+        );
+        check(
+            mapping.to.matches('/').count() > 1 || mapping.to.is_empty(),
+            &format!("{path}.to"),
+            "must be NAMESPACE/NAME",
+        );
     }
     for (index, entry) in config.networking.resolve_dns.iter().enumerate() {
         resolve_dns(&format!("networking.resolveDNS[{index}]"), entry, &mut check);
@@ -218,7 +235,11 @@ fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {
         "namespace and target.hostNamespace go together",
     );
     let ip = &target.ip;
-    check(!ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err(), &format!("{path}.target.ip"), "must be an IP address");
+    check(
+        !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err(),
+        &format!("{path}.target.ip"),
+        "must be an IP address",
+    );
     let host_service = &target.host_service;
     check(
         !host_service.is_empty() && host_service.matches('/').count() != 1,

@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 
@@ -127,9 +127,7 @@ impl Raw {
             Raw::Map(entries) => Data::Map(
                 entries
                     .into_iter()
-                    .map(|(key, value)| {
-                        (key.value, key.referenced.line(), key.referenced.column(), Node::from(value))
-                    })
+                    .map(|(key, value)| (key.value, key.referenced.line(), key.referenced.column(), Node::from(value)))
                     .collect(),
             ),
         }

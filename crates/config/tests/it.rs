@@ -26,24 +26,42 @@ fn nothing_set_gives_the_defaults_of_the_chart() {
 fn a_mistake_is_named_with_its_place_and_the_way_out() {
     // (file, what the message must contain)
     for (text, want) in [
-        ("sync:\n  toHost:\n    pod:\n      enabled: true\n", "vcluster.yaml:3:5: sync.toHost.pod: unknown key; did you mean \"sync.toHost.pods\"?"),
+        (
+            "sync:\n  toHost:\n    pod:\n      enabled: true\n",
+            "vcluster.yaml:3:5: sync.toHost.pod: unknown key; did you mean \"sync.toHost.pods\"?",
+        ),
         ("synk: {}\n", "vcluster.yaml:1:1: synk: unknown key; did you mean \"sync\"?"),
         ("toHost: {}\n", "did you mean \"sync.toHost\"?"),
-        ("sync:\n  toHost:\n    pods:\n      enabled: \"true\"\n", "4:16: sync.toHost.pods.enabled: must be true or false, but is the string \"true\"; remove the quotes"),
-        ("exportKubeConfig:\n  context: 12\n", "exportKubeConfig.context: must be a string, but is the number 12; write \"12\" in quotes"),
+        (
+            "sync:\n  toHost:\n    pods:\n      enabled: \"true\"\n",
+            "4:16: sync.toHost.pods.enabled: must be true or false, but is the string \"true\"; remove the quotes",
+        ),
+        (
+            "exportKubeConfig:\n  context: 12\n",
+            "exportKubeConfig.context: must be a string, but is the number 12; write \"12\" in quotes",
+        ),
         ("controlPlane:\n  service:\n    httpsNodePort: \"3\"\n", "must be a whole number"),
         ("sync: []\n", "sync: must be a map, but is a list"),
         ("- a\n", "the document must be a map, but is a list"),
         ("sync:\n  toHost:\n    ingresses:\n      enabled: true\n", "sync.toHost.ingresses.enabled: not supported yet"),
-        ("sync:\n  toHost:\n    pods:\n      patches:\n      - path: spec.x\n        expression: value\n", "sync.toHost.pods.patches: not supported yet"),
+        (
+            "sync:\n  toHost:\n    pods:\n      patches:\n      - path: spec.x\n        expression: value\n",
+            "sync.toHost.pods.patches: not supported yet",
+        ),
         ("sleep:\n  auto:\n    afterInactivity: 1h\n", "sleep.auto.afterInactivity: not supported yet"),
         ("serviceCIDR: 10.0.0.0/8\n", "old key; write networking.serviceCIDR"),
         ("sync:\n  toHost:\n    volumeSnapshots:\n      enabled: true\n", "was removed in vCluster 0.36"),
         ("a: 1\na: 2\n", "duplicate"),
         ("a: [1\n", "vcluster.yaml:"),
         ("policies:\n  limitRange:\n    enabled: maybe\n", "must be one of: auto, true, false"),
-        ("controlPlane:\n  statefulSet:\n    image:\n      repo: x\n", "controlPlane.statefulSet.image.repo: unknown key; did you mean \"repository\"?"),
-        ("exportKubeConfig:\n  additionalSecrets:\n  - nmae: x\n", "exportKubeConfig.additionalSecrets[0].nmae: unknown key"),
+        (
+            "controlPlane:\n  statefulSet:\n    image:\n      repo: x\n",
+            "controlPlane.statefulSet.image.repo: unknown key; did you mean \"repository\"?",
+        ),
+        (
+            "exportKubeConfig:\n  additionalSecrets:\n  - nmae: x\n",
+            "exportKubeConfig.additionalSecrets[0].nmae: unknown key",
+        ),
     ] {
         let got = read(text).expect_err(text);
         assert!(got.contains(want), "for\n{text}\ngot  {got}\nwant {want}");
