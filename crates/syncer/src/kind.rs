@@ -1,0 +1,116 @@
+//! The kinds the syncer knows, with the rule that gives each its host name.
+//!
+//! Custom resources are not here: their [`Kind`]s are made when the configuration names them.
+
+use std::borrow::Cow;
+
+use crate::names::{Names, NamespacedName};
+
+/// Which of the naming rules a kind follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// `NAME-x-NAMESPACE-x-VC` in the host namespace.
+    Namespaced,
+    ConfigMap,
+    Service,
+    /// Resource claims: names are parts of other names there and have to be short.
+    Short,
+    /// `vcluster-NAME-x-HOSTNAMESPACE-x-VC`.
+    Cluster,
+    /// The same name on both sides: objects that come from the host.
+    Mirror,
+}
+
+/// A kind on both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: Cow<'static, str>,
+    pub version: Cow<'static, str>,
+    pub kind: Cow<'static, str>,
+    pub plural: Cow<'static, str>,
+    pub namespaced: bool,
+    pub naming: Naming,
+}
+
+impl Kind {
+    const fn new(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        namespaced: bool,
+        naming: Naming,
+    ) -> Kind {
+        Kind {
+            group: Cow::Borrowed(group),
+            version: Cow::Borrowed(version),
+            kind: Cow::Borrowed(kind),
+            plural: Cow::Borrowed(plural),
+            namespaced,
+            naming,
+        }
+    }
+
+    /// `apiVersion`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The form written in the object-kind annotation: `apps/v1, Kind=Deployment`, `/v1, Kind=Pod`.
+    pub fn gvk(&self) -> String {
+        format!("{}/{}, Kind={}", self.group, self.version, self.kind)
+    }
+
+    /// The host object for a virtual one.
+    pub fn host_name(&self, names: &Names, virtual_: &NamespacedName) -> NamespacedName {
+        match self.naming {
+            Naming::Namespaced => names.host(&virtual_.name, &virtual_.namespace),
+            Naming::ConfigMap => names.host_config_map(&virtual_.name, &virtual_.namespace),
+            Naming::Service => names.host_service(&virtual_.name, &virtual_.namespace),
+            Naming::Short => NamespacedName {
+                namespace: names.host_namespace(&virtual_.namespace),
+                name: names.host_name_short(&virtual_.name, &virtual_.namespace),
+            },
+            Naming::Cluster => NamespacedName::new("", names.host_name_cluster(&virtual_.name)),
+            Naming::Mirror => virtual_.clone(),
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident = ($group:literal, $version:literal, $kind:literal, $plural:literal, $namespaced:literal, $naming:ident);)*) => {
+        $(pub const $name: Kind = Kind::new($group, $version, $kind, $plural, $namespaced, Naming::$naming);)*
+        /// Every built-in kind the syncer knows.
+        pub const ALL: &[Kind] = &[$($name),*];
+    };
+}
+
+kinds! {
+    POD = ("", "v1", "Pod", "pods", true, Namespaced);
+    SERVICE = ("", "v1", "Service", "services", true, Service);
+    CONFIG_MAP = ("", "v1", "ConfigMap", "configmaps", true, ConfigMap);
+    SECRET = ("", "v1", "Secret", "secrets", true, Namespaced);
+    ENDPOINTS = ("", "v1", "Endpoints", "endpoints", true, Namespaced);
+    ENDPOINT_SLICE = ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true, Namespaced);
+    PERSISTENT_VOLUME_CLAIM = ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, Namespaced);
+    PERSISTENT_VOLUME = ("", "v1", "PersistentVolume", "persistentvolumes", false, Cluster);
+    EVENT = ("", "v1", "Event", "events", true, Namespaced);
+    NODE = ("", "v1", "Node", "nodes", false, Mirror);
+    NAMESPACE = ("", "v1", "Namespace", "namespaces", false, Mirror);
+    SERVICE_ACCOUNT = ("", "v1", "ServiceAccount", "serviceaccounts", true, Namespaced);
+    INGRESS = ("networking.k8s.io", "v1", "Ingress", "ingresses", true, Namespaced);
+    INGRESS_CLASS = ("networking.k8s.io", "v1", "IngressClass", "ingressclasses", false, Mirror);
+    NETWORK_POLICY = ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true, Namespaced);
+    POD_DISRUPTION_BUDGET = ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, Namespaced);
+    STORAGE_CLASS = ("storage.k8s.io", "v1", "StorageClass", "storageclasses", false, Cluster);
+    HOST_STORAGE_CLASS = ("storage.k8s.io", "v1", "StorageClass", "storageclasses", false, Mirror);
+    CSI_NODE = ("storage.k8s.io", "v1", "CSINode", "csinodes", false, Mirror);
+    CSI_DRIVER = ("storage.k8s.io", "v1", "CSIDriver", "csidrivers", false, Mirror);
+    CSI_STORAGE_CAPACITY = ("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true, Mirror);
+    PRIORITY_CLASS = ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, Cluster);
+    HOST_PRIORITY_CLASS = ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, Mirror);
+    RUNTIME_CLASS = ("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, Mirror);
+    RESOURCE_CLAIM = ("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", true, Short);
+    RESOURCE_CLAIM_TEMPLATE = ("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", true, Short);
+    DEVICE_CLASS = ("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", false, Mirror);
+}
