@@ -1,0 +1,51 @@
+//! Measures a Kubernetes API server through any kubeconfig, ours or another, with the same requests.
+//!
+//! Prints a table and, with `--json FILE`, the same numbers for machines. CPU time is read from `/proc/PID/stat` before and
+//! after, so it counts what the server spent and nothing of this client.
+
+mod api;
+mod measure;
+mod scale;
+mod start;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures a Kubernetes API through any kubeconfig")]
+struct Arguments {
+    /// Also writes the results as JSON to this file
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// GET, LIST, CREATE and watch latency against one API server
+    Api(api::Options),
+    /// Time from process start to ready, empty and with objects
+    Start(start::Options),
+    /// Clusters in a hub: time to create one, and memory per idle cluster
+    Clusters(scale::ClusterOptions),
+    /// Virtual pod created to host pod created
+    Pods(scale::PodOptions),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let report = match arguments.command {
+        Command::Api(options) => api::run(options).await?,
+        Command::Start(options) => start::run(options).await?,
+        Command::Clusters(options) => scale::clusters(options).await?,
+        Command::Pods(options) => scale::pods(options).await?,
+    };
+    report.print();
+    if let Some(path) = arguments.json {
+        std::fs::write(path, report.to_json())?;
+    }
+    Ok(())
+}
