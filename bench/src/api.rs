@@ -54,7 +54,10 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let client = client(&options.kubeconfig).await?;
     let namespace = format!("bench-{}", std::process::id());
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    client.request_text(request("POST", "/api/v1/namespaces", Some(body))?).await.context("could not create a namespace")?;
+    client
+        .request_text(request("POST", "/api/v1/namespaces", Some(body))?)
+        .await
+        .context("could not create a namespace")?;
     let base = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut report = Report::default();
 
@@ -118,7 +121,9 @@ fn spent(before: Option<Duration>, pids: &[u32]) -> anyhow::Result<Option<Durati
     Ok(before.zip(cpu(pids)?).map(|(before, after)| after.saturating_sub(before)))
 }
 
-async fn next_line(lines: &mut (impl futures::Stream<Item = std::io::Result<String>> + Unpin)) -> anyhow::Result<String> {
+async fn next_line(
+    lines: &mut (impl futures::Stream<Item = std::io::Result<String>> + Unpin),
+) -> anyhow::Result<String> {
     use futures::StreamExt;
     let line = tokio::time::timeout(Duration::from_secs(30), lines.next()).await.context("no watch event in 30 s")?;
     Ok(line.context("the watch ended")??)

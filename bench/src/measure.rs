@@ -41,7 +41,10 @@ fn milliseconds(time: Duration) -> f64 {
 impl Report {
     #[allow(clippy::print_stdout, reason = "the table is this program's output")]
     pub fn print(&self) {
-        println!("{:<44} {:>7} {:>10} {:>10} {:>10} {:>12}", "WHAT", "COUNT", "P50 ms", "P99 ms", "MAX ms", "CPU ms/req");
+        println!(
+            "{:<44} {:>7} {:>10} {:>10} {:>10} {:>12}",
+            "WHAT", "COUNT", "P50 ms", "P99 ms", "MAX ms", "CPU ms/req"
+        );
         for row in &self.rows {
             if let Some((value, unit)) = row.value {
                 println!("{:<44} {value:>7.2} {unit}", row.name);
@@ -96,6 +99,9 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
 /// Resident memory of a process in MiB.
 pub fn resident_mib(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
     Ok(kib.context("no VmRSS")? / 1024.0)
 }

@@ -74,7 +74,8 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
     let virtual_client = client(&options.kubeconfig).await?;
     let host_client = client(&options.host_kubeconfig).await?;
     let path = format!("/api/v1/namespaces/{}/pods", options.host_namespace);
-    let list: serde_json::Value = serde_json::from_str(&host_client.request_text(request("GET", &format!("{path}?limit=1"), None)?).await?)?;
+    let list: serde_json::Value =
+        serde_json::from_str(&host_client.request_text(request("GET", &format!("{path}?limit=1"), None)?).await?)?;
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
     let watch = request("GET", &format!("{path}?watch=true&resourceVersion={revision}"), None)?;
     let mut lines = host_client.request_stream(watch).await?.lines();
@@ -111,7 +112,11 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
     }
     for i in 0..options.pods {
         virtual_client
-            .request_text(request("DELETE", &format!("/api/v1/namespaces/default/pods/{prefix}{i}?gracePeriodSeconds=0"), None)?)
+            .request_text(request(
+                "DELETE",
+                &format!("/api/v1/namespaces/default/pods/{prefix}{i}?gracePeriodSeconds=0"),
+                None,
+            )?)
             .await?;
     }
     let rate = if options.rate == 0 { "one after another".to_owned() } else { format!("{} per second", options.rate) };
