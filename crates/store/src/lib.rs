@@ -2,10 +2,41 @@
 //!
 //! Knows keys, bytes and revisions. Does not know objects, JSON, namespaces or HTTP.
 //!
+//! [`Store`] is what everybody else uses: it holds the live keys in memory, gives out revisions in one writer and hands
+//! events to watchers. A [`Backend`] is only the durable part below it: [`Memory`] for tests and throw-away clusters,
+//! [`Sqlite`] by default.
+//!
 //! Invariants:
-//! - `compact_revision <= current_revision`; both only grow.
+//! - `compact_revision <= current_revision`; both only grow, also over a restart.
+//! - An empty store is at revision 1, as etcd is (0 means "newest" or "any" in requests); the first write gets 2.
 //! - Each revision belongs to exactly one committed write; a reader at revision `r` sees all writes `<= r`, no other.
 //! - A watcher gets every event after its start revision, in order, exactly once, or `Compacted`; it never gets a gap.
-//! - A write is answered only after the backend has made it durable.
+//! - A write is answered, and seen by readers and watchers, only after the backend has made it durable.
 //!
 //! Follows: etcd v3 KV semantics as used by `k8s.io/apiserver/pkg/storage/etcd3`.
+
+mod backend;
+mod error;
+mod hub;
+mod lease;
+mod memory;
+mod options;
+mod state;
+mod store;
+mod types;
+mod watch;
+mod writer;
+
+pub use backend::{Backend, Batch, HistoryRange, LeaseChange, Record};
+pub use error::{AppendError, BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
+pub use memory::Memory;
+pub use options::Options;
+pub use store::Store;
+pub use types::{
+    Committed, Event, EventKind, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision,
+    Snapshot, prefix_end,
+};
+pub use watch::{Batch as WatchBatch, Watcher};
+
+/// The revision of a store in which nothing was ever written.
+pub const FIRST_REVISION: Revision = 1;

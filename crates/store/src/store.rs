@@ -1,0 +1,395 @@
+//! The store: one handle for reading, writing, watching, compacting and leases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::backend::Backend;
+use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
+use crate::hub::Hub;
+use crate::lease::{self, Leases};
+use crate::memory::Memory;
+use crate::options::{KEY_BYTES_MAX, Options};
+use crate::state::State;
+use crate::types::{
+    Committed, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision, Snapshot,
+};
+use crate::watch::Watcher;
+use crate::writer::{self, Command, Pending, WriteQueue};
+
+/// A store. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub backend: Arc<dyn Backend>,
+    pub options: Options,
+    pub state: RwLock<State>,
+    pub hub: Mutex<Hub>,
+    pub queue: Mutex<WriteQueue>,
+    pub leases: Mutex<Leases>,
+    pub lease_granted: Arc<Notify>,
+    /// Told whenever the writer has nothing left to do.
+    pub drained: Notify,
+    room: Arc<Semaphore>,
+    current: AtomicU64,
+    published: AtomicU64,
+    closed: AtomicBool,
+    compacting: tokio::sync::Mutex<()>,
+    maintaining: AtomicBool,
+    compactor: AtomicBool,
+}
+
+impl Inner {
+    pub fn set_current(&self, revision: Revision) {
+        self.current.store(revision, Ordering::Release);
+    }
+
+    /// The newest revision whose events are in the queues of all watchers.
+    pub fn published(&self) -> Revision {
+        self.published.load(Ordering::Acquire)
+    }
+
+    pub fn set_published(&self, revision: Revision) {
+        self.published.store(revision, Ordering::Release);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Starts the task that compacts from time to time, if it is wanted and not there yet. It ends when there is nothing
+    /// left to compact, so that an idle store has no task.
+    pub fn start_compactor(self: &Arc<Self>) {
+        let Some(interval) = self.options.compaction_interval else { return };
+        if self.compactor.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut before = None;
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(inner) = weak.upgrade().filter(|inner| !inner.is_closed()) else { return };
+                let store = Store { inner };
+                let current = store.current_revision();
+                if let Some(revision) = before
+                    && revision > store.compact_revision()
+                    && let Err(error) = store.compact(revision).await
+                {
+                    tracing::warn!(revision, error = &error as &dyn std::error::Error, "compaction failed, will try again");
+                }
+                if store.compact_revision() == current {
+                    store.inner.compactor.store(false, Ordering::Release);
+                    // A write in between found this task still there.
+                    if store.current_revision() == current || store.inner.compactor.swap(true, Ordering::AcqRel) {
+                        return;
+                    }
+                }
+                before = Some(current);
+            }
+        });
+    }
+
+    fn start_maintenance(self: &Arc<Self>) {
+        if self.maintaining.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(inner) = weak.upgrade() {
+                match inner.backend.maintain().await {
+                    Ok(true) if !inner.is_closed() => {}
+                    outcome => {
+                        if let Err(error) = outcome {
+                            tracing::warn!(error = &error as &dyn std::error::Error, "maintenance stopped");
+                        }
+                        inner.maintaining.store(false, Ordering::Release);
+                        return;
+                    }
+                }
+                drop(inner);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+impl Store {
+    /// Opens a store on a backend, with what the backend holds.
+    pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Store, OpenError> {
+        let snapshot = backend.load().await?;
+        let mut leases = Leases::default();
+        snapshot.leases.iter().for_each(|lease| leases.grant(*lease));
+        for kv in snapshot.kvs.iter().filter(|kv| kv.lease != 0) {
+            if let Some(lease) = leases.by_id.get_mut(&kv.lease) {
+                lease.keys.insert(kv.key.clone());
+            }
+        }
+        let live: BTreeMap<Bytes, KeyValue> = snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+        let inner = Arc::new(Inner {
+            backend,
+            room: Arc::new(Semaphore::new(options.queue_max.clamp(1, Semaphore::MAX_PERMITS))),
+            options,
+            state: RwLock::new(State::new(live, snapshot.revision, snapshot.compact_revision)),
+            hub: Mutex::default(),
+            queue: Mutex::default(),
+            leases: Mutex::new(leases),
+            lease_granted: Arc::new(Notify::new()),
+            drained: Notify::new(),
+            current: AtomicU64::new(snapshot.revision),
+            published: AtomicU64::new(snapshot.revision),
+            closed: AtomicBool::new(false),
+            compacting: tokio::sync::Mutex::new(()),
+            maintaining: AtomicBool::new(false),
+            compactor: AtomicBool::new(false),
+        });
+        lease::ensure_timer(&inner);
+        if snapshot.compact_revision > 0 {
+            // A compaction may have been cut short.
+            inner.start_maintenance();
+        }
+        if snapshot.compact_revision < snapshot.revision && snapshot.revision > crate::FIRST_REVISION {
+            inner.start_compactor();
+        }
+        Ok(Store { inner })
+    }
+
+    /// Opens a store on an empty backend and fills it with a snapshot. Keys keep their revisions.
+    pub async fn open_from(snapshot: &Snapshot, backend: Arc<dyn Backend>, options: Options) -> Result<Store, OpenError> {
+        let found = backend.load().await?;
+        if found.revision != crate::FIRST_REVISION || !found.kvs.is_empty() {
+            return Err(OpenError::NotEmpty { revision: found.revision });
+        }
+        backend.seed(snapshot).await?;
+        Store::open(backend, options).await
+    }
+
+    /// A new store that lives in memory only.
+    pub async fn in_memory(options: Options) -> Store {
+        match Store::open(Arc::new(Memory::new()), options).await {
+            Ok(store) => store,
+            Err(error) => unreachable!("an empty memory backend always loads: {error}"),
+        }
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Store {
+        Store { inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// The newest revision.
+    pub fn current_revision(&self) -> Revision {
+        self.inner.current.load(Ordering::Acquire)
+    }
+
+    /// The oldest revision that can be read, and watched from.
+    pub fn compact_revision(&self) -> Revision {
+        self.inner.state.read().compact
+    }
+
+    /// One key, at a revision or (0) the newest.
+    pub async fn get(&self, key: &[u8], at: Revision) -> Result<Option<KeyValue>, ReadError> {
+        if at == 0 {
+            return Ok(self.inner.state.read().live.get(key).cloned());
+        }
+        let request = RangeRequest { start: Bytes::copy_from_slice(key), revision: at, ..RangeRequest::default() };
+        Ok(self.range(request).await?.kvs.pop())
+    }
+
+    /// The keys of a range, in order. The newest and recent revisions are answered from memory.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ReadError> {
+        let range = KeyRange::new(request.start.clone(), request.end.clone());
+        let at = {
+            let state = self.inner.state.read();
+            let at = if request.revision == 0 { state.current } else { request.revision };
+            if at > state.current {
+                return Err(ReadError::FutureRevision { requested: at, current: state.current });
+            }
+            if at < state.compact {
+                return Err(ReadError::Compacted { requested: at, compact_revision: state.compact });
+            }
+            if let Some(answer) = state.range(&range, &request, at) {
+                return Ok(answer);
+            }
+            at
+        };
+        match self.inner.backend.range(&range, at, request.limit, request.count_only).await {
+            Ok(mut history) => {
+                if request.keys_only {
+                    history.kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+                }
+                let more = !request.count_only && (history.kvs.len() as u64) < history.count;
+                Ok(RangeResponse { kvs: history.kvs, more, count: history.count, revision: at })
+            }
+            Err(HistoryError::Compacted { compact_revision }) => {
+                Err(ReadError::Compacted { requested: at, compact_revision })
+            }
+            Err(HistoryError::Backend(error)) => Err(ReadError::Unavailable(error)),
+        }
+    }
+
+    /// Writes one key if it is as expected. Answers when the write is durable and everybody can read it.
+    ///
+    /// The write goes on when the future is dropped.
+    pub async fn txn(&self, key: Bytes, expect: Expect, op: Op) -> Result<Committed, WriteError> {
+        let limit = KEY_BYTES_MAX.min(self.inner.options.value_bytes_max);
+        if key.is_empty() || key.len() > limit {
+            return Err(WriteError::TooLarge { what: "key", size_bytes: key.len(), size_bytes_max: limit });
+        }
+        let key = Bytes::copy_from_slice(&key);
+        let op = match op {
+            Op::Put { value, lease } => {
+                let limit = self.inner.options.value_bytes_max;
+                if value.len() > limit {
+                    return Err(WriteError::TooLarge { what: "value", size_bytes: value.len(), size_bytes_max: limit });
+                }
+                // A copy of exactly this size: what comes in is often a slice of a larger buffer, which would stay alive with it.
+                Op::Put { value: Bytes::copy_from_slice(&value), lease }
+            }
+            Op::Delete => Op::Delete,
+        };
+        self.send(|answer| Command::Txn { key, expect, op, answer }).await
+    }
+
+    async fn send<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> Command,
+    ) -> Result<T, WriteError> {
+        let closed = || WriteError::Unavailable { why: "the store is closed".to_string() };
+        let permit = self.inner.room.clone().acquire_owned().await.map_err(|_| closed())?;
+        let (answer, answered) = oneshot::channel();
+        writer::enqueue(&self.inner, Pending { command: command(answer), permit });
+        answered.await.map_err(|_| WriteError::Unavailable { why: "the writer was stopped".to_string() })?
+    }
+
+    /// Watches a range (notation of [`RangeRequest::end`]): every event with a revision **after** `from_revision`, so that a
+    /// read at revision `r` is continued by a watch from `r`. 0 is from now on. A revision in the future is waited for.
+    ///
+    /// Without `prev` the state before each write may be missing in the events.
+    pub async fn watch(
+        &self,
+        start: Bytes,
+        end: Bytes,
+        from_revision: Revision,
+        prev: bool,
+    ) -> Result<Watcher, WatchError> {
+        // Events carry the state before for free; the parameter keeps the right to leave it out.
+        let _ = prev;
+        if self.inner.is_closed() {
+            return Err(WatchError::Closed);
+        }
+        let range = KeyRange::new(Bytes::copy_from_slice(&start), Bytes::copy_from_slice(&end));
+        let mut hub = self.inner.hub.lock();
+        // Under the hub's lock: a write applied after this is dispatched after this, and one dispatched before was applied before.
+        let (current, compact) = {
+            let state = self.inner.state.read();
+            (state.current, state.compact)
+        };
+        let from = if from_revision == 0 { current } else { from_revision };
+        if from < compact {
+            return Err(WatchError::Compacted { requested: from, compact_revision: compact });
+        }
+        let subscriber = hub.subscribe(range, from, from < current);
+        drop(hub);
+        Ok(Watcher::new(self.inner.clone(), subscriber, from))
+    }
+
+    /// Forbids reads below a revision and frees, in the background, what only they could see.
+    pub async fn compact(&self, revision: Revision) -> Result<(), CompactError> {
+        let _one_at_a_time = self.inner.compacting.lock().await;
+        {
+            let state = self.inner.state.read();
+            if revision <= state.compact {
+                return Err(CompactError::Compacted { requested: revision, compact_revision: state.compact });
+            }
+            if revision > state.current {
+                return Err(CompactError::FutureRevision { requested: revision, current: state.current });
+            }
+        }
+        self.inner.backend.compact(revision).await?;
+        {
+            let mut state = self.inner.state.write();
+            state.compact = state.compact.max(revision);
+            state.forget_compacted();
+        }
+        self.inner.start_maintenance();
+        Ok(())
+    }
+
+    /// Grants a lease; `id` 0 chooses one.
+    pub async fn lease_grant(&self, id: i64, ttl_seconds: i64) -> Result<LeaseRecord, WriteError> {
+        let id = if id == 0 { (rand::random::<u64>() >> 1).max(1) as i64 } else { id };
+        let lease = LeaseRecord { id, ttl_seconds: ttl_seconds.max(1) };
+        self.send(|answer| Command::Grant { lease, answer }).await?;
+        Ok(lease)
+    }
+
+    /// Ends a lease and deletes the keys attached to it.
+    pub async fn lease_revoke(&self, id: i64) -> Result<(), WriteError> {
+        self.send(|answer| Command::Revoke { id, answer }).await
+    }
+
+    /// Gives a lease its whole time again; returns that time in seconds, or none if there is no such lease.
+    pub fn lease_keep_alive(&self, id: i64) -> Option<i64> {
+        self.inner.leases.lock().keep_alive(id)
+    }
+
+    /// The keys attached to a lease, and its remaining time in seconds.
+    pub fn lease_time_to_live(&self, id: i64) -> Option<(LeaseRecord, i64, Vec<Bytes>)> {
+        let leases = self.inner.leases.lock();
+        let lease = leases.by_id.get(&id)?;
+        let left = lease.deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs();
+        let record = LeaseRecord { id, ttl_seconds: lease.ttl_seconds };
+        Some((record, i64::try_from(left).unwrap_or(i64::MAX), lease.keys.iter().cloned().collect()))
+    }
+
+    /// The leases there are.
+    pub fn leases(&self) -> Vec<LeaseRecord> {
+        let leases = self.inner.leases.lock();
+        leases.by_id.iter().map(|(id, lease)| LeaseRecord { id: *id, ttl_seconds: lease.ttl_seconds }).collect()
+    }
+
+    /// Everything live, at one revision. Values are shared, not copied.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.inner.state.read();
+        let leases = self.leases();
+        Snapshot {
+            revision: state.current,
+            compact_revision: state.compact,
+            kvs: state.live.values().cloned().collect(),
+            leases,
+        }
+    }
+
+    /// A new store in memory that starts with what this one holds now, and goes its own way.
+    pub async fn fork(&self) -> Result<Store, OpenError> {
+        Store::open_from(&self.snapshot(), Arc::new(Memory::new()), self.inner.options.clone()).await
+    }
+
+    /// Ends all watches, refuses further writes, waits for those under way and lets go of files. Reads from memory go on.
+    pub async fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.room.close();
+        loop {
+            let drained = self.inner.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if self.inner.queue.lock().is_idle() {
+                break;
+            }
+            drained.await;
+        }
+        self.inner.hub.lock().close();
+        self.inner.backend.close().await;
+    }
+}
