@@ -83,7 +83,11 @@ impl Inner {
                     && revision > store.compact_revision()
                     && let Err(error) = store.compact(revision).await
                 {
-                    tracing::warn!(revision, error = &error as &dyn std::error::Error, "compaction failed, will try again");
+                    tracing::warn!(
+                        revision,
+                        error = &error as &dyn std::error::Error,
+                        "compaction failed, will try again"
+                    );
                 }
                 if store.compact_revision() == current {
                     store.inner.compactor.store(false, Ordering::Release);
@@ -162,7 +166,11 @@ impl Store {
     }
 
     /// Opens a store on an empty backend and fills it with a snapshot. Keys keep their revisions.
-    pub async fn open_from(snapshot: &Snapshot, backend: Arc<dyn Backend>, options: Options) -> Result<Store, OpenError> {
+    pub async fn open_from(
+        snapshot: &Snapshot,
+        backend: Arc<dyn Backend>,
+        options: Options,
+    ) -> Result<Store, OpenError> {
         let found = backend.load().await?;
         if found.revision != crate::FIRST_REVISION || !found.kvs.is_empty() {
             return Err(OpenError::NotEmpty { revision: found.revision });

@@ -203,8 +203,7 @@ async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<bool, String>
             let mut before: HashMap<&Bytes, Option<KeyValue>> = HashMap::new();
             let mut events = Vec::with_capacity(batch.records.len());
             for record in &batch.records {
-                let prev =
-                    before.remove(&record.kv.key).unwrap_or_else(|| state.live.get(&record.kv.key).cloned());
+                let prev = before.remove(&record.kv.key).unwrap_or_else(|| state.live.get(&record.kv.key).cloned());
                 before.insert(&record.kv.key, (!record.deleted).then(|| record.kv.clone()));
                 events.push(Arc::new(record.event(prev)));
             }

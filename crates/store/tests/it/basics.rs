@@ -26,7 +26,8 @@ async fn a_write_is_read_watched_and_forked() {
     }
     assert_eq!(seen, [(EventKind::Put, 2, false), (EventKind::Delete, 4, true)]);
     assert_eq!(watcher.progress(), 4);
-    let at_three = store.range(RangeRequest { revision: 3, ..RangeRequest::prefix("/") }).await.expect("recent history");
+    let at_three =
+        store.range(RangeRequest { revision: 3, ..RangeRequest::prefix("/") }).await.expect("recent history");
     assert_eq!(at_three.count, 2);
     let fork = store.fork().await.expect("a fork");
     fork.txn(Bytes::from_static(b"/c"), Expect::Any, put("1")).await.expect("a write to the fork");
