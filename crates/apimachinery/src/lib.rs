@@ -3,13 +3,18 @@
 //! Pure: no clock, no randomness, no network, no store. Everything here is a function of its arguments.
 
 pub mod field;
+pub mod fields;
 pub mod gvk;
+pub mod intstr;
 pub mod json;
+pub mod labels;
 pub mod meta;
 pub mod names;
+pub mod quantity;
 pub mod resources;
 pub mod status;
 pub mod text;
+pub mod time;
 
 pub use json::{Map, Number, Value};
 #[doc(hidden)]
