@@ -323,7 +323,13 @@ fn shared(a: &str, b: &str) -> usize {
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<(&'a str, usize)> {
-    known.map(|candidate| (candidate, distance(name, candidate))).min_by_key(|(_, distance)| *distance)
+    known
+        .map(|candidate| {
+            // The beginning of a long word is nearer than a short word of other letters.
+            let begins = name.len() >= 3 && candidate.starts_with(name);
+            (candidate, if begins { 1 } else { distance(name, candidate) })
+        })
+        .min_by_key(|(_, distance)| *distance)
 }
 
 /// Edit distance, letter case apart.

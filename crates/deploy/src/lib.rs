@@ -1,0 +1,33 @@
+//! The objects that a virtual cluster needs on its host, as pure functions of its name, namespace and configuration.
+//!
+//! Knows names, labels and layouts. Does not talk to a cluster; who applies the objects is not known here.
+//!
+//! Invariants:
+//! - Names, labels and Secret layouts are vCluster's, so that tools which look for them find them ([`names`], [`secrets`]).
+//! - Our own marks start with `alcove.dev/`. A config Secret with the label [`PLACEMENT_LABEL`]`=hub` asks to be run by a
+//!   hub; without it the cluster has a pod of its own (`dedicated`), as in vCluster.
+//! - Placement `hub` has the objects of placement `dedicated` without the workload and what serves only the workload.
+//! - Every object carries `app=vcluster` and `release=NAME`, so that all of a cluster can be found again.
+//!
+//! Follows: the vCluster chart 0.36, `chart/templates`.
+
+pub mod names;
+mod objects;
+mod rbac;
+pub mod secrets;
+mod workload;
+
+pub use objects::{Placement, Release, config_secret, host_objects, labels, namespace};
+
+/// Label of the config Secret `vc-config-NAME`: `hub` asks a hub to run the cluster.
+pub const PLACEMENT_LABEL: &str = "alcove.dev/placement";
+/// Value of [`PLACEMENT_LABEL`].
+pub const PLACEMENT_HUB: &str = "hub";
+/// Annotation of the config Secret, written by the hub: the TCP port that serves the cluster. Kept over restarts.
+pub const PORT_ANNOTATION: &str = "alcove.dev/port";
+/// Annotation of the config Secret, written by the hub: `Running`, `Sleeping` or `Failed: reason`.
+pub const STATUS_ANNOTATION: &str = "alcove.dev/status";
+/// Annotation of a namespace that was made for a virtual cluster and may be removed with it.
+pub const CREATED_ANNOTATION: &str = "vcluster.loft.sh/created";
+/// Annotation of the config Secret: which kind of store the cluster was created with.
+pub const STORE_ANNOTATION: &str = "vcluster.loft.sh/store";
