@@ -97,8 +97,7 @@ pub fn config_secret(release: &Release<'_>) -> Value {
     if release.placement == Placement::Hub {
         labels.insert(PLACEMENT_LABEL.to_string(), PLACEMENT_HUB.to_string());
     }
-    let annotations =
-        Strings::from([(STORE_ANNOTATION.to_string(), release.config.store_type().as_str().to_string())]);
+    let annotations = Strings::from([(STORE_ANNOTATION.to_string(), release.config.store_type().as_str().to_string())]);
     json!({
         "apiVersion": "v1",
         "kind": "Secret",

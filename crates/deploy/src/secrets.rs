@@ -55,8 +55,7 @@ fn metadata(name: &str, namespace: &str, cluster: &str, owner_service_uid: Optio
         "labels": {"app": "vcluster", "vcluster-name": cluster},
     });
     if let Some(uid) = owner_service_uid {
-        metadata["ownerReferences"] =
-            json!([{"apiVersion": "v1", "kind": "Service", "name": cluster, "uid": uid}]);
+        metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Service", "name": cluster, "uid": uid}]);
     }
     metadata
 }
@@ -87,7 +86,12 @@ pub fn kubeconfig_secret(
 }
 
 /// Secret `NAME-certs`: file name to content.
-pub fn certs_secret(cluster: &str, namespace: &str, files: &BTreeMap<String, String>, owner_service_uid: Option<&str>) -> Value {
+pub fn certs_secret(
+    cluster: &str,
+    namespace: &str,
+    files: &BTreeMap<String, String>,
+    owner_service_uid: Option<&str>,
+) -> Value {
     let data: Map<String, Value> = files.iter().map(|(name, text)| (name.clone(), json!(encode(text)))).collect();
     json!({
         "apiVersion": "v1",

@@ -107,10 +107,8 @@ fn template(release: &Release<'_>) -> Value {
     let mut annotations = config.pods.annotations.clone();
     // A change of the configuration restarts the pod.
     annotations.insert("vClusterConfigHash".into(), config_hash(release));
-    let mut labels = Strings::from([
-        ("app".to_string(), "vcluster".to_string()),
-        ("release".to_string(), release.name.to_string()),
-    ]);
+    let mut labels =
+        Strings::from([("app".to_string(), "vcluster".to_string()), ("release".to_string(), release.name.to_string())]);
     labels.extend(config.pods.labels.clone());
 
     let mut volumes = vec![

@@ -10,7 +10,13 @@ fn read(text: &str) -> Config {
 
 fn render(placement: Placement, text: &str) -> Vec<Value> {
     let config = read(text);
-    host_objects(&Release { name: "team-a", namespace: "vcluster-team-a", placement, config: &config, version: "0.1.0" })
+    host_objects(&Release {
+        name: "team-a",
+        namespace: "vcluster-team-a",
+        placement,
+        config: &config,
+        version: "0.1.0",
+    })
 }
 
 fn kinds(objects: &[Value]) -> Vec<String> {
@@ -21,7 +27,10 @@ fn kinds(objects: &[Value]) -> Vec<String> {
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    objects.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name).unwrap_or_else(|| panic!("no {kind} {name}"))
+    objects
+        .iter()
+        .find(|o| o["kind"] == kind && o["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
 #[test]
@@ -45,7 +54,10 @@ fn a_cluster_in_a_hub_has_no_workload() {
     assert_eq!(secret["metadata"]["annotations"]["vcluster.loft.sh/store"], "embedded-database");
     let service = find(&objects, "Service", "team-a");
     assert!(service["spec"].get("selector").is_none());
-    assert_eq!(service["spec"]["ports"][0], json!({"name": "https", "port": 443, "targetPort": 8443, "protocol": "TCP"}));
+    assert_eq!(
+        service["spec"]["ports"][0],
+        json!({"name": "https", "port": 443, "targetPort": 8443, "protocol": "TCP"})
+    );
     assert_eq!(service["spec"]["ports"][1]["port"], 10250);
     assert_eq!(service["metadata"]["labels"]["vcluster.loft.sh/service"], "true");
 }
@@ -66,7 +78,10 @@ fn a_dedicated_cluster_has_a_stateful_set_like_vclusters() {
     assert_eq!(container["livenessProbe"]["httpGet"], json!({"path": "/healthz", "port": 8443, "scheme": "HTTPS"}));
     assert_eq!(container["startupProbe"]["failureThreshold"], 300);
     assert!(container["startupProbe"].get("enabled").is_none());
-    assert_eq!(find(&objects, "Service", "team-a")["spec"]["selector"], json!({"app": "vcluster", "release": "team-a"}));
+    assert_eq!(
+        find(&objects, "Service", "team-a")["spec"]["selector"],
+        json!({"app": "vcluster", "release": "team-a"})
+    );
     assert_eq!(find(&objects, "Service", "team-a-headless")["spec"]["clusterIP"], "None");
     assert!(find(&objects, "Secret", "vc-config-team-a")["metadata"]["labels"].get("alcove.dev/placement").is_none());
 }
@@ -75,20 +90,92 @@ fn a_dedicated_cluster_has_a_stateful_set_like_vclusters() {
 fn the_configuration_shapes_the_objects() {
     // (configuration, kind, name, pointer, value)
     for (text, kind, name, pointer, want) in [
-        ("controlPlane: {service: {spec: {type: LoadBalancer}}}", "Service", "team-a", "/spec/type", json!("LoadBalancer")),
+        (
+            "controlPlane: {service: {spec: {type: LoadBalancer}}}",
+            "Service",
+            "team-a",
+            "/spec/type",
+            json!("LoadBalancer"),
+        ),
         ("controlPlane: {service: {spec: {type: LoadBalancer}}}", "Service", "team-a", "/spec/ports/1", Value::Null),
-        ("controlPlane: {service: {httpsNodePort: 30443}}", "Service", "team-a", "/spec/ports/0/nodePort", json!(30443)),
+        (
+            "controlPlane: {service: {httpsNodePort: 30443}}",
+            "Service",
+            "team-a",
+            "/spec/ports/0/nodePort",
+            json!(30443),
+        ),
         ("controlPlane: {service: {annotations: {a: b}}}", "Service", "team-a", "/metadata/annotations/a", json!("b")),
-        ("controlPlane: {advanced: {globalMetadata: {annotations: {g: x}}}}", "Role", "vc-team-a", "/metadata/annotations/g", json!("x")),
-        ("controlPlane: {advanced: {workloadServiceAccount: {name: w}}}", "ServiceAccount", "w", "/metadata/name", json!("w")),
-        ("policies: {resourceQuota: {enabled: true}}", "ResourceQuota", "vc-team-a", "/spec/hard/requests.cpu", json!("10")),
-        ("policies: {resourceQuota: {enabled: true}}", "LimitRange", "vc-team-a", "/spec/limits/0/default/cpu", json!("1")),
-        ("policies: {limitRange: {enabled: true}, resourceQuota: {quota: {count/pods: 5}}}", "ResourceQuota", "vc-team-a", "/spec/hard/count~1pods", json!("5")),
-        ("controlPlane: {statefulSet: {persistence: {volumeClaim: {enabled: false}}}}", "Deployment", "team-a", "/spec/strategy/rollingUpdate/maxSurge", json!(1)),
-        ("controlPlane: {statefulSet: {image: \"reg.example/alcove:1\"}}", "StatefulSet", "team-a", "/spec/template/spec/containers/0/image", json!("reg.example/alcove:1")),
-        ("controlPlane: {statefulSet: {scheduling: {nodeSelector: {a: b}}}}", "StatefulSet", "team-a", "/spec/template/spec/nodeSelector/a", json!("b")),
-        ("rbac: {role: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}", "Role", "vc-team-a", "/rules/7/apiGroups/0", json!("x")),
-        ("rbac: {clusterRole: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}", "ClusterRole", "vc-team-a-v-vcluster-team-a", "/rules/0/verbs/0", json!("get")),
+        (
+            "controlPlane: {advanced: {globalMetadata: {annotations: {g: x}}}}",
+            "Role",
+            "vc-team-a",
+            "/metadata/annotations/g",
+            json!("x"),
+        ),
+        (
+            "controlPlane: {advanced: {workloadServiceAccount: {name: w}}}",
+            "ServiceAccount",
+            "w",
+            "/metadata/name",
+            json!("w"),
+        ),
+        (
+            "policies: {resourceQuota: {enabled: true}}",
+            "ResourceQuota",
+            "vc-team-a",
+            "/spec/hard/requests.cpu",
+            json!("10"),
+        ),
+        (
+            "policies: {resourceQuota: {enabled: true}}",
+            "LimitRange",
+            "vc-team-a",
+            "/spec/limits/0/default/cpu",
+            json!("1"),
+        ),
+        (
+            "policies: {limitRange: {enabled: true}, resourceQuota: {quota: {count/pods: 5}}}",
+            "ResourceQuota",
+            "vc-team-a",
+            "/spec/hard/count~1pods",
+            json!("5"),
+        ),
+        (
+            "controlPlane: {statefulSet: {persistence: {volumeClaim: {enabled: false}}}}",
+            "Deployment",
+            "team-a",
+            "/spec/strategy/rollingUpdate/maxSurge",
+            json!(1),
+        ),
+        (
+            "controlPlane: {statefulSet: {image: \"reg.example/alcove:1\"}}",
+            "StatefulSet",
+            "team-a",
+            "/spec/template/spec/containers/0/image",
+            json!("reg.example/alcove:1"),
+        ),
+        (
+            "controlPlane: {statefulSet: {scheduling: {nodeSelector: {a: b}}}}",
+            "StatefulSet",
+            "team-a",
+            "/spec/template/spec/nodeSelector/a",
+            json!("b"),
+        ),
+        (
+            "rbac: {role: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}",
+            "Role",
+            "vc-team-a",
+            "/rules/7/apiGroups/0",
+            json!("x"),
+        ),
+        (
+            "rbac: {clusterRole: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}",
+            "ClusterRole",
+            "vc-team-a-v-vcluster-team-a",
+            "/rules/0/verbs/0",
+            json!("get"),
+        ),
     ] {
         let objects = render(Placement::Dedicated, text);
         let got = find(&objects, kind, name).pointer(pointer).cloned().unwrap_or_default();
@@ -109,7 +196,8 @@ fn the_configuration_shapes_the_objects() {
 fn a_config_change_changes_the_pod_template() {
     let hash = |text: &str| {
         let objects = render(Placement::Dedicated, text);
-        find(&objects, "StatefulSet", "team-a")["spec"]["template"]["metadata"]["annotations"]["vClusterConfigHash"].clone()
+        find(&objects, "StatefulSet", "team-a")["spec"]["template"]["metadata"]["annotations"]["vClusterConfigHash"]
+            .clone()
     };
     assert_eq!(hash(""), hash("{}"));
     assert_ne!(hash(""), hash("exportKubeConfig: {context: x}"));
