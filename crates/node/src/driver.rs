@@ -10,8 +10,8 @@ use std::time::Duration;
 use apimachinery::{Value, json};
 use informer::events::{ObjectReference, Recorder};
 use informer::{
-    ApiError, Cached, Change, Clock, DeleteOptions, Factory, Header, Informer, ObjectKey, ObjectMeta, Outcome, PatchType,
-    Queue, QueueConfig, Resource, Rest, WorkerStats, clock, run_workers,
+    ApiError, Cached, Change, Clock, DeleteOptions, Factory, Header, Informer, ObjectKey, ObjectMeta, Outcome,
+    PatchType, Queue, QueueConfig, Resource, Rest, WorkerStats, clock, run_workers,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
@@ -132,7 +132,10 @@ impl Nodes {
             rest,
             clock,
             pods: factory.informer(PODS),
-            queue: Queue::new(QueueConfig { base_delay: Duration::from_millis(20), max_delay: Duration::from_secs(10) }),
+            queue: Queue::new(QueueConfig {
+                base_delay: Duration::from_millis(20),
+                max_delay: Duration::from_secs(10),
+            }),
             addresses: Mutex::new(Addresses::new(config.pod_network)),
             config,
         });
@@ -206,7 +209,12 @@ impl Shared {
                 "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or(&now)})
         };
         let conditions = vec![
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            condition(
+                "MemoryPressure",
+                "False",
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
             condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
@@ -321,7 +329,8 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         } else if step.delete {
-            let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::uid(cached.metadata.uid.clone()) };
+            let options =
+                DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::uid(cached.metadata.uid.clone()) };
             match self.rest.delete(&PODS, namespace, name, &options).await {
                 Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
                 _ => self.addresses.lock().free(&cached.metadata.uid),

@@ -13,8 +13,8 @@ use std::time::Duration;
 use apimachinery::{Value, json};
 use informer::events::{ObjectReference, Recorder};
 use informer::{
-    ApiError, Change, Clock, DeleteOptions, Factory, Header, Informer, ObjectKey, Outcome, PatchType, Queue, QueueConfig,
-    Resource, Rest, WorkerStats, run_workers,
+    ApiError, Change, Clock, DeleteOptions, Factory, Header, Informer, ObjectKey, Outcome, PatchType, Queue,
+    QueueConfig, Resource, Rest, WorkerStats, run_workers,
 };
 use parking_lot::Mutex;
 
@@ -126,7 +126,10 @@ impl Scheduler {
             recorder: Recorder::start(&factory, clock.clone(), &config.scheduler_name),
             rest,
             clock,
-            queue: Queue::new(QueueConfig { base_delay: Duration::from_millis(50), max_delay: Duration::from_secs(10) }),
+            queue: Queue::new(QueueConfig {
+                base_delay: Duration::from_millis(50),
+                max_delay: Duration::from_secs(10),
+            }),
             state: Mutex::default(),
             pods: factory.informer(PODS),
             claims: factory.informer(CLAIMS),
@@ -282,11 +285,12 @@ impl Shared {
 
     fn claims_of(&self, pod: &Pod) -> BTreeMap<(String, String), Claim> {
         let namespace = pod.metadata.namespace.as_str();
-        let names = pod.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(claim), _) => Some(claim.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{}-{}", pod.metadata.name, volume.name)),
-            (None, None) => None,
-        });
+        let names =
+            pod.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+                (Some(claim), _) => Some(claim.claim_name.clone()),
+                (None, Some(_)) => Some(format!("{}-{}", pod.metadata.name, volume.name)),
+                (None, None) => None,
+            });
         names
             .filter_map(|name| {
                 let claim = self.claims.get(&ObjectKey::new(namespace, name.as_str()))?;
@@ -308,13 +312,9 @@ impl Shared {
     }
 
     /// Binds the pod, or, when claims wait for a node, tells them which; `false` then.
-    async fn bind(
-        &self,
-        pod: &Pod,
-        node: &str,
-        claims: &BTreeMap<(String, String), Claim>,
-    ) -> Result<bool, ApiError> {
-        let waiting: Vec<_> = claims.iter().filter(|(_, c)| matches!(c, Claim::UnboundWaiting)).map(|(k, _)| k).collect();
+    async fn bind(&self, pod: &Pod, node: &str, claims: &BTreeMap<(String, String), Claim>) -> Result<bool, ApiError> {
+        let waiting: Vec<_> =
+            claims.iter().filter(|(_, c)| matches!(c, Claim::UnboundWaiting)).map(|(k, _)| k).collect();
         for (namespace, name) in &waiting {
             let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
             self.rest.patch(&CLAIMS, "", namespace, name, PatchType::Merge, &patch).await?;
@@ -366,9 +366,11 @@ impl Shared {
 
     /// Writes `PodScheduled=False`, unless it says so already.
     async fn report(&self, pod: &Pod, reason: &str, message: &str, nominated: &str) -> Result<(), ApiError> {
-        let known = pod.status.conditions.iter().any(|c| {
-            c.kind == "PodScheduled" && c.status == "False" && c.reason == reason && c.message == message
-        });
+        let known = pod
+            .status
+            .conditions
+            .iter()
+            .any(|c| c.kind == "PodScheduled" && c.status == "False" && c.reason == reason && c.message == message);
         if known && pod.status.nominated_node_name == nominated {
             return Ok(());
         }
