@@ -12,6 +12,7 @@ pub mod meta;
 pub mod names;
 pub mod quantity;
 pub mod resources;
+pub mod schema;
 pub mod status;
 pub mod text;
 pub mod time;
