@@ -63,8 +63,9 @@ pub enum TypeExpr {
     Named(String, String),
 }
 
-const PREDECLARED: &[&str] =
-    &["string", "bool", "int", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "byte", "float64", "any"];
+const PREDECLARED: &[&str] = &[
+    "string", "bool", "int", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "byte", "float64", "any",
+];
 
 impl Package {
     pub fn read(dir: &Path, path: &str) -> anyhow::Result<Package> {
@@ -221,9 +222,8 @@ impl Package {
                 Some((d, t)) => (d.trim(), tags(t.split('`').next().unwrap_or_default())),
                 None => (line.split("//").next().unwrap_or_default().trim(), BTreeMap::new()),
             };
-            let (name, expr) = declaration
-                .split_once(|c: char| c.is_whitespace())
-                .map_or(("", declaration), |(n, e)| (n, e.trim()));
+            let (name, expr) =
+                declaration.split_once(|c: char| c.is_whitespace()).map_or(("", declaration), |(n, e)| (n, e.trim()));
             match self.expr(expr, imports) {
                 Some(ty) if !tags.is_empty() => {
                     let mut markers = markers(&earlier);

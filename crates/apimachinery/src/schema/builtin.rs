@@ -134,7 +134,8 @@ fn parse(table: &'static str) -> Result<Builtin, String> {
 }
 
 fn field(next: &mut impl FnMut() -> Result<&'static str, String>) -> Result<Field, String> {
-    let (name, ty, flags, numbers, merge_key, default) = (next()?, type_id(next()?)?, next()?, next()?, next()?, next()?);
+    let (name, ty, flags, numbers, merge_key, default) =
+        (next()?, type_id(next()?)?, next()?, next()?, next()?, next()?);
     let mut numbers = numbers.split('/').map(|n| n.parse::<u16>().map_err(|e| format!("number {n:?}: {e}")));
     let mut number = || numbers.next().transpose().map(Option::unwrap_or_default);
     let has = |flag: char| flags.contains(flag);

@@ -138,7 +138,13 @@ impl Builder<'_> {
             "map" => ListType::Map,
             _ => ListType::Atomic,
         };
-        Ok(self.schema.add(Shape::List(List { element, list_type, explicit: !stated.is_empty(), keys, wrapped: false })))
+        Ok(self.schema.add(Shape::List(List {
+            element,
+            list_type,
+            explicit: !stated.is_empty(),
+            keys,
+            wrapped: false,
+        })))
     }
 
     /// `ObjectMeta`, copied from the built-in table once per schema.
