@@ -133,6 +133,11 @@ impl<K: Cached> Informer<K> {
         *self.shared.synced.borrow()
     }
 
+    /// A receiver that turns true once the cache has held the whole collection.
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.shared.synced.subscribe()
+    }
+
     /// Returns once the cache has held the whole collection, or the informer has been stopped.
     pub async fn wait_synced(&self) {
         let mut synced = self.shared.synced.subscribe();

@@ -1,0 +1,21 @@
+//! What kube-controller-manager does: loops that make what is look like what was asked for.
+//!
+//! Each controller reads shared caches, decides with a pure function and acts through `kube::Client`. It takes no event as
+//! input: it looks at what is, so a lost event or a restart changes nothing. Writes carry the version that was read, and
+//! patch only what the controller owns, so fields it does not know survive.
+//!
+//! Follows: `k8s.io/kubernetes/pkg/controller`.
+
+mod context;
+mod discovery;
+mod manager;
+mod names;
+mod namespace;
+mod pod;
+mod resources;
+mod root_ca;
+mod selector;
+mod serviceaccount;
+mod types;
+
+pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};

@@ -1,0 +1,162 @@
+//! Starts the controllers that are asked for, on shared caches, and stops them together.
+//!
+//! Follows: `cmd/kube-controller-manager/app/controllermanager.go` (names, `--controllers` syntax).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use informer::events::Recorder;
+use informer::{Clock, Factory, Rest};
+
+use crate::context::Context;
+use crate::{namespace, root_ca, serviceaccount};
+
+/// How a set of controllers runs.
+#[derive(Clone, Debug)]
+pub struct ManagerConfig {
+    /// As `--controllers`: a name switches one on, `-name` one off, `*` all that are on by default. The first item that
+    /// names a controller counts.
+    pub controllers: Vec<String>,
+    /// The CA bundle (PEM) that pods verify the API server with; without it no ConfigMap is published.
+    pub root_ca: Option<String>,
+    pub clock: Clock,
+}
+
+impl Default for ManagerConfig {
+    fn default() -> Self {
+        ManagerConfig { controllers: vec!["*".into()], root_ca: None, clock: Clock::system() }
+    }
+}
+
+type Start = fn(&Context);
+
+/// Every controller: its upstream name, whether `*` includes it, and how it starts.
+const CONTROLLERS: &[(&str, bool, Start)] = &[
+    ("serviceaccount-controller", true, serviceaccount::start),
+    ("root-ca-certificate-publisher-controller", true, root_ca::start),
+    ("namespace-controller", true, namespace::start),
+];
+
+/// Why controllers did not start.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManagerError {
+    #[error("{name:?} is not in the list of known controllers")]
+    UnknownController { name: String },
+}
+
+/// The names of all controllers, for help texts.
+pub fn controller_names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, ..)| *name)
+}
+
+fn enabled(name: &str, on_by_default: bool, spec: &[String]) -> bool {
+    let mut star = false;
+    for item in spec {
+        if item == name {
+            return true;
+        }
+        if item.strip_prefix('-') == Some(name) {
+            return false;
+        }
+        star |= item == "*";
+    }
+    star && on_by_default
+}
+
+/// Names with and without `-controller` mean the same.
+fn canonical(item: &str) -> Result<String, ManagerError> {
+    if item == "*" {
+        return Ok(item.to_owned());
+    }
+    let (sign, name) = item.strip_prefix('-').map_or(("", item), |name| ("-", name));
+    let known = controller_names().find(|known| *known == name || known.strip_suffix("-controller") == Some(name));
+    known.map(|known| format!("{sign}{known}")).ok_or_else(|| ManagerError::UnknownController { name: name.to_owned() })
+}
+
+/// What a controller has done since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerStats {
+    pub name: &'static str,
+    pub reconciles: u64,
+    pub failures: u64,
+}
+
+/// Running controllers.
+pub struct Manager {
+    context: Context,
+}
+
+impl Manager {
+    /// Starts the controllers that `config` asks for. They wait for their caches by themselves.
+    pub fn start(client: kube::Client, config: ManagerConfig) -> Result<Manager, ManagerError> {
+        let rest = Rest::new(client, "kube-controller-manager");
+        Manager::start_on(Factory::new(rest), config)
+    }
+
+    /// The same on a factory that others share; [`Manager::shutdown`] ends that too.
+    pub fn start_on(factory: Factory, config: ManagerConfig) -> Result<Manager, ManagerError> {
+        let spec = config.controllers.iter().map(|item| canonical(item)).collect::<Result<Vec<_>, _>>()?;
+        let recorder = Recorder::start(&factory, config.clock.clone(), "kube-controller-manager");
+        let context = Context {
+            rest: factory.rest().clone(),
+            factory,
+            clock: config.clock.clone(),
+            recorder,
+            config: Arc::new(config),
+            stats: Arc::default(),
+        };
+        for (name, on_by_default, start) in CONTROLLERS {
+            if enabled(name, *on_by_default, &spec) {
+                start(&context);
+            }
+        }
+        Ok(Manager { context })
+    }
+
+    pub fn factory(&self) -> &Factory {
+        &self.context.factory
+    }
+
+    pub fn stats(&self) -> Vec<ControllerStats> {
+        let all = self.context.stats.lock();
+        all.iter()
+            .map(|(name, stats)| ControllerStats {
+                name,
+                reconciles: stats.reconciles.load(Ordering::Relaxed),
+                failures: stats.failures.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    /// Ends all controllers and waits for the work that is under way.
+    pub async fn shutdown(self) {
+        self.context.factory.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_switched_as_upstream_does() {
+        for (spec, on_by_default, want) in [
+            (&["*"][..], true, true),
+            (&["*"], false, false),
+            (&["*", "-a"], true, false),
+            (&["-a", "a"], true, false),
+            (&["a"], false, true),
+            (&["b"], true, false),
+            (&[], true, false),
+        ] {
+            let spec: Vec<String> = spec.iter().map(|s| (*s).to_owned()).collect();
+            assert_eq!(enabled("a", on_by_default, &spec), want, "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_controllers_are_refused_by_name() {
+        assert_eq!(canonical("-namespace").as_deref(), Ok("-namespace-controller"));
+        assert_eq!(canonical("nmespace"), Err(ManagerError::UnknownController { name: "nmespace".into() }));
+    }
+}
