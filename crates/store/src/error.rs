@@ -82,6 +82,8 @@ pub enum WriteError {
     Full,
     #[error("{what} has {size_bytes} bytes, the limit is {size_bytes_max}")]
     TooLarge { what: &'static str, size_bytes: usize, size_bytes_max: usize },
+    #[error("a key must not be empty")]
+    EmptyKey,
     #[error("lease {lease} does not exist")]
     LeaseNotFound { lease: i64 },
     #[error("lease {lease} exists already")]

@@ -16,11 +16,13 @@
 //! Follows: etcd v3 KV semantics as used by `k8s.io/apiserver/pkg/storage/etcd3`.
 
 mod backend;
+pub mod contract;
 mod error;
 mod hub;
 mod lease;
 mod memory;
 mod options;
+mod sqlite;
 mod state;
 mod store;
 mod types;
@@ -31,6 +33,7 @@ pub use backend::{Backend, Batch, HistoryRange, LeaseChange, Record};
 pub use error::{AppendError, BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 pub use memory::Memory;
 pub use options::Options;
+pub use sqlite::{Sqlite, SqliteOptions, Workers};
 pub use store::Store;
 pub use types::{
     Committed, Event, EventKind, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision,

@@ -43,6 +43,7 @@ pub(crate) struct Inner {
     closed: AtomicBool,
     compacting: tokio::sync::Mutex<()>,
     maintaining: AtomicBool,
+    maintenance_wanted: AtomicBool,
     compactor: AtomicBool,
 }
 
@@ -102,12 +103,14 @@ impl Inner {
     }
 
     fn start_maintenance(self: &Arc<Self>) {
+        self.maintenance_wanted.store(true, Ordering::Release);
         if self.maintaining.swap(true, Ordering::AcqRel) {
             return;
         }
         let weak = Arc::downgrade(self);
         tokio::spawn(async move {
             while let Some(inner) = weak.upgrade() {
+                inner.maintenance_wanted.store(false, Ordering::Release);
                 match inner.backend.maintain().await {
                     Ok(true) if !inner.is_closed() => {}
                     outcome => {
@@ -115,7 +118,11 @@ impl Inner {
                             tracing::warn!(error = &error as &dyn std::error::Error, "maintenance stopped");
                         }
                         inner.maintaining.store(false, Ordering::Release);
-                        return;
+                        // Asked for in between by somebody who found this task still there.
+                        let again = !inner.is_closed() && inner.maintenance_wanted.load(Ordering::Acquire);
+                        if !again || inner.maintaining.swap(true, Ordering::AcqRel) {
+                            return;
+                        }
                     }
                 }
                 drop(inner);
@@ -152,6 +159,7 @@ impl Store {
             closed: AtomicBool::new(false),
             compacting: tokio::sync::Mutex::new(()),
             maintaining: AtomicBool::new(false),
+            maintenance_wanted: AtomicBool::new(false),
             compactor: AtomicBool::new(false),
         });
         lease::ensure_timer(&inner);
@@ -251,7 +259,10 @@ impl Store {
     /// The write goes on when the future is dropped.
     pub async fn txn(&self, key: Bytes, expect: Expect, op: Op) -> Result<Committed, WriteError> {
         let limit = KEY_BYTES_MAX.min(self.inner.options.value_bytes_max);
-        if key.is_empty() || key.len() > limit {
+        if key.is_empty() {
+            return Err(WriteError::EmptyKey);
+        }
+        if key.len() > limit {
             return Err(WriteError::TooLarge { what: "key", size_bytes: key.len(), size_bytes_max: limit });
         }
         let key = Bytes::copy_from_slice(&key);

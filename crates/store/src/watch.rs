@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::error::{HistoryError, WatchError, chain};
 use crate::hub::{Queue, Subscriber};
 use crate::store::Inner;
-use crate::types::{Event, Revision};
+use crate::types::{Event, KeyRange, Revision};
 
 /// Events of one watcher, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ impl Watcher {
             }
         }
         None
+    }
+
+    /// The keys this watches.
+    pub fn range(&self) -> &KeyRange {
+        &self.subscriber.range
     }
 
     /// Every event of the range up to this revision has been handed out, for bookmarks. Grows with writes to other ranges too.
