@@ -161,7 +161,9 @@ async fn a_write_that_expects_something_else_changes_nothing(place: Arc<dyn Plac
         (Expect::Absent, Op::Delete),
     ] {
         match store.txn(bytes("/a"), expect, op).await {
-            Err(WriteError::Conflict { current: Some(kv) }) => assert_eq!((kv.mod_revision, text(&kv.value).as_str()), (2, "1")),
+            Err(WriteError::Conflict { current: Some(kv) }) => {
+                assert_eq!((kv.mod_revision, text(&kv.value).as_str()), (2, "1"))
+            }
             other => panic!("{expect:?} is not met, but the answer was {other:?}"),
         }
     }
@@ -318,8 +320,14 @@ async fn a_watch_continues_a_read_without_a_gap(place: Arc<dyn Place>) {
         assert!(!update.is_create() && create.is_create() && create.prev.is_none());
         assert_eq!(delete_event.kind, EventKind::Delete);
         assert_eq!(delete_event.prev.as_ref().map(|kv| text(&kv.value)), Some("2".into()));
-        let nothing =
-            KeyValue { key: bytes("/w/a"), value: Bytes::new(), create_revision: 0, mod_revision: read + 2, version: 0, lease: 0 };
+        let nothing = KeyValue {
+            key: bytes("/w/a"),
+            value: Bytes::new(),
+            create_revision: 0,
+            mod_revision: read + 2,
+            version: 0,
+            lease: 0,
+        };
         assert_eq!(delete_event.kv, nothing);
         delete(&store, "/w/b").await;
         drop(watcher);
@@ -339,7 +347,8 @@ async fn a_watch_sees_its_range_only(place: Arc<dyn Place>) {
     ];
     let mut watchers = Vec::new();
     for (start, end, expected) in ranges {
-        watchers.push((store.watch(bytes(start), Bytes::copy_from_slice(end), 0, true).await.expect("begins"), expected));
+        watchers
+            .push((store.watch(bytes(start), Bytes::copy_from_slice(end), 0, true).await.expect("begins"), expected));
     }
     for key in ["/a/1", "/a/2", "/b", "/a/1", "/b/1"] {
         put(&store, key, "v").await;
@@ -368,7 +377,8 @@ fn watcher_end(watcher: &Watcher) -> Bytes {
 }
 
 async fn a_slow_watcher_misses_nothing_and_holds_nobody_up(place: Arc<dyn Place>) {
-    let small = Options { recent_events_max: 8, watcher_events_max: 4, compaction_interval: None, ..Options::default() };
+    let small =
+        Options { recent_events_max: 8, watcher_events_max: 4, compaction_interval: None, ..Options::default() };
     let store = open(&place, small).await;
     let mut slow = watch(&store, "/s/", 0).await;
     let mut elsewhere = watch(&store, "/e/", 0).await;
@@ -395,7 +405,8 @@ async fn a_watcher_behind_the_compaction_hears_so(place: Arc<dyn Place>) {
     store.compact(last).await.expect("up to the newest");
     let mut revision = 1;
     let error = loop {
-        match tokio::time::timeout(DEADLINE, slow.next()).await.expect("an answer in time").expect("the watch goes on") {
+        match tokio::time::timeout(DEADLINE, slow.next()).await.expect("an answer in time").expect("the watch goes on")
+        {
             Ok(batch) => {
                 for event in batch.events {
                     assert_eq!(event.revision(), revision + 1, "no gap before the error");
@@ -487,7 +498,8 @@ async fn everything_is_there_after_reopening(place: Arc<dyn Place>) {
     let mut watcher = watch(&store, "/", 3).await;
     let last = put(&store, "/c", "1").await;
     assert_eq!(last, before.revision + 1);
-    let revisions: Vec<Revision> = events_through(&mut watcher, last).await.iter().map(|event| event.revision()).collect();
+    let revisions: Vec<Revision> =
+        events_through(&mut watcher, last).await.iter().map(|event| event.revision()).collect();
     assert_eq!(revisions, [4, 5, 6, 7]);
     let (_, _, keys) = store.lease_time_to_live(lease.id).expect("the lease is there");
     assert_eq!(keys, [bytes("/leased")]);

@@ -109,7 +109,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
         transaction.commit().map_err(fail)?;
     }
     if created {
-        sync_directory(path).map_err(|error| BackendError::new(format!("sync the directory of {}", path.display()), error))?;
+        sync_directory(path)
+            .map_err(|error| BackendError::new(format!("sync the directory of {}", path.display()), error))?;
     }
     Ok(connection)
 }
