@@ -1,0 +1,227 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Virtual Kubernetes clusters inside one host cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "alcove",
+    version,
+    propagate_version = true,
+    max_term_width = 120,
+    after_help = "Start here:\n  alcove demo               everything once, in a temporary directory\n  alcove up                 a development host cluster on this machine\n  alcove create team-a      a virtual cluster in it; kubectl then talks to it\n\nExit codes: 0 done, 1 failed, 2 wrong command line or file, 3 not found, 4 exists already, 5 waited too long."
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Options of all commands")]
+pub struct Global {
+    /// kubeconfig file to use [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the host cluster [default: the current context; inside a virtual cluster, its host's]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace on the host cluster [default: vcluster-NAME, or all when searching]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Directory with the data of `alcove up` [default: ~/.alcove]
+    #[arg(long, global = true, env = "ALCOVE_HOME", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Say nothing but results, warnings and errors
+    #[arg(short, long, global = true)]
+    pub silent: bool,
+    /// Log what happens inside
+    #[arg(long, global = true)]
+    pub debug: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a virtual cluster and connect to it
+    #[command(
+        after_help = "Examples:\n  alcove create team-a\n  alcove create team-a -f vcluster.yaml --set sync.toHost.secrets.all=true\n  alcove create team-a -n tenants --connect=false\n  alcove create team-a --print > team-a.kubeconfig"
+    )]
+    Create(Create),
+    /// Point kubectl at a virtual cluster, or run one command in it
+    #[command(
+        after_help = "Examples:\n  alcove connect team-a\n  alcove connect team-a -- kubectl get namespaces\n  alcove connect team-a --print > team-a.kubeconfig"
+    )]
+    Connect(Connect),
+    /// Point kubectl back at the host cluster
+    #[command(after_help = "Example:\n  alcove disconnect")]
+    Disconnect,
+    /// List virtual clusters
+    #[command(visible_alias = "ls", after_help = "Examples:\n  alcove list\n  alcove list -o json")]
+    List(List),
+    /// Show one virtual cluster
+    #[command(after_help = "Examples:\n  alcove describe team-a\n  alcove describe team-a --config-only > vcluster.yaml")]
+    Describe(Describe),
+    /// Delete a virtual cluster with everything it has on the host
+    #[command(visible_alias = "rm", after_help = "Examples:\n  alcove delete team-a\n  alcove delete team-a --ignore-not-found")]
+    Delete(Delete),
+    /// Work with vcluster.yaml
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  alcove completion bash > ~/.local/share/bash-completion/completions/alcove")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version {
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Values {
+    /// vcluster.yaml; may be given several times, later files win; `-` is standard input
+    #[arg(short = 'f', long = "values", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Set single values, as in Helm: a.b=c,d[0]=e
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlacementArg {
+    /// In the process of a hub
+    Hub,
+    /// In a pod of its own
+    Dedicated,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Create {
+    /// Name of the virtual cluster
+    pub name: String,
+    #[command(flatten)]
+    pub values: Values,
+    /// Where the control plane runs
+    #[arg(long, value_enum, default_value_t = PlacementArg::Hub)]
+    pub placement: PlacementArg,
+    /// Create the namespace when it does not exist
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub create_namespace: bool,
+    /// Connect afterwards
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub connect: bool,
+    /// Change the cluster when it exists already
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Print the kubeconfig instead of writing it
+    #[arg(long)]
+    pub print: bool,
+    /// Make the Service of the API a LoadBalancer
+    #[arg(long)]
+    pub expose: bool,
+    /// How long to wait for the API, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Connect {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Print the kubeconfig instead of writing it
+    #[arg(long)]
+    pub print: bool,
+    /// Address of the API, instead of the one the cluster was created with
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Do not check the certificate of the API
+    #[arg(long)]
+    pub insecure: bool,
+    /// Name of the context
+    #[arg(long, value_name = "NAME")]
+    pub kube_config_context_name: Option<String>,
+    /// How long to wait for the API, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Command to run with KUBECONFIG set, instead of changing the kubeconfig
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct List {
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Describe {
+    /// Name of the virtual cluster
+    pub name: String,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Print its vcluster.yaml only
+    #[arg(long)]
+    pub config_only: bool,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Delete {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Wait until everything is gone
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub wait: bool,
+    /// Delete the namespace, whoever made it
+    #[arg(long)]
+    pub delete_namespace: bool,
+    /// Delete the namespace when it was made for this cluster
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub auto_delete_namespace: bool,
+    /// Remove the cluster's context from the kubeconfig
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub delete_context: bool,
+    /// It is no error when the cluster does not exist
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// Clean up here when no hub does it
+    #[arg(long)]
+    pub force: bool,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the JSON schema of vcluster.yaml
+    #[command(after_help = "Example:\n  alcove config schema > vcluster.schema.json")]
+    Schema,
+    /// Check vcluster.yaml and say what is wrong with it
+    #[command(
+        after_help = "Examples:\n  alcove config validate -f vcluster.yaml\n  alcove config validate -f base.yaml -f team-a.yaml --set controlPlane.coredns.enabled=false"
+    )]
+    Validate {
+        #[command(flatten)]
+        values: Values,
+        /// Placement the file is for
+        #[arg(long, value_enum, default_value_t = PlacementArg::Hub)]
+        placement: PlacementArg,
+        /// Print the values with all defaults
+        #[arg(long)]
+        print: bool,
+    },
+}

@@ -1,0 +1,139 @@
+//! `alcove create`: puts the objects of a virtual cluster on the host, waits until its API answers, connects.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use deploy::{Placement, Release};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::Api;
+use serde_json::json;
+
+use crate::args::{Connect, Create, Global, PlacementArg};
+use crate::commands::{config, connect};
+use crate::failure::Failure;
+use crate::host::{self, Host};
+use crate::manifests::{self, found, poll};
+use crate::ui::Ui;
+use crate::clusters;
+
+pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<ExitCode> {
+    deploy::names::check_name(&args.name).map_err(|error| Failure::invalid(error.to_string()))?;
+    let mut values = args.values.clone();
+    if args.expose {
+        values.set.push("controlPlane.service.spec.type=LoadBalancer".into());
+    }
+    // Everything that can be wrong on this side is found before anything changes on the other.
+    let config = config::load(&values)?;
+    config::warn_without_effect(&config, args.placement, ui);
+    if args.placement == PlacementArg::Dedicated {
+        return Err(Failure::invalid("placement dedicated is not supported yet")
+            .hint("leave --placement out: the cluster then runs in the host's hub")
+            .into());
+    }
+    let host = host::connect(global).await?;
+    let namespace = global.namespace.clone().unwrap_or_else(|| deploy::names::default_namespace(&args.name));
+    let release = Release {
+        name: &args.name,
+        namespace: &namespace,
+        placement: Placement::Hub,
+        config: &config,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    check_neighbours(&host, args, &namespace).await?;
+    let step = ui.step(&format!("Create virtual cluster {}...", args.name));
+    ensure_namespace(&host, args, &namespace, &step).await?;
+    for object in deploy::host_objects(&release) {
+        manifests::apply(&host.client, &object, &namespace).await?;
+    }
+    step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
+    wait_until_running(&host, args, &namespace).await?;
+    step.done(&format!("Successfully created virtual cluster {} in namespace {namespace}", args.name));
+
+    if !args.connect && !args.print {
+        ui.info(&format!("Use `alcove connect {} --namespace {namespace}` to access it", args.name));
+        ui.info(&format!("or `alcove connect {} --namespace {namespace} -- kubectl get ns` for one command", args.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let connect_args = Connect {
+        name: args.name.clone(),
+        print: args.print,
+        server: None,
+        insecure: false,
+        kube_config_context_name: None,
+        timeout: args.timeout,
+        command: Vec::new(),
+    };
+    connect::to_cluster(&host, &namespace, &connect_args, ui).await
+}
+
+/// One virtual cluster per namespace, and none of this name yet unless it is to be changed.
+async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<()> {
+    for cluster in clusters::list(host, Some(namespace)).await? {
+        if cluster.name != args.name {
+            return Err(Failure::exists(format!("namespace {namespace} holds the virtual cluster {} already", cluster.name))
+                .hint("there is one virtual cluster per namespace; choose another with --namespace")
+                .into());
+        }
+        if !args.upgrade {
+            return Err(Failure::exists(format!("virtual cluster {} exists already in namespace {namespace}", args.name))
+                .hint(format!("use `alcove connect {}`, or `alcove create {} --upgrade` to change it", args.name, args.name))
+                .into());
+        }
+    }
+    Ok(())
+}
+
+async fn ensure_namespace(host: &Host, args: &Create, namespace: &str, step: &crate::ui::Step<'_>) -> anyhow::Result<()> {
+    let api: Api<Namespace> = Api::all(host.client.clone());
+    let unreachable = |error| host::unreachable(&host.context, error);
+    let existing = found(api.get(namespace).await).map_err(unreachable)?;
+    let terminating = existing.as_ref().is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
+    if terminating {
+        step.update("Waiting until namespace is terminated...");
+        let gone = poll(Duration::from_secs(args.timeout), Duration::from_millis(200), async || {
+            matches!(found(api.get(namespace).await), Ok(None)).then_some(())
+        });
+        gone.await.ok_or_else(|| Failure::timed_out(format!("namespace {namespace} is still being deleted")))?;
+    }
+    if existing.is_some() && !terminating {
+        return Ok(());
+    }
+    if !args.create_namespace {
+        return Err(Failure::not_found(format!("namespace {namespace} does not exist")).hint("create it, or leave out --create-namespace=false").into());
+    }
+    manifests::apply(&host.client, &deploy::namespace(namespace), "").await?;
+    Ok(())
+}
+
+/// Until the hub has written the kubeconfig and says that the cluster runs.
+async fn wait_until_running(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
+    let config_name = deploy::names::config_secret(&args.name);
+    let kubeconfig_name = deploy::names::kubeconfig_secret(&args.name);
+    let mut picked_up = false;
+    let outcome = poll(Duration::from_secs(args.timeout), Duration::from_millis(20), async || {
+        let config = secrets.get_opt(&config_name).await.ok().flatten()?;
+        let status = config.metadata.annotations.unwrap_or_default().get(deploy::STATUS_ANNOTATION).cloned();
+        match status.as_deref() {
+            Some("Running" | "Sleeping") => secrets.get_opt(&kubeconfig_name).await.ok().flatten().map(|_| Ok(())),
+            Some(failed) if failed.starts_with("Failed") => Some(Err(failed.to_string())),
+            _ => None,
+        }
+    })
+    .await;
+    match outcome {
+        Some(Ok(())) => Ok(()),
+        Some(Err(status)) => Err(Failure::failed(format!("virtual cluster {} did not start: {status}", args.name)).into()),
+        None => {
+            if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
+                picked_up = json!(config.metadata.annotations).get(deploy::STATUS_ANNOTATION).is_some();
+            }
+            let failure = Failure::timed_out(format!("virtual cluster {} did not come up in {} seconds", args.name, args.timeout));
+            Err(match picked_up {
+                true => failure.hint("see the hub's log for the reason"),
+                false => failure.hint(format!("no hub on host {:?} took it; is `alcove up` or `alcove hub` running?", host.context)),
+            }
+            .into())
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! `alcove delete`: the hub removes what the cluster has on the host; this waits for it and removes the rest.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, DeleteParams};
+
+use crate::args::{Delete, Global};
+use crate::clusters;
+use crate::failure::{Failure, Reason};
+use crate::host::{self, Host};
+use crate::kubeconfig::{self, Change};
+use crate::manifests::{found, poll};
+use crate::ui::Ui;
+
+pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let host = host::connect(global).await?;
+    let cluster = match clusters::find(&host, &args.name, global.namespace.as_deref()).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let missing = error.downcast_ref::<Failure>().is_some_and(|failure| failure.reason == Reason::NotFound);
+            if missing && args.ignore_not_found {
+                ui.info(&format!("virtual cluster {} does not exist", args.name));
+                return Ok(ExitCode::SUCCESS);
+            }
+            return Err(error);
+        }
+    };
+    let namespace = cluster.namespace.as_str();
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
+    let secret_name = deploy::names::config_secret(&args.name);
+    let unreachable = |error| host::unreachable(&host.context, error);
+    refuse_if_protected(&secrets, &secret_name, &args.name).await?;
+
+    let step = ui.step(&format!("Delete virtual cluster {}...", args.name));
+    found(secrets.delete(&secret_name, &DeleteParams::default()).await).map_err(unreachable)?;
+    if args.wait {
+        let timeout = Duration::from_secs(args.timeout);
+        let gone = poll(timeout, Duration::from_millis(20), async || {
+            matches!(secrets.get_opt(&secret_name).await, Ok(None)).then_some(())
+        });
+        if gone.await.is_none() {
+            return Err(Failure::timed_out(format!("virtual cluster {} is still being deleted", args.name))
+                .hint("is the hub that runs it running? `alcove delete --force` cleans up without it")
+                .into());
+        }
+    }
+    step.done(&format!("Successfully deleted virtual cluster {} in namespace {namespace}", args.name));
+    if args.delete_context {
+        let context = kubeconfig::context_name(&args.name, namespace, &host.context);
+        kubeconfig::change(&host.paths, &Change::Remove(&context, Some(&host.context)))?;
+    }
+    delete_namespace(&host, args, namespace, ui).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn refuse_if_protected(secrets: &Api<Secret>, secret_name: &str, name: &str) -> anyhow::Result<()> {
+    let Ok(Some(secret)) = secrets.get_opt(secret_name).await else { return Ok(()) };
+    let annotated = secret.metadata.annotations.as_ref().and_then(|all| all.get("loft.sh/non-deletable")).is_some_and(|v| v == "true");
+    if annotated {
+        return Err(Failure::failed(format!("virtual cluster {name} is protected against deletion"))
+            .hint(format!("remove the annotation loft.sh/non-deletable from Secret {secret_name} first"))
+            .into());
+    }
+    Ok(())
+}
+
+async fn delete_namespace(host: &Host, args: &Delete, namespace: &str, ui: &Ui) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(host.client.clone());
+    let unreachable = |error| host::unreachable(&host.context, error);
+    let Some(object) = found(namespaces.get(namespace).await).map_err(unreachable)? else { return Ok(()) };
+    let ours = object.metadata.annotations.unwrap_or_default().get(deploy::CREATED_ANNOTATION).is_some_and(|v| v == "true");
+    if !(args.delete_namespace || args.auto_delete_namespace && ours) {
+        return Ok(());
+    }
+    found(namespaces.delete(namespace, &DeleteParams::default()).await).map_err(unreachable)?;
+    if args.wait {
+        let gone = poll(Duration::from_secs(args.timeout), Duration::from_millis(20), async || {
+            matches!(found(namespaces.get(namespace).await), Ok(None)).then_some(())
+        });
+        if gone.await.is_none() {
+            return Err(Failure::timed_out(format!("namespace {namespace} is still being deleted"))
+                .hint(format!("see `kubectl get namespace {namespace} -o yaml` for what it waits for"))
+                .into());
+        }
+    }
+    ui.done(&format!("Successfully deleted namespace {namespace}"));
+    Ok(())
+}

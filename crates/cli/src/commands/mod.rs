@@ -1,0 +1,44 @@
+//! One module per command; each returns the exit code or an error with advice.
+
+mod config;
+mod connect;
+mod create;
+mod delete;
+mod list;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use crate::args::{Args, Command, Output};
+use crate::ui::Ui;
+
+pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let global = args.global;
+    match args.command {
+        Command::Create(command) => create::run(&global, &command, ui).await,
+        Command::Connect(command) => connect::run(&global, &command, ui).await,
+        Command::Disconnect => connect::disconnect(&global, ui),
+        Command::List(command) => list::run(&global, &command).await,
+        Command::Describe(command) => list::describe(&global, &command).await,
+        Command::Delete(command) => delete::run(&global, &command, ui).await,
+        Command::Config(command) => config::run(command, ui),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "alcove", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version { output } => {
+            let version = serde_json::json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "kubernetes": "v1.36.0",
+                "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+            });
+            match output {
+                Output::Table => println!("alcove {} (Kubernetes v1.36.0)", env!("CARGO_PKG_VERSION")),
+                Output::Json => println!("{version:#}"),
+                Output::Yaml => print!("{}", ::config::yaml::to_string(&version)?),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `alcove`: the only place where flags, environment and printing live.
+//!
+//! Results go to standard output, everything said while working to standard error. Exit codes are in [`failure`].
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod clusters;
+mod commands;
+mod failure;
+mod home;
+mod host;
+mod kubeconfig;
+mod manifests;
+mod table;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Several TLS providers may be linked; one is chosen here for the whole process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let args = args::Args::parse();
+    // Commands say what went wrong themselves; logs are for those that serve.
+    let level = if args.global.debug { "debug" } else { "off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ALCOVE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let ui = ui::Ui::new(args.global.silent);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&ui, &anyhow::Error::from(error).context("cannot start")),
+    };
+    match runtime.block_on(commands::run(args, &ui)) {
+        Ok(code) => code,
+        Err(error) => failure::report(&ui, &error),
+    }
+}
