@@ -62,10 +62,15 @@ pub enum Command {
     #[command(visible_alias = "ls", after_help = "Examples:\n  alcove list\n  alcove list -o json")]
     List(List),
     /// Show one virtual cluster
-    #[command(after_help = "Examples:\n  alcove describe team-a\n  alcove describe team-a --config-only > vcluster.yaml")]
+    #[command(
+        after_help = "Examples:\n  alcove describe team-a\n  alcove describe team-a --config-only > vcluster.yaml"
+    )]
     Describe(Describe),
     /// Delete a virtual cluster with everything it has on the host
-    #[command(visible_alias = "rm", after_help = "Examples:\n  alcove delete team-a\n  alcove delete team-a --ignore-not-found")]
+    #[command(
+        visible_alias = "rm",
+        after_help = "Examples:\n  alcove delete team-a\n  alcove delete team-a --ignore-not-found"
+    )]
     Delete(Delete),
     /// Work with vcluster.yaml
     #[command(subcommand)]

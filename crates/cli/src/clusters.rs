@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use apimachinery::time::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -47,17 +47,20 @@ pub async fn list(host: &Host, namespace: Option<&str>) -> anyhow::Result<Vec<Cl
     let client = || host.client.clone();
     let mut found: BTreeMap<(String, String), Cluster> = BTreeMap::new();
     let params = ListParams::default().labels("app=vcluster");
-    let hub_params = ListParams::default()
-        .labels(&format!("app=vcluster,{}={}", deploy::PLACEMENT_LABEL, deploy::PLACEMENT_HUB));
+    let hub_params =
+        ListParams::default().labels(&format!("app=vcluster,{}={}", deploy::PLACEMENT_LABEL, deploy::PLACEMENT_HUB));
     let (secrets, sets, deployments): (Api<Secret>, Api<StatefulSet>, Api<Deployment>) = match namespace {
-        Some(namespace) => {
-            (Api::namespaced(client(), namespace), Api::namespaced(client(), namespace), Api::namespaced(client(), namespace))
-        }
+        Some(namespace) => (
+            Api::namespaced(client(), namespace),
+            Api::namespaced(client(), namespace),
+            Api::namespaced(client(), namespace),
+        ),
         None => (Api::all(client()), Api::all(client()), Api::all(client())),
     };
     let unreachable = |error| crate::host::unreachable(&host.context, error);
     let (secrets, sets, deployments) =
-        tokio::try_join!(secrets.list(&hub_params), sets.list(&params), deployments.list(&params)).map_err(unreachable)?;
+        tokio::try_join!(secrets.list(&hub_params), sets.list(&params), deployments.list(&params))
+            .map_err(unreachable)?;
     for secret in secrets {
         let Some(name) = secret.labels().get("release").cloned() else { continue };
         if secret.name_any() != deploy::names::config_secret(&name) {
@@ -78,7 +81,8 @@ pub async fn list(host: &Host, namespace: Option<&str>) -> anyhow::Result<Vec<Cl
         add(&mut found, name, "dedicated", status, &set);
     }
     for deployment in deployments {
-        let Some(name) = deployment.labels().get("release").cloned().filter(|name| *name == deployment.name_any()) else {
+        let Some(name) = deployment.labels().get("release").cloned().filter(|name| *name == deployment.name_any())
+        else {
             continue;
         };
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
@@ -110,7 +114,14 @@ fn add<K: ResourceExt>(
     let chart = object.labels().get("chart").cloned().unwrap_or_default();
     let version = chart.trim_start_matches("alcove-").trim_start_matches("vcluster-").to_string();
     let created = object.creation_timestamp().and_then(|time| Timestamp::parse(&time.0.to_string()));
-    found.entry((namespace.clone(), name.clone())).or_insert(Cluster { name, namespace, status, version, placement, created });
+    found.entry((namespace.clone(), name.clone())).or_insert(Cluster {
+        name,
+        namespace,
+        status,
+        version,
+        placement,
+        created,
+    });
 }
 
 /// The one cluster of this name, in `namespace` or anywhere.

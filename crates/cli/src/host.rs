@@ -75,7 +75,9 @@ pub fn unreachable(context: &str, error: kube::Error) -> anyhow::Error {
         kube::Error::Api(status) if status.code == 401 || status.code == 403 => {
             Failure::failed(format!("the host cluster {context:?} refused: {}", status.message)).into()
         }
-        kube::Error::Api(status) => Failure::failed(format!("the host cluster {context:?} answered: {}", status.message)).into(),
+        kube::Error::Api(status) => {
+            Failure::failed(format!("the host cluster {context:?} answered: {}", status.message)).into()
+        }
         error => {
             let hint = if context == DEVELOPMENT_CONTEXT {
                 "is it running? start it with `alcove up`".to_string()

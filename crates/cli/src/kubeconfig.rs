@@ -166,7 +166,9 @@ pub enum Change<'a> {
 /// Applies the change to the files in effect.
 pub fn change(paths: &[PathBuf], change: &Change<'_>) -> anyhow::Result<()> {
     let Some(default_path) = default_write_path(paths)? else {
-        return Err(Failure::invalid("there is no kubeconfig to write to").hint("set KUBECONFIG or pass --kubeconfig").into());
+        return Err(Failure::invalid("there is no kubeconfig to write to")
+            .hint("set KUBECONFIG or pass --kubeconfig")
+            .into());
     };
     match change {
         Change::AddAndSwitch(new) => {
@@ -257,7 +259,9 @@ pub fn write(path: &Path, config: &Value) -> anyhow::Result<()> {
         .prefix(".kubeconfig-")
         .tempfile_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.as_file().sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     file.persist(path).map_err(|error| error.error).with_context(|| format!("cannot replace {}", path.display()))?;
     Ok(())
 }
@@ -391,9 +395,12 @@ mod tests {
 
     #[test]
     fn files_that_are_no_kubeconfig_are_refused() {
-        for (text, want) in
-            [("a: [", "not YAML"), ("- a", "must be a map"), ("clusters: {}", "clusters must be a list"), ("just text", "must be a map")]
-        {
+        for (text, want) in [
+            ("a: [", "not YAML"),
+            ("- a", "must be a map"),
+            ("clusters: {}", "clusters must be a list"),
+            ("just text", "must be a map"),
+        ] {
             let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains(want), "{text}: {error}");
         }
@@ -405,7 +412,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c");
         let mut config = single("a");
-        for text in ["A".repeat(3000), "0644".into(), "yes".into(), "12:30".into(), "a: b # c".into(), "- x".into(), String::new()] {
+        for text in [
+            "A".repeat(3000),
+            "0644".into(),
+            "yes".into(),
+            "12:30".into(),
+            "a: b # c".into(),
+            "- x".into(),
+            String::new(),
+        ] {
             config["users"][0]["user"]["token"] = json!(text);
             write(&path, &config).unwrap();
             assert_eq!(read(&path).unwrap()["users"][0]["user"]["token"], json!(text));

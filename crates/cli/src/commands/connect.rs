@@ -58,7 +58,9 @@ async fn read_kubeconfig(host: &Host, namespace: &str, name: &str, timeout: Dura
     let secret = poll(timeout, Duration::from_millis(200), async || match secrets.get_opt(&secret_name).await {
         Ok(Some(secret)) => Some(Ok(secret)),
         Ok(None) => None,
-        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 401 => Some(Err(kube::Error::Api(status))),
+        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 401 => {
+            Some(Err(kube::Error::Api(status)))
+        }
         Err(_) => None,
     })
     .await
@@ -71,7 +73,8 @@ async fn read_kubeconfig(host: &Host, namespace: &str, name: &str, timeout: Dura
         .data
         .and_then(|mut data| data.remove("config"))
         .ok_or_else(|| Failure::failed(format!("Secret {secret_name} has no key \"config\"")))?;
-    let text = String::from_utf8(bytes.0).map_err(|_| Failure::failed(format!("Secret {secret_name} does not hold text")))?;
+    let text =
+        String::from_utf8(bytes.0).map_err(|_| Failure::failed(format!("Secret {secret_name} does not hold text")))?;
     kubeconfig::parse(&text).with_context(|| format!("Secret {secret_name}"))
 }
 

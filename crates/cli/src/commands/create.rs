@@ -9,12 +9,12 @@ use kube::api::Api;
 use serde_json::json;
 
 use crate::args::{Connect, Create, Global, PlacementArg};
+use crate::clusters;
 use crate::commands::{config, connect};
 use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::{self, found, poll};
 use crate::ui::Ui;
-use crate::clusters;
 
 pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<ExitCode> {
     deploy::names::check_name(&args.name).map_err(|error| Failure::invalid(error.to_string()))?;
@@ -51,7 +51,10 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
 
     if !args.connect && !args.print {
         ui.info(&format!("Use `alcove connect {} --namespace {namespace}` to access it", args.name));
-        ui.info(&format!("or `alcove connect {} --namespace {namespace} -- kubectl get ns` for one command", args.name));
+        ui.info(&format!(
+            "or `alcove connect {} --namespace {namespace} -- kubectl get ns` for one command",
+            args.name
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     let connect_args = Connect {
@@ -70,20 +73,34 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
 async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<()> {
     for cluster in clusters::list(host, Some(namespace)).await? {
         if cluster.name != args.name {
-            return Err(Failure::exists(format!("namespace {namespace} holds the virtual cluster {} already", cluster.name))
-                .hint("there is one virtual cluster per namespace; choose another with --namespace")
-                .into());
+            return Err(Failure::exists(format!(
+                "namespace {namespace} holds the virtual cluster {} already",
+                cluster.name
+            ))
+            .hint("there is one virtual cluster per namespace; choose another with --namespace")
+            .into());
         }
         if !args.upgrade {
-            return Err(Failure::exists(format!("virtual cluster {} exists already in namespace {namespace}", args.name))
-                .hint(format!("use `alcove connect {}`, or `alcove create {} --upgrade` to change it", args.name, args.name))
-                .into());
+            return Err(Failure::exists(format!(
+                "virtual cluster {} exists already in namespace {namespace}",
+                args.name
+            ))
+            .hint(format!(
+                "use `alcove connect {}`, or `alcove create {} --upgrade` to change it",
+                args.name, args.name
+            ))
+            .into());
         }
     }
     Ok(())
 }
 
-async fn ensure_namespace(host: &Host, args: &Create, namespace: &str, step: &crate::ui::Step<'_>) -> anyhow::Result<()> {
+async fn ensure_namespace(
+    host: &Host,
+    args: &Create,
+    namespace: &str,
+    step: &crate::ui::Step<'_>,
+) -> anyhow::Result<()> {
     let api: Api<Namespace> = Api::all(host.client.clone());
     let unreachable = |error| host::unreachable(&host.context, error);
     let existing = found(api.get(namespace).await).map_err(unreachable)?;
@@ -99,7 +116,9 @@ async fn ensure_namespace(host: &Host, args: &Create, namespace: &str, step: &cr
         return Ok(());
     }
     if !args.create_namespace {
-        return Err(Failure::not_found(format!("namespace {namespace} does not exist")).hint("create it, or leave out --create-namespace=false").into());
+        return Err(Failure::not_found(format!("namespace {namespace} does not exist"))
+            .hint("create it, or leave out --create-namespace=false")
+            .into());
     }
     manifests::apply(&host.client, &deploy::namespace(namespace), "").await?;
     Ok(())
@@ -123,15 +142,23 @@ async fn wait_until_running(host: &Host, args: &Create, namespace: &str) -> anyh
     .await;
     match outcome {
         Some(Ok(())) => Ok(()),
-        Some(Err(status)) => Err(Failure::failed(format!("virtual cluster {} did not start: {status}", args.name)).into()),
+        Some(Err(status)) => {
+            Err(Failure::failed(format!("virtual cluster {} did not start: {status}", args.name)).into())
+        }
         None => {
             if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
                 picked_up = json!(config.metadata.annotations).get(deploy::STATUS_ANNOTATION).is_some();
             }
-            let failure = Failure::timed_out(format!("virtual cluster {} did not come up in {} seconds", args.name, args.timeout));
+            let failure = Failure::timed_out(format!(
+                "virtual cluster {} did not come up in {} seconds",
+                args.name, args.timeout
+            ));
             Err(match picked_up {
                 true => failure.hint("see the hub's log for the reason"),
-                false => failure.hint(format!("no hub on host {:?} took it; is `alcove up` or `alcove hub` running?", host.context)),
+                false => failure.hint(format!(
+                    "no hub on host {:?} took it; is `alcove up` or `alcove hub` running?",
+                    host.context
+                )),
             }
             .into())
         }

@@ -57,7 +57,12 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
 
 async fn refuse_if_protected(secrets: &Api<Secret>, secret_name: &str, name: &str) -> anyhow::Result<()> {
     let Ok(Some(secret)) = secrets.get_opt(secret_name).await else { return Ok(()) };
-    let annotated = secret.metadata.annotations.as_ref().and_then(|all| all.get("loft.sh/non-deletable")).is_some_and(|v| v == "true");
+    let annotated = secret
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get("loft.sh/non-deletable"))
+        .is_some_and(|v| v == "true");
     if annotated {
         return Err(Failure::failed(format!("virtual cluster {name} is protected against deletion"))
             .hint(format!("remove the annotation loft.sh/non-deletable from Secret {secret_name} first"))
@@ -70,7 +75,8 @@ async fn delete_namespace(host: &Host, args: &Delete, namespace: &str, ui: &Ui) 
     let namespaces: Api<Namespace> = Api::all(host.client.clone());
     let unreachable = |error| host::unreachable(&host.context, error);
     let Some(object) = found(namespaces.get(namespace).await).map_err(unreachable)? else { return Ok(()) };
-    let ours = object.metadata.annotations.unwrap_or_default().get(deploy::CREATED_ANNOTATION).is_some_and(|v| v == "true");
+    let ours =
+        object.metadata.annotations.unwrap_or_default().get(deploy::CREATED_ANNOTATION).is_some_and(|v| v == "true");
     if !(args.delete_namespace || args.auto_delete_namespace && ours) {
         return Ok(());
     }

@@ -52,18 +52,19 @@ pub async fn describe(global: &Global, args: &Describe) -> anyhow::Result<ExitCo
     let cluster = clusters::find(&host, &args.name, global.namespace.as_deref()).await?;
     let secrets: Api<Secret> = Api::namespaced(host.client.clone(), &cluster.namespace);
     let secret_name = deploy::names::config_secret(&cluster.name);
-    let secret = secrets
-        .get_opt(&secret_name)
-        .await
-        .map_err(|error| host::unreachable(&host.context, error))?
-        .ok_or_else(|| Failure::not_found(format!("Secret {secret_name} does not exist in namespace {}", cluster.namespace)))?;
-    let bytes = secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone()).unwrap_or_default();
+    let secret =
+        secrets.get_opt(&secret_name).await.map_err(|error| host::unreachable(&host.context, error))?.ok_or_else(
+            || Failure::not_found(format!("Secret {secret_name} does not exist in namespace {}", cluster.namespace)),
+        )?;
+    let bytes =
+        secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone()).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     if args.config_only {
         print!("{text}");
         return Ok(ExitCode::SUCCESS);
     }
-    let store = config::Config::from_yaml(&secret_name, &text).map(|config| config.store_type().as_str()).unwrap_or("unknown");
+    let store =
+        config::Config::from_yaml(&secret_name, &text).map(|config| config.store_type().as_str()).unwrap_or("unknown");
     let values: Value = config::yaml::from_str(&text).unwrap_or(Value::Null);
     let description = json!({
         "Name": cluster.name,

@@ -11,7 +11,9 @@ use crate::support::{alcove, transcript};
 fn commands_print_what_the_snapshots_say() {
     // (name, arguments, standard input, kubeconfig)
     let kubeconfig = "clusters:\n- {name: a, cluster: {server: \"https://127.0.0.1:1\"}}\nusers:\n- {name: a, user: {}}\ncontexts:\n- {name: a, context: {cluster: a, user: a}}\ncurrent-context: a\n";
-    let in_cluster = kubeconfig.replace("name: a", "name: vcluster_x_y_gone").replace("current-context: a", "current-context: vcluster_x_y_gone");
+    let in_cluster = kubeconfig
+        .replace("name: a", "name: vcluster_x_y_gone")
+        .replace("current-context: a", "current-context: vcluster_x_y_gone");
     let cases: &[(&str, &[&str], &str, &str)] = &[
         ("help", &["--help"], "", ""),
         ("help-create", &["create", "--help"], "", ""),
@@ -31,8 +33,18 @@ fn commands_print_what_the_snapshots_say() {
         ("disconnect-nothing", &["disconnect"], "", kubeconfig),
         ("disconnect-gone", &["disconnect"], "", &in_cluster),
         ("validate-good", &["config", "validate", "-f", "-"], "sync:\n  toHost:\n    secrets:\n      all: true\n", ""),
-        ("validate-no-effect", &["config", "validate", "-f", "-"], "telemetry:\n  enabled: false\ncontrolPlane:\n  statefulSet:\n    resources:\n      limits:\n        memory: 1Gi\n", ""),
-        ("validate-many-mistakes", &["config", "validate", "-f", "-", "--set", "sync.x=1"], "a: 1\nsync:\n  toHost:\n    pods: true\nsleep:\n  auto:\n    afterInactivity: 1h\n", ""),
+        (
+            "validate-no-effect",
+            &["config", "validate", "-f", "-"],
+            "telemetry:\n  enabled: false\ncontrolPlane:\n  statefulSet:\n    resources:\n      limits:\n        memory: 1Gi\n",
+            "",
+        ),
+        (
+            "validate-many-mistakes",
+            &["config", "validate", "-f", "-", "--set", "sync.x=1"],
+            "a: 1\nsync:\n  toHost:\n    pods: true\nsleep:\n  auto:\n    afterInactivity: 1h\n",
+            "",
+        ),
         ("validate-not-yaml", &["config", "validate", "-f", "-"], "a: [\n", ""),
         ("validate-missing-file", &["config", "validate", "-f", "nothing.yaml"], "", ""),
     ];
