@@ -7,6 +7,7 @@ pub mod fields;
 pub mod gvk;
 pub mod intstr;
 pub mod json;
+pub mod kinds;
 pub mod labels;
 pub mod meta;
 pub mod names;

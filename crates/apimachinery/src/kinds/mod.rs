@@ -1,0 +1,24 @@
+//! What the server knows about each built-in kind: defaults, preparation, validation, warnings, strategies, field
+//! selectors.
+//!
+//! Pure functions over object trees, chosen by group, version and kind. Objects of custom resources never come here.
+//! Trees are as decoding leaves them: known fields have the right type, and an absent field means its zero value.
+
+mod access;
+mod check;
+mod core;
+mod defaults;
+mod object_meta;
+mod prepare;
+mod rules;
+mod selectable;
+mod strategy;
+
+pub use defaults::default_object;
+pub use object_meta::field_manager as validate_field_manager;
+pub use prepare::{prepare_create, prepare_update, set_requester};
+pub use selectable::{convert_field_label, field_value, selectable_fields};
+pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
+
+#[cfg(test)]
+mod tests;
