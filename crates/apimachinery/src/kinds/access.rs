@@ -117,9 +117,7 @@ pub(crate) fn semantic_equal(a: &Value, b: &Value) -> bool {
                 }
             }
         }
-        (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(v, w)| semantic_equal(v, w))
-        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| semantic_equal(v, w)),
         (Value::Number(_), Value::Number(_)) => a == b || a.as_f64() == b.as_f64(),
         _ => a == b || (is_zero(a) && is_zero(b)),
     }

@@ -147,7 +147,12 @@ pub(crate) fn annotations(annotations: &Map, path: &FieldPath, errors: &mut Erro
 
 pub(crate) use crate::labels::LabelSelectorOptions as SelectorOptions;
 
-pub(crate) fn label_selector(selector: Option<&Value>, options: SelectorOptions, path: &FieldPath, errors: &mut Errors) {
+pub(crate) fn label_selector(
+    selector: Option<&Value>,
+    options: SelectorOptions,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     if let Some(selector) = selector {
         errors.append(&mut labels::validate_label_selector(selector, options, path));
     }
@@ -204,7 +209,11 @@ pub(crate) fn parse_ip_sloppy(value: &str) -> Option<IpAddr> {
         if octet.is_empty() || !octet.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *slot = octet.trim_start_matches('0').parse().or_else(|e| if octet.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
+        *slot = octet
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|e| if octet.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
+            .ok()?;
     }
     Some(IpAddr::V4(Ipv4Addr::from(out)))
 }
@@ -334,7 +343,8 @@ pub(crate) fn canonical_cidr(value: &str, path: &FieldPath, errors: &mut Errors)
 
 /// Two addresses, one of each family.
 pub(crate) fn is_dual_stack(ips: &[&str]) -> bool {
-    let families: Vec<bool> = ips.iter().filter_map(|ip| parse_ip_sloppy(ip)).map(|ip| unmapped(ip).is_ipv6()).collect();
+    let families: Vec<bool> =
+        ips.iter().filter_map(|ip| parse_ip_sloppy(ip)).map(|ip| unmapped(ip).is_ipv6()).collect();
     families.contains(&true) && families.contains(&false)
 }
 
@@ -344,7 +354,10 @@ pub(crate) fn ip_warnings(value: &str, path: &FieldPath) -> Vec<String> {
     match value.parse::<IpAddr>() {
         Ok(strict) if !is_mapped(strict) => {
             if strict.is_ipv6() && strict.to_string() != value {
-                vec![format!("{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({:?})", strict.to_string())]
+                vec![format!(
+                    "{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({:?})",
+                    strict.to_string()
+                )]
             } else {
                 Vec::new()
             }
@@ -361,7 +374,9 @@ pub(crate) fn cidr_warnings(value: &str, path: &FieldPath) -> Vec<String> {
     if cidr.ip != cidr.network() {
         let bits = if cidr.is_ipv6() { 128 } else { 32 };
         let single = format!("{}/{bits}", cidr.ip);
-        out.push(format!("{path}: CIDR value {value:?} is ambiguous in this context (should be {network:?} or {single:?}?)"));
+        out.push(format!(
+            "{path}: CIDR value {value:?} is ambiguous in this context (should be {network:?} or {single:?}?)"
+        ));
     }
     let (ip, prefix) = value.split_once('/').unwrap_or((value, ""));
     let strict = ip.parse::<IpAddr>().is_ok() && !(prefix.len() > 1 && prefix.starts_with('0'));

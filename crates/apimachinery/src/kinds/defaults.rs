@@ -59,8 +59,10 @@ pub fn default_object(gvk: &GroupVersionKind, object: &mut Value) {
         }
         ("resource.k8s.io", "ResourceSlice") => {
             for device in present(object, "spec").into_iter().flat_map(|s| each(s, "devices")) {
-                for mapping in
-                    present(device, "nodeAllocatableResourceMappings").and_then(Value::as_object_mut).into_iter().flat_map(|m| m.values_mut())
+                for mapping in present(device, "nodeAllocatableResourceMappings")
+                    .and_then(Value::as_object_mut)
+                    .into_iter()
+                    .flat_map(|m| m.values_mut())
                 {
                     default_to(mapping, "allocationMultiplier", "1");
                 }
@@ -69,10 +71,9 @@ pub fn default_object(gvk: &GroupVersionKind, object: &mut Value) {
         ("scheduling.k8s.io", "PriorityClass") => {
             rules::apply(object, &[("preemptionPolicy", StrPtr("PreemptLowerPriority"))]);
         }
-        ("storage.k8s.io", "StorageClass") => rules::apply(
-            object,
-            &[("reclaimPolicy", StrPtr("Delete")), ("volumeBindingMode", StrPtr("Immediate"))],
-        ),
+        ("storage.k8s.io", "StorageClass") => {
+            rules::apply(object, &[("reclaimPolicy", StrPtr("Delete")), ("volumeBindingMode", StrPtr("Immediate"))])
+        }
         ("storage.k8s.io", "CSIDriver") => rules::apply(object, CSI_DRIVER),
         ("storage.k8s.io", "VolumeAttachment") => {
             if let Some(spec) = object.at_mut(&["spec", "source", "inlineVolumeSpec"]) {

@@ -216,11 +216,7 @@ fn finalizers(meta: &Value, path: &FieldPath, errors: &mut Errors) {
         check::qualified_name(finalizer, path, errors);
     }
     if list.contains(&"orphan") && list.contains(&"foregroundDeletion") {
-        errors.invalid(
-            path,
-            meta.v("finalizers"),
-            "finalizer orphan and foregroundDeletion cannot be both set",
-        );
+        errors.invalid(path, meta.v("finalizers"), "finalizer orphan and foregroundDeletion cannot be both set");
     }
 }
 

@@ -12,8 +12,12 @@ use crate::json;
 use crate::json::{Map, Value};
 
 /// Where kinds keep a pod spec.
-const POD_SPECS: &[&[&str]] =
-    &[&["spec"], &["spec", "template", "spec"], &["template", "spec"], &["spec", "jobTemplate", "spec", "template", "spec"]];
+const POD_SPECS: &[&[&str]] = &[
+    &["spec"],
+    &["spec", "template", "spec"],
+    &["template", "spec"],
+    &["spec", "jobTemplate", "spec", "template", "spec"],
+];
 
 /// Fields of features that are off by default vanish from pod specs, unless the stored object uses them.
 fn drop_disabled(new: &mut Value, old: Option<&Value>) {
@@ -24,9 +28,8 @@ fn drop_disabled(new: &mut Value, old: Option<&Value>) {
             spec.make_object().remove("schedulingGroup");
         }
         let lists = ["initContainers", "containers"];
-        let in_use = old.is_some_and(|o| {
-            lists.iter().flat_map(|l| o.list(l)).any(|c| c.v("lifecycle").has("stopSignal"))
-        });
+        let in_use =
+            old.is_some_and(|o| lists.iter().flat_map(|l| o.list(l)).any(|c| c.v("lifecycle").has("stopSignal")));
         if !in_use {
             for list in lists {
                 for container in each(spec, list) {
@@ -89,7 +92,13 @@ fn has_status(group: &str, kind: &str) -> bool {
             | ("certificates.k8s.io", "CertificateSigningRequest")
             | (
                 "",
-                "Namespace" | "PersistentVolume" | "PersistentVolumeClaim" | "Pod" | "ReplicationController" | "ResourceQuota" | "Service"
+                "Namespace"
+                    | "PersistentVolume"
+                    | "PersistentVolumeClaim"
+                    | "Pod"
+                    | "ReplicationController"
+                    | "ResourceQuota"
+                    | "Service"
             )
             | ("flowcontrol.apiserver.k8s.io", _)
             | ("networking.k8s.io", "Ingress")
@@ -113,7 +122,9 @@ fn empty_status(group: &str, kind: &str, version: &str) -> Value {
         ("policy", "PodDisruptionBudget") => {
             json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})
         }
-        ("autoscaling", "HorizontalPodAutoscaler") if version == "v1" => json!({"currentReplicas": 0, "desiredReplicas": 0}),
+        ("autoscaling", "HorizontalPodAutoscaler") if version == "v1" => {
+            json!({"currentReplicas": 0, "desiredReplicas": 0})
+        }
         ("autoscaling", "HorizontalPodAutoscaler") => json!({"desiredReplicas": 0, "currentMetrics": null}),
         ("", "Namespace") => json!({"phase": "Active"}),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
@@ -207,9 +218,11 @@ pub fn prepare_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value
             return canonicalize_namespace(new);
         }
         "approval" => return prepare_approval(new, old, now),
-        "ephemeralcontainers" => return prepare_pod_part(new, old, |new, old| {
-            copy_or_remove(new, old, "ephemeralContainers");
-        }),
+        "ephemeralcontainers" => {
+            return prepare_pod_part(new, old, |new, old| {
+                copy_or_remove(new, old, "ephemeralContainers");
+            });
+        }
         "resize" => return prepare_resize(new, old),
         _ => return,
     }
@@ -255,8 +268,10 @@ pub fn prepare_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value
     let changed = match generation_rule(group, kind) {
         Generation::Members(members) => {
             members.iter().any(|m| !semantic_equal(new.v(m), old.v(m)))
-                || (kind == "Deployment" && !semantic_equal(new.v("metadata").v("annotations"), old.v("metadata").v("annotations")))
-                || (kind == "EndpointSlice" && !semantic_equal(new.v("metadata").v("labels"), old.v("metadata").v("labels")))
+                || (kind == "Deployment"
+                    && !semantic_equal(new.v("metadata").v("annotations"), old.v("metadata").v("annotations")))
+                || (kind == "EndpointSlice"
+                    && !semantic_equal(new.v("metadata").v("labels"), old.v("metadata").v("labels")))
         }
         Generation::SpecUpdatesOnly => !semantic_equal(new.v("spec"), old.v("spec")),
         Generation::One | Generation::None => false,
@@ -486,7 +501,8 @@ fn copy_or_remove(to: &mut Map, from: &Value, key: &str) {
 
 /// The metadata that a status write cannot change in newer kinds.
 fn reset_metadata(new: &mut Value, old: &Value) {
-    for key in ["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"] {
+    for key in ["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"]
+    {
         copy_member(new, old, &["metadata", key]);
     }
 }
@@ -555,7 +571,10 @@ fn clean_secret_references(account: &mut Value) {
 fn claim_data_sources(spec: &mut Value, in_use: bool) {
     let spec_map = spec.make_object();
     let foreign = |spec: &Map| {
-        spec.get("dataSourceRef").and_then(|r| r.get("namespace")).and_then(Value::as_str).is_some_and(|n| !n.is_empty())
+        spec.get("dataSourceRef")
+            .and_then(|r| r.get("namespace"))
+            .and_then(Value::as_str)
+            .is_some_and(|n| !n.is_empty())
     };
     // Cross-namespace sources are off by default: the reference is dropped.
     if !in_use && foreign(spec_map) {
@@ -565,7 +584,10 @@ fn claim_data_sources(spec: &mut Value, in_use: bool) {
     let reference = spec_map.get("dataSourceRef").filter(|v| !v.is_null()).cloned();
     if !in_use && reference.is_none() {
         let known = source.as_ref().is_some_and(|s| {
-            matches!((s.s("kind"), s.s("apiGroup")), ("PersistentVolumeClaim", "") | ("VolumeSnapshot", "snapshot.storage.k8s.io"))
+            matches!(
+                (s.s("kind"), s.s("apiGroup")),
+                ("PersistentVolumeClaim", "") | ("VolumeSnapshot", "snapshot.storage.k8s.io")
+            )
         });
         if !known {
             spec_map.remove("dataSource");
@@ -598,8 +620,11 @@ fn service_type_change(new: &mut Value, old: &Value) {
     let spec = object_at(new, "spec");
     let same = |spec: &Value, key: &str| semantic_equal(spec.v(key), old_spec.v(key));
     if needs_ip(&was) && !needs_ip(&is) {
-        let (ips, families, family_policy) =
-            (same(spec, "clusterIP") && same(spec, "clusterIPs"), same(spec, "ipFamilies"), same(spec, "ipFamilyPolicy"));
+        let (ips, families, family_policy) = (
+            same(spec, "clusterIP") && same(spec, "clusterIPs"),
+            same(spec, "ipFamilies"),
+            same(spec, "ipFamilyPolicy"),
+        );
         let map = spec.make_object();
         if ips {
             map.remove("clusterIP");

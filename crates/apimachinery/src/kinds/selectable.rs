@@ -61,7 +61,9 @@ pub fn selectable_fields(gvk: &GroupVersionKind) -> &'static [&'static str] {
         ("", "Secret") => &["type", "metadata.namespace", "metadata.name"],
         ("", "Service") => &["metadata.namespace", "metadata.name", "spec.clusterIP", "spec.type"],
         ("batch", "Job") => &["metadata.name", "metadata.namespace", "status.successful"],
-        ("certificates.k8s.io", "CertificateSigningRequest" | "ClusterTrustBundle") => &["metadata.name", "spec.signerName"],
+        ("certificates.k8s.io", "CertificateSigningRequest" | "ClusterTrustBundle") => {
+            &["metadata.name", "spec.signerName"]
+        }
         ("resource.k8s.io", "ResourceSlice") => &["metadata.name", "spec.nodeName", "spec.driver"],
         ("apiextensions.k8s.io" | "apiregistration.k8s.io", _) => NAME,
         _ => NAME_NAMESPACE,

@@ -70,7 +70,10 @@ pub fn strategy(gvk: &GroupVersionKind) -> Strategy {
     s.returns_deleted_object = matches!(
         (group, kind),
         ("resource.k8s.io", _)
-            | ("storage.k8s.io", "CSIDriver" | "StorageClass" | "VolumeAttachment" | "CSINode" | "VolumeAttributesClass")
+            | (
+                "storage.k8s.io",
+                "CSIDriver" | "StorageClass" | "VolumeAttachment" | "CSINode" | "VolumeAttributesClass"
+            )
             | (
                 "",
                 "ResourceQuota"

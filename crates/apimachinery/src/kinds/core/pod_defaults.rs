@@ -29,7 +29,8 @@ pub(crate) fn pod_spec(spec: &mut Value) {
         resources::requirements(r);
     }
     // `serviceAccount` is the deprecated alias; both are written.
-    let name = if spec.s("serviceAccountName").is_empty() { spec.s("serviceAccount") } else { spec.s("serviceAccountName") };
+    let name =
+        if spec.s("serviceAccountName").is_empty() { spec.s("serviceAccount") } else { spec.s("serviceAccountName") };
     if !name.is_empty() {
         let name: Value = name.into();
         let spec = spec.make_object();
@@ -156,7 +157,8 @@ fn container(c: &mut Value) {
 }
 
 fn probe(p: &mut Value) {
-    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         default_integer(p, key, value);
     }
     if let Some(get) = present(p, "httpGet") {
@@ -199,7 +201,9 @@ fn image_tag(image: &str) -> Option<&str> {
     };
     let mut parts = repository.split('/').peekable();
     let first_is_host = repository.contains('/')
-        && parts.peek().is_some_and(|h| h.contains(['.', ':']) || *h == "localhost" || h.bytes().any(|b| b.is_ascii_uppercase()));
+        && parts
+            .peek()
+            .is_some_and(|h| h.contains(['.', ':']) || *h == "localhost" || h.bytes().any(|b| b.is_ascii_uppercase()));
     if first_is_host {
         parts.next();
     }
