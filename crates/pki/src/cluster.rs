@@ -1,0 +1,156 @@
+//! All keys and certificates of one control plane, by file name, in kubeadm's layout.
+//!
+//! `ca` signs serving and client certificates; `server-ca` and `client-ca` are copies of it, as in a new vCluster, and stay
+//! apart when a restored set brings different ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use crate::{Pair, PkiError, Request, Usage, authority, is_due, issue, names_of, service_account_key};
+
+/// Name of the administrator's user in certificates and kubeconfigs.
+pub const ADMIN: &str = "kubernetes-admin";
+
+/// File name (`ca.crt`, `apiserver.key`, `sa.pub`) to PEM text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterCertificates {
+    files: BTreeMap<String, String>,
+}
+
+impl ClusterCertificates {
+    /// Completes `files`: what is missing or due is made, what is there is kept. `serving_names` are the DNS names and IP
+    /// addresses under which the API is reached; a serving certificate that lacks one is made anew.
+    pub fn complete(files: BTreeMap<String, String>, serving_names: &[String]) -> Result<ClusterCertificates, PkiError> {
+        let mut certificates = ClusterCertificates { files };
+        let now = SystemTime::now();
+        if certificates.pair("ca").is_none() {
+            certificates.put("ca", authority("kubernetes")?);
+        }
+        for copy in ["server-ca", "client-ca"] {
+            if certificates.pair(copy).is_none() {
+                let ca = certificates.required("ca")?;
+                certificates.put(copy, ca);
+            }
+        }
+        if certificates.pair("front-proxy-ca").is_none() {
+            certificates.put("front-proxy-ca", authority("front-proxy-ca")?);
+        }
+        if certificates.file("sa.key").is_none() || certificates.file("sa.pub").is_none() {
+            let pair = service_account_key()?;
+            certificates.files.insert("sa.key".into(), pair.key);
+            certificates.files.insert("sa.pub".into(), pair.certificate);
+        }
+        if certificates.is_due("apiserver", now) || !certificates.serves(serving_names) {
+            let request = Request {
+                common_name: "kube-apiserver",
+                organizations: &[],
+                usage: Usage::Server(serving_names.to_vec()),
+            };
+            certificates.put("apiserver", issue(&certificates.required("server-ca")?, &request)?);
+        }
+        for (file, ca, common_name, organization) in [
+            ("apiserver-kubelet-client", "client-ca", "kube-apiserver-kubelet-client", Some("system:masters")),
+            ("front-proxy-client", "front-proxy-ca", "front-proxy-client", None),
+            ("admin", "client-ca", ADMIN, Some("system:masters")),
+        ] {
+            if certificates.is_due(file, now) {
+                let organizations: Vec<&str> = organization.into_iter().collect();
+                let request = Request { common_name, organizations: &organizations, usage: Usage::Client };
+                certificates.put(file, issue(&certificates.required(ca)?, &request)?);
+            }
+        }
+        Ok(certificates)
+    }
+
+    pub fn files(&self) -> &BTreeMap<String, String> {
+        &self.files
+    }
+
+    pub fn file(&self, name: &str) -> Option<&str> {
+        self.files.get(name).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// `NAME.crt` and `NAME.key`.
+    pub fn pair(&self, name: &str) -> Option<Pair> {
+        Some(Pair {
+            certificate: self.file(&format!("{name}.crt"))?.to_string(),
+            key: self.file(&format!("{name}.key"))?.to_string(),
+        })
+    }
+
+    fn required(&self, name: &str) -> Result<Pair, PkiError> {
+        self.pair(name).ok_or_else(|| PkiError::Read { what: format!("{name}.crt"), reason: "it is missing".into() })
+    }
+
+    fn put(&mut self, name: &str, pair: Pair) {
+        self.files.insert(format!("{name}.crt"), pair.certificate);
+        self.files.insert(format!("{name}.key"), pair.key);
+    }
+
+    fn is_due(&self, name: &str, now: SystemTime) -> bool {
+        self.pair(name).is_none_or(|pair| is_due(&pair.certificate, now))
+    }
+
+    fn serves(&self, names: &[String]) -> bool {
+        let Some(pair) = self.pair("apiserver") else { return false };
+        let has: BTreeSet<String> = names_of(&pair.certificate).unwrap_or_default().into_iter().collect();
+        names.iter().all(|name| has.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(files: BTreeMap<String, String>, names: &[&str]) -> ClusterCertificates {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        ClusterCertificates::complete(files, &names).unwrap()
+    }
+
+    #[test]
+    fn what_is_there_is_kept_and_what_is_missing_is_made() {
+        let first = complete(BTreeMap::new(), &["localhost", "127.0.0.1", "*.nodes.example"]);
+        for name in ["ca", "server-ca", "client-ca", "front-proxy-ca", "front-proxy-client", "apiserver", "admin"] {
+            assert!(first.pair(name).is_some(), "{name}");
+        }
+        assert_eq!(
+            names_of(first.file("apiserver.crt").unwrap()).unwrap(),
+            ["*.nodes.example", "127.0.0.1", "localhost"]
+        );
+        // Nothing changes when nothing is missing.
+        assert_eq!(complete(first.files().clone(), &["localhost"]), first);
+        // A new name changes the serving certificate only.
+        let second = complete(first.files().clone(), &["localhost", "10.0.0.1"]);
+        for (name, text) in first.files() {
+            assert_eq!(second.files()[name] == *text, !name.starts_with("apiserver.") , "{name}");
+        }
+        // A lost leaf comes back under the same authority.
+        let mut files = first.files().clone();
+        files.remove("admin.key");
+        let third = complete(files, &["localhost"]);
+        assert_eq!(third.file("ca.crt"), first.file("ca.crt"));
+        assert_ne!(third.file("admin.crt"), first.file("admin.crt"));
+    }
+
+    #[test]
+    fn a_certificate_is_due_90_days_before_its_end() {
+        let certificates = complete(BTreeMap::new(), &["localhost"]);
+        let now = SystemTime::now();
+        let day = std::time::Duration::from_secs(24 * 3600);
+        for (name, days, want) in
+            [("apiserver", 1, false), ("apiserver", 274, false), ("apiserver", 276, true), ("ca", 3000, false), ("ca", 3600, true)]
+        {
+            assert_eq!(certificates.is_due(name, now + day * days), want, "{name} after {days} days");
+        }
+        assert!(is_due("no certificate", now));
+    }
+
+    #[test]
+    fn a_broken_authority_is_an_error() {
+        let mut files = complete(BTreeMap::new(), &["localhost"]).files().clone();
+        files.insert("client-ca.key".into(), "nonsense".into());
+        files.remove("admin.crt");
+        let error = ClusterCertificates::complete(files, &[]).unwrap_err();
+        assert!(error.to_string().contains("the authority is not readable"), "{error}");
+    }
+}
