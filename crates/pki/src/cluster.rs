@@ -20,7 +20,10 @@ pub struct ClusterCertificates {
 impl ClusterCertificates {
     /// Completes `files`: what is missing or due is made, what is there is kept. `serving_names` are the DNS names and IP
     /// addresses under which the API is reached; a serving certificate that lacks one is made anew.
-    pub fn complete(files: BTreeMap<String, String>, serving_names: &[String]) -> Result<ClusterCertificates, PkiError> {
+    pub fn complete(
+        files: BTreeMap<String, String>,
+        serving_names: &[String],
+    ) -> Result<ClusterCertificates, PkiError> {
         let mut certificates = ClusterCertificates { files };
         let now = SystemTime::now();
         if certificates.pair("ca").is_none() {
@@ -122,7 +125,7 @@ mod tests {
         // A new name changes the serving certificate only.
         let second = complete(first.files().clone(), &["localhost", "10.0.0.1"]);
         for (name, text) in first.files() {
-            assert_eq!(second.files()[name] == *text, !name.starts_with("apiserver.") , "{name}");
+            assert_eq!(second.files()[name] == *text, !name.starts_with("apiserver."), "{name}");
         }
         // A lost leaf comes back under the same authority.
         let mut files = first.files().clone();
@@ -137,9 +140,13 @@ mod tests {
         let certificates = complete(BTreeMap::new(), &["localhost"]);
         let now = SystemTime::now();
         let day = std::time::Duration::from_secs(24 * 3600);
-        for (name, days, want) in
-            [("apiserver", 1, false), ("apiserver", 274, false), ("apiserver", 276, true), ("ca", 3000, false), ("ca", 3600, true)]
-        {
+        for (name, days, want) in [
+            ("apiserver", 1, false),
+            ("apiserver", 274, false),
+            ("apiserver", 276, true),
+            ("ca", 3000, false),
+            ("ca", 3600, true),
+        ] {
             assert_eq!(certificates.is_due(name, now + day * days), want, "{name} after {days} days");
         }
         assert!(is_due("no certificate", now));

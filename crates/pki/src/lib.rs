@@ -68,9 +68,8 @@ pub fn authority(common_name: &str) -> Result<Pair, PkiError> {
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
     params.subject_alt_names = sans(&[common_name.to_string()]);
-    let certificate = params
-        .self_signed(&key)
-        .map_err(|source| PkiError::Sign { subject: common_name.to_string(), source })?;
+    let certificate =
+        params.self_signed(&key).map_err(|source| PkiError::Sign { subject: common_name.to_string(), source })?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
