@@ -106,6 +106,73 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
+/// A tree as `%v` prints Go's unstructured content: `map[a:1 b:[x y]]`, `<nil>` for null.
+pub fn go_value(value: &Value) -> String {
+    let mut out = String::new();
+    write_go_value(&mut out, value);
+    out
+}
+
+fn write_go_value(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("<nil>"),
+        Value::String(s) => out.push_str(s),
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(' ');
+                }
+                write_go_value(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(members) => {
+            out.push_str("map[");
+            for (i, (key, item)) in members.iter().enumerate() {
+                if i > 0 {
+                    out.push(' ');
+                }
+                out.push_str(key);
+                out.push(':');
+                write_go_value(out, item);
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&plain(scalar)),
+    }
+}
+
+/// A tree as `%#v` prints Go's unstructured content: `map[string]interface {}{"a":1}`.
+pub fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(s) => quote(s),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(members) => {
+            let members: Vec<String> = members.iter().map(|(k, v)| format!("{}:{}", quote(k), go_syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", members.join(", "))
+        }
+        scalar => plain(scalar),
+    }
+}
+
+/// The Go type that unstructured content of this kind has, as `%T` prints it.
+pub fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(Number::Float(_)) => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
 /// A list of strings as `%v` prints a Go slice: `[a b]`.
 pub fn list<S: AsRef<str>>(items: &[S]) -> String {
     let mut out = String::from("[");
@@ -144,6 +211,13 @@ mod tests {
         {
             assert_eq!(float(input), want);
         }
+    }
+
+    #[test]
+    fn trees_print_as_go_prints_them() {
+        let tree = json!({"b": [1, "x", null, true], "a": {"c": 1.5}});
+        assert_eq!(go_value(&tree), "map[a:map[c:1.5] b:[1 x <nil> true]]");
+        assert_eq!(go_syntax(&json!({"a": ["x"]})), r#"map[string]interface {}{"a":[]interface {}{"x"}}"#);
     }
 
     #[test]

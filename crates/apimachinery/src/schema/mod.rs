@@ -388,6 +388,11 @@ impl<'a> FieldRef<'a> {
         &self.field.name
     }
 
+    /// `patchMergeKey`, for as long as the schema lives.
+    pub fn merge_key(self) -> &'a str {
+        &self.field.merge_key
+    }
+
     /// The default, for as long as the schema lives.
     pub fn default_value(self) -> Option<&'a Value> {
         self.field.default.as_deref()
