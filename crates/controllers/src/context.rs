@@ -58,7 +58,7 @@ impl Context {
     /// Pods with the indexes that controllers share.
     pub fn pods(&self) -> Informer<Pod> {
         let pods: Informer<Pod> = self.factory.informer(PODS);
-        pods.add_index(BY_CONTROLLER, |p: &Pod, out| out.extend(p.metadata.controller().map(|o| o.uid.clone())));
+        crate::ownership::add_owner_index(&pods);
         pods.add_index(BY_NODE, |p: &Pod, out| out.push(p.spec.node_name.clone()));
         pods
     }

@@ -7,11 +7,14 @@
 //! Follows: `k8s.io/kubernetes/pkg/controller`.
 
 mod context;
+mod deployment;
 mod discovery;
 mod manager;
 mod names;
 mod namespace;
+mod ownership;
 mod pod;
+mod replicaset;
 mod resources;
 mod root_ca;
 mod selector;

@@ -9,7 +9,7 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
-use crate::{namespace, root_ca, serviceaccount};
+use crate::{deployment, namespace, replicaset, root_ca, serviceaccount};
 
 /// How a set of controllers runs.
 #[derive(Clone, Debug)]
@@ -35,6 +35,9 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("serviceaccount-controller", true, serviceaccount::start),
     ("root-ca-certificate-publisher-controller", true, root_ca::start),
     ("namespace-controller", true, namespace::start),
+    ("replicaset-controller", true, replicaset::start_replica_sets),
+    ("replicationcontroller-controller", true, replicaset::start_replication_controllers),
+    ("deployment-controller", true, deployment::start),
 ];
 
 /// Why controllers did not start.
