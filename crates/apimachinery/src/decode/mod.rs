@@ -190,7 +190,8 @@ fn known(gvk: &GroupVersionKind) -> bool {
         return true;
     }
     let old = gvk.version.contains("beta") || gvk.version.contains("alpha");
-    let same_kind = |r: &&resources::Resource| r.kind == gvk.kind && (r.group == gvk.group || gvk.group == "extensions");
+    let same_kind =
+        |r: &&resources::Resource| r.kind == gvk.kind && (r.group == gvk.group || gvk.group == "extensions");
     old && resources::RESOURCES.iter().any(|r| same_kind(&r))
 }
 
@@ -207,9 +208,7 @@ fn unrecognized(body: &[u8], kind: &str, error: &str) -> ObjectError {
     } else {
         body.iter().take(30).map(|b| format!("{b:02x}")).collect()
     };
-    ObjectError {
-        message: format!("the object provided is unrecognized (must be of type {kind}): {error} ({shown})"),
-    }
+    ObjectError { message: format!("the object provided is unrecognized (must be of type {kind}): {error} ({shown})") }
 }
 
 #[cfg(test)]

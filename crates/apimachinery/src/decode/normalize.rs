@@ -138,12 +138,9 @@ pub fn zero(ty: TypeRef<'_>) -> Value {
         Shape::Enum(_) | Shape::Scalar(Scalar::String) => "".into(),
         Shape::Scalar(s) => match s {
             Scalar::Bool => false.into(),
-            Scalar::Int32
-            | Scalar::Int64
-            | Scalar::Double
-            | Scalar::Integer
-            | Scalar::Number
-            | Scalar::IntOrString => 0i64.into(),
+            Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::Integer | Scalar::Number | Scalar::IntOrString => {
+                0i64.into()
+            }
             Scalar::Quantity => "0".into(),
             Scalar::Duration => "0s".into(),
             _ => Value::Null,

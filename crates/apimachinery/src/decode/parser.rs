@@ -541,8 +541,11 @@ impl<'t> Parser<'_, 't> {
             }
             Scalar::Time | Scalar::MicroTime if c == b'"' => {
                 let text = self.string()?;
-                let layout =
-                    if scalar == Scalar::Time { "2006-01-02T15:04:05Z07:00" } else { "2006-01-02T15:04:05.000000Z07:00" };
+                let layout = if scalar == Scalar::Time {
+                    "2006-01-02T15:04:05Z07:00"
+                } else {
+                    "2006-01-02T15:04:05.000000Z07:00"
+                };
                 Ok(match Timestamp::parse(&text) {
                     Some(t) if scalar == Scalar::Time => t.to_rfc3339().into(),
                     Some(t) => t.to_rfc3339_micro().into(),
@@ -562,9 +565,7 @@ impl<'t> Parser<'_, 't> {
                 let text = self.number_text()?.to_owned();
                 Ok(match text.parse::<i32>() {
                     Ok(i) => i.into(),
-                    Err(_) => {
-                        self.refuse(format!("json: cannot unmarshal number {text} into Go value of type int32"))
-                    }
+                    Err(_) => self.refuse(format!("json: cannot unmarshal number {text} into Go value of type int32")),
                 })
             }
             Scalar::RawExtension | Scalar::FieldsV1 | Scalar::Json => {

@@ -14,7 +14,10 @@ fn decode(kind: &GroupVersionKind, body: &str) -> Result<Decoded, ObjectError> {
 fn unknown_and_duplicate_members_are_told_in_document_order() {
     let configmap = gvk("", "v1", "ConfigMap");
     for (body, want) in [
-        (r#"{"metadata":{"name":"a","bogus":1},"extra":{"x":1}}"#, vec![r#"unknown field "metadata.bogus""#, r#"unknown field "extra""#]),
+        (
+            r#"{"metadata":{"name":"a","bogus":1},"extra":{"x":1}}"#,
+            vec![r#"unknown field "metadata.bogus""#, r#"unknown field "extra""#],
+        ),
         (r#"{"Data":{"k":"v"}}"#, vec![r#"unknown field "Data""#]),
         (
             r#"{"data":{"k":"1","k":"2"},"data":{"k":"3"}}"#,
@@ -157,7 +160,9 @@ fn yaml_is_read_as_kubernetes_reads_it() {
 
 #[test]
 fn broken_documents_are_refused() {
-    for body in ["", "{", "{\"a\"", "{\"a\":}", "[1,]", "{\"a\":1,}", "{a:1}", "01", "1.", "\"\\x\"", "tru", "nul", "\"\u{1}\""] {
+    for body in
+        ["", "{", "{\"a\"", "{\"a\":}", "[1,]", "{\"a\":1,}", "{a:1}", "01", "1.", "\"\\x\"", "tru", "nul", "\"\u{1}\""]
+    {
         assert!(untyped(body.as_bytes(), Format::Json).is_err(), "{body}");
     }
     let deep = "[".repeat(MAX_DEPTH + 1) + &"]".repeat(MAX_DEPTH + 1);
