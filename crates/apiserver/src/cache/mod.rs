@@ -1,0 +1,399 @@
+//! The watch cache: every live object in memory, fed by one watch over the whole store.
+//!
+//! Answers GET, LIST and WATCH without touching the disk. Knows keys, entries and events; does not know selectors, HTTP or
+//! access rules.
+//!
+//! Invariants:
+//! - There is one feed, so one `progress` counts for all resources: every write at or below it is in the cache.
+//! - Within a resource, events are applied in the order of their revisions, and `last` is the newest one applied.
+//! - A reader that waited for the store's current revision sees every write that was acknowledged before it asked.
+//! - A watcher owns no queue. It remembers the last revision it saw and reads the shared window of events; when it falls
+//!   behind the window it reads the store's history, and is told `Expired` when that is compacted too.
+//!
+//! Follows: `k8s.io/apiserver/pkg/storage/cacher`.
+
+mod entry;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use store::{EventKind, KeyValue, Revision, Store};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use entry::{ByKey, Entry, EntryError, encode_stored, write_decimal};
+
+/// All keys of objects start with this.
+pub const ROOT: &str = "/registry/";
+/// The end of the range of all objects' keys.
+const ROOT_END: &str = "/registry0";
+
+/// How many events of one resource are kept for watchers to read. A watcher that falls behind reads the store instead.
+const WINDOW_EVENTS_MAX: usize = 1024;
+
+/// A change of one object.
+#[derive(Debug)]
+pub struct Event {
+    pub revision: Revision,
+    /// `None` after a deletion.
+    pub current: Option<Arc<Entry>>,
+    /// What was there before, if anything.
+    pub previous: Option<Arc<Entry>>,
+    /// The event encoded as JSON for watchers that want the object as stored: ADDED, MODIFIED, DELETED.
+    pub frames: [OnceLock<Bytes>; 3],
+}
+
+impl Event {
+    fn new(revision: Revision, current: Option<Arc<Entry>>, previous: Option<Arc<Entry>>) -> Event {
+        Event { revision, current, previous, frames: Default::default() }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeSet<ByKey>,
+    events: VecDeque<Arc<Event>>,
+    /// Every event after this revision is in `events`.
+    window_start: Revision,
+    last: Revision,
+}
+
+/// The objects of one resource.
+pub struct ResourceCache {
+    /// `/registry/<resource>/`.
+    pub prefix: String,
+    pub namespaced: bool,
+    state: RwLock<State>,
+    changed: watch::Sender<Revision>,
+}
+
+/// Objects of one resource as of one revision.
+pub struct Snapshot {
+    pub revision: Revision,
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// What a watcher finds in the window.
+pub enum Window {
+    Events(Vec<Arc<Event>>),
+    /// The window starts after the revision asked for.
+    Behind { window_start: Revision },
+}
+
+impl ResourceCache {
+    fn new(prefix: String, namespaced: bool, start: Revision) -> ResourceCache {
+        let state = State { window_start: start, last: start, ..State::default() };
+        ResourceCache { prefix, namespaced, state: RwLock::new(state), changed: watch::Sender::new(start) }
+    }
+
+    /// The part of a store key behind this resource's prefix.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
+    }
+
+    pub fn store_key(&self, namespace: &str, name: &str) -> Bytes {
+        let key = if self.namespaced {
+            format!("{}{namespace}/{name}", self.prefix)
+        } else {
+            format!("{}{name}", self.prefix)
+        };
+        key.into()
+    }
+
+    /// The range of store keys of a namespace, or of all with `""`.
+    pub fn store_range(&self, namespace: &str) -> (Bytes, Bytes) {
+        let start = if namespace.is_empty() { self.prefix.clone() } else { format!("{}{namespace}/", self.prefix) };
+        let mut end = start.clone();
+        end.pop();
+        // '0' follows '/'.
+        end.push('0');
+        (start.into(), end.into())
+    }
+
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.state.read().objects.get(key).map(|e| e.0.clone())
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects of a namespace (`""` for all), ascending by key, that `keep` accepts.
+    pub fn snapshot(&self, namespace: &str, progress: Revision, mut keep: impl FnMut(&Entry) -> bool) -> Snapshot {
+        let state = self.state.read();
+        let mut entries = Vec::new();
+        if namespace.is_empty() {
+            entries.extend(state.objects.iter().filter(|e| keep(&e.0)).map(|e| e.0.clone()));
+        } else {
+            let start = format!("{namespace}/");
+            let range = state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded));
+            for e in range.take_while(|e| e.0.key().starts_with(&start)) {
+                if keep(&e.0) {
+                    entries.push(e.0.clone());
+                }
+            }
+        }
+        Snapshot { revision: progress.max(state.last), entries }
+    }
+
+    /// Events after `after`, oldest first.
+    pub fn events_after(&self, after: Revision) -> Window {
+        let state = self.state.read();
+        if after < state.window_start {
+            return Window::Behind { window_start: state.window_start };
+        }
+        let from = state.events.partition_point(|e| e.revision <= after);
+        Window::Events(state.events.range(from..).cloned().collect())
+    }
+
+    /// Wakes at every change.
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.changed.subscribe()
+    }
+
+    fn apply(&self, key: &str, revision: Revision, put: Option<Arc<Entry>>) {
+        let mut state = self.state.write();
+        let previous = match &put {
+            Some(entry) => state.objects.replace(ByKey(entry.clone())),
+            None => state.objects.take(key),
+        };
+        state.last = revision;
+        if put.is_none() && previous.is_none() {
+            return;
+        }
+        if state.events.len() >= WINDOW_EVENTS_MAX
+            && let Some(dropped) = state.events.pop_front()
+        {
+            state.window_start = dropped.revision;
+        }
+        state.events.push_back(Arc::new(Event::new(revision, put, previous.map(|e| e.0))));
+        drop(state);
+        self.changed.send_replace(revision);
+    }
+}
+
+/// Why the cache cannot start or answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("could not read the store")]
+    Read(#[from] store::ReadError),
+    #[error("could not watch the store")]
+    Watch(#[from] store::WatchError),
+    #[error("the cache did not reach revision {wanted}, it is at {current}")]
+    TooNew { wanted: Revision, current: Revision },
+}
+
+/// The caches of all resources.
+pub struct Caches {
+    store: Store,
+    /// By the key prefix behind `/registry/`, such as `pods` or `services/specs` or `example.com/things`.
+    by_prefix: RwLock<HashMap<String, Arc<ResourceCache>>>,
+    progress: watch::Sender<Revision>,
+}
+
+impl Caches {
+    /// Loads every object and starts the feed. `known` lists the prefixes of built-in resources and whether they have
+    /// namespaces; all other keys count as custom resources, `<group>/<plural>/[<namespace>/]<name>`.
+    pub async fn start(
+        store: Store,
+        known: impl IntoIterator<Item = (String, bool)>,
+        stop: CancellationToken,
+    ) -> Result<(Arc<Caches>, tokio::task::JoinHandle<()>), CacheError> {
+        let response = store
+            .range(store::RangeRequest {
+                start: Bytes::from_static(ROOT.as_bytes()),
+                end: Bytes::from_static(ROOT_END.as_bytes()),
+                ..Default::default()
+            })
+            .await?;
+        let revision = response.revision;
+        let by_prefix = known
+            .into_iter()
+            .map(|(prefix, namespaced)| {
+                let cache = ResourceCache::new(format!("{ROOT}{prefix}/"), namespaced, revision);
+                (prefix, Arc::new(cache))
+            })
+            .collect();
+        let caches = Arc::new(Caches {
+            store: store.clone(),
+            by_prefix: RwLock::new(by_prefix),
+            progress: watch::Sender::new(revision),
+        });
+        for kv in response.kvs {
+            caches.load(kv, revision);
+        }
+        let watcher = caches.watch_root(revision).await?;
+        let feed = tokio::spawn(caches.clone().feed(watcher, stop));
+        Ok((caches, feed))
+    }
+
+    async fn watch_root(&self, after: Revision) -> Result<store::Watcher, store::WatchError> {
+        // All keys, also those that are no objects: their revisions move `progress` too.
+        self.store.watch(Bytes::from_static(b"\0"), Bytes::from_static(b"\0"), after, false).await
+    }
+
+    fn load(&self, kv: KeyValue, start: Revision) {
+        let Some((cache, key)) = self.route(&kv.key, start) else { return };
+        match Entry::new(&key, cache.namespaced, kv.mod_revision, kv.value) {
+            Ok(entry) => {
+                cache.state.write().objects.replace(ByKey(Arc::new(entry)));
+            }
+            Err(error) => tracing::warn!(%error, "skipping a stored object that cannot be read"),
+        }
+    }
+
+    /// The cache a key belongs to, and the rest of the key. Keys of other things (ranges, leases of servers) have none.
+    fn route(&self, key: &[u8], start: Revision) -> Option<(Arc<ResourceCache>, String)> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(ROOT)?;
+        let (first, rest) = key.split_once('/')?;
+        {
+            let map = self.by_prefix.read();
+            if let Some(cache) = map.get(first) {
+                return Some((cache.clone(), rest.to_owned()));
+            }
+            if let Some((second, rest)) = rest.split_once('/') {
+                let prefix = &key[..first.len() + 1 + second.len()];
+                if let Some(cache) = map.get(prefix) {
+                    return Some((cache.clone(), rest.to_owned()));
+                }
+            }
+        }
+        // A custom resource of which no definition was seen yet. Group names have a dot, other things have none.
+        let (second, rest) = rest.split_once('/')?;
+        if !first.contains('.') {
+            return None;
+        }
+        let cache = self.custom_at(&format!("{first}/{second}"), rest.contains('/'), start);
+        Some((cache, rest.to_owned()))
+    }
+
+    fn custom_at(&self, prefix: &str, namespaced: bool, start: Revision) -> Arc<ResourceCache> {
+        let mut map = self.by_prefix.write();
+        let cache = map.entry(prefix.to_owned()).or_insert_with(|| {
+            Arc::new(ResourceCache::new(format!("{ROOT}{prefix}/"), namespaced, start))
+        });
+        cache.clone()
+    }
+
+    /// The cache of a custom resource. Objects that are stored already are in it.
+    pub fn custom(&self, group: &str, plural: &str, namespaced: bool) -> Arc<ResourceCache> {
+        let prefix = format!("{group}/{plural}");
+        let existing = self.by_prefix.read().get(&prefix).cloned();
+        match existing {
+            Some(cache) if cache.namespaced == namespaced || !cache.is_empty() => cache,
+            Some(_) => {
+                // The plural was used with the other scope before and is empty now.
+                self.by_prefix.write().remove(&prefix);
+                self.custom_at(&prefix, namespaced, self.progress())
+            }
+            None => self.custom_at(&prefix, namespaced, self.progress()),
+        }
+    }
+
+    pub fn builtin(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
+        self.by_prefix.read().get(prefix).cloned()
+    }
+
+    /// Every write at or below this revision is in the caches.
+    pub fn progress(&self) -> Revision {
+        *self.progress.borrow()
+    }
+
+    /// Wakes when [`Caches::progress`] moves.
+    pub fn subscribe_progress(&self) -> watch::Receiver<Revision> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until every write that is acknowledged now is in the cache.
+    pub async fn wait_current(&self) -> Result<Revision, CacheError> {
+        self.wait_for(self.store.current_revision(), Duration::from_secs(3)).await
+    }
+
+    /// Waits until `wanted` is in the cache, for at most `timeout`.
+    pub async fn wait_for(&self, wanted: Revision, timeout: Duration) -> Result<Revision, CacheError> {
+        let current = self.progress();
+        if current >= wanted {
+            return Ok(current);
+        }
+        let mut progress = self.progress.subscribe();
+        let waited = tokio::time::timeout(timeout, progress.wait_for(|p| *p >= wanted)).await;
+        match waited {
+            Ok(Ok(p)) => Ok(*p),
+            _ => Err(CacheError::TooNew { wanted, current: self.progress() }),
+        }
+    }
+
+    async fn feed(self: Arc<Self>, mut watcher: store::Watcher, stop: CancellationToken) {
+        loop {
+            let batch = tokio::select! {
+                () = stop.cancelled() => return,
+                batch = watcher.next() => batch,
+            };
+            match batch {
+                Some(Ok(batch)) => {
+                    for event in batch.events {
+                        self.apply(&event);
+                    }
+                    self.progress.send_if_modified(|p| {
+                        let moved = batch.revision > *p;
+                        *p = batch.revision.max(*p);
+                        moved
+                    });
+                }
+                // The store ended the watch (it restarts its backend, or this feed was too slow): go on where it ended.
+                ended => {
+                    if let Some(Err(error)) = ended {
+                        tracing::warn!(%error, "the feed of the watch cache was interrupted");
+                    }
+                    watcher = loop {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                        }
+                        match self.watch_root(self.progress()).await {
+                            Ok(watcher) => break watcher,
+                            Err(error) => tracing::error!(%error, "the watch cache cannot follow the store"),
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    fn apply(&self, event: &store::Event) {
+        let revision = event.kv.mod_revision;
+        let Some((cache, key)) = self.route(&event.kv.key, revision.saturating_sub(1)) else { return };
+        let put = match event.kind {
+            EventKind::Delete => None,
+            EventKind::Put => match Entry::new(&key, cache.namespaced, revision, event.kv.value.clone()) {
+                Ok(entry) => Some(Arc::new(entry)),
+                Err(error) => {
+                    tracing::warn!(%error, "skipping a stored object that cannot be read");
+                    return;
+                }
+            },
+        };
+        cache.apply(&key, revision, put);
+    }
+}
+
+/// An event made from the store's history.
+pub fn historic_event(cache: &ResourceCache, event: &store::Event) -> Option<Event> {
+    let revision = event.kv.mod_revision;
+    let key = std::str::from_utf8(&event.kv.key).ok()?.strip_prefix(&cache.prefix)?.to_owned();
+    let entry = |kv: &KeyValue| Entry::new(&key, cache.namespaced, kv.mod_revision, kv.value.clone()).ok().map(Arc::new);
+    let previous = event.prev.as_ref().and_then(entry);
+    let current = match event.kind {
+        EventKind::Put => Some(entry(&event.kv)?),
+        EventKind::Delete => None,
+    };
+    Some(Event::new(revision, current, previous))
+}

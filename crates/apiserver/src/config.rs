@@ -1,0 +1,55 @@
+//! What an API server is started with.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::admission::AdmissionChain;
+use crate::authn::{Authenticator, ClientCertificates};
+use crate::authz::{AlwaysAllow, Authorizer};
+use crate::hooks::WriteHooks;
+use crate::pods::PodBackend;
+
+/// The configuration of one server. The default allows everything to everybody who shows a client certificate, and
+/// anonymous requests.
+#[derive(Clone)]
+pub struct Config {
+    /// Asked in order; the first that recognises a credential decides.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Requests without a credential are `system:anonymous` instead of 401.
+    pub anonymous: bool,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub admission: AdmissionChain,
+    pub hooks: WriteHooks,
+    /// Answers what only the node of a pod knows (logs, exec, ...).
+    pub pods: Option<Arc<dyn PodBackend>>,
+    /// `--service-cluster-ip-range`.
+    pub service_cluster_ip_range: String,
+    /// `--service-node-port-range`, inclusive.
+    pub node_port_range: (u16, u16),
+    /// `--service-account-issuer`.
+    pub service_account_issuer: String,
+    /// `--allow-privileged`.
+    pub allow_privileged: bool,
+    /// The address and port in the endpoints of the `kubernetes` Service.
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            authenticators: vec![Arc::new(ClientCertificates)],
+            anonymous: true,
+            authorizer: Arc::new(AlwaysAllow),
+            admission: AdmissionChain::default(),
+            hooks: WriteHooks::default(),
+            pods: None,
+            service_cluster_ip_range: "10.96.0.0/16".to_owned(),
+            node_port_range: (30000, 32767),
+            service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            allow_privileged: true,
+            advertise_address: IpAddr::from([127, 0, 0, 1]),
+            secure_port: 6443,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Discovery: which groups, versions and resources there are, in the classic and the aggregated form; /version; /.
+//!
+//! Follows: `k8s.io/apiserver/pkg/endpoints/discovery`, `k8s.io/kube-aggregator/pkg/apiserver/handler_discovery.go`.
+
+use apimachinery::status::Status;
+use apimachinery::{Map, Value, json};
+use http::{HeaderMap, HeaderValue, Response, header};
+use sha2::{Digest, Sha256};
+
+use crate::body::Body;
+use crate::negotiate::{self, Encoding};
+use crate::output::{accept_header, json_response, raw_response, status_response};
+use crate::registry::{GroupInfo, Resource, Resources, Subresource};
+use crate::request_info::RequestInfo;
+use crate::server::Inner;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The version of Kubernetes that is served, as `/version` says it.
+pub fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": "v1.36.2", "gitCommit": env!("CARGO_PKG_VERSION"), "gitTreeState": "clean",
+        "buildDate": "2026-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+/// Answers a path that names no resource; `None` when it is not a discovery path.
+pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option<Response<Body>> {
+    let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
+    let resources = server.storage.registry.current();
+    let answer = match parts.as_slice() {
+        [""] => root(&resources),
+        ["version"] => return readonly(info).or_else(|| Some(json_response(200, &version()))),
+        ["api"] => {
+            if let Some(refused) = readonly(info) {
+                return Some(refused);
+            }
+            if wants_aggregated(headers) {
+                return Some(aggregated(&resources, true, headers));
+            }
+            json!({
+                "kind": "APIVersions", "versions": ["v1"],
+                "serverAddressByClientCIDRs": [{
+                    "clientCIDR": "0.0.0.0/0",
+                    "serverAddress": format!("{}:{}", server.config.advertise_address, server.config.secure_port),
+                }],
+            })
+        }
+        ["apis"] => {
+            if let Some(refused) = readonly(info) {
+                return Some(refused);
+            }
+            if wants_aggregated(headers) {
+                return Some(aggregated(&resources, false, headers));
+            }
+            let groups = resources.groups().iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": Value::Array(groups)})
+        }
+        ["apis", group] => match resources.group(group) {
+            Some(group) => {
+                let mut value = group_value(group);
+                value["kind"] = "APIGroup".into();
+                value["apiVersion"] = "v1".into();
+                value
+            }
+            None => return Some(status_response(&Status::path_not_found(), headers)),
+        },
+        ["api", version] => return Some(version_answer(&resources, "", version, info, headers)),
+        ["apis", group, version] => return Some(version_answer(&resources, group, version, info, headers)),
+        _ => return None,
+    };
+    readonly(info).or_else(|| Some(answer_negotiated(&answer, headers)))
+}
+
+fn readonly(info: &RequestInfo) -> Option<Response<Body>> {
+    if matches!(info.verb.as_str(), "get" | "head") {
+        return None;
+    }
+    Some(json_response(405, &Status::method_not_allowed().to_value()))
+}
+
+fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<Body> {
+    match negotiate::negotiate_output(accept_header(headers), negotiate::Restrictions::PLAIN) {
+        Some(a) if a.encoding == Encoding::Yaml => {
+            raw_response(200, Encoding::Yaml.media_type(), negotiate::to_yaml(&value.to_vec()))
+        }
+        Some(_) => json_response(200, value),
+        None => status_response(&Status::not_acceptable(&[negotiate::supported(false)]), headers),
+    }
+}
+
+fn version_answer(
+    resources: &Resources,
+    group: &str,
+    version: &str,
+    info: &RequestInfo,
+    headers: &HeaderMap,
+) -> Response<Body> {
+    let Some(list) = resources.in_version(group, version) else {
+        return status_response(&Status::path_not_found(), headers);
+    };
+    if let Some(refused) = readonly(info) {
+        return refused;
+    }
+    let mut out = Vec::new();
+    for resource in list {
+        out.push(resource_value(resource));
+        out.extend(resource.subresources.iter().map(|s| subresource_value(resource, s)));
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let answer = json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": Value::Array(out),
+    });
+    answer_negotiated(&answer, headers)
+}
+
+fn root(resources: &Resources) -> Value {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/healthz/etcd",
+        "/healthz/log",
+        "/healthz/ping",
+        "/livez",
+        "/livez/etcd",
+        "/livez/log",
+        "/livez/ping",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/readyz/etcd",
+        "/readyz/log",
+        "/readyz/ping",
+        "/readyz/shutdown",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for group in resources.groups().iter().filter(|g| !g.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
+    }
+    paths.sort();
+    json!({"paths": paths})
+}
+
+fn group_value(group: &GroupInfo) -> Value {
+    let version = |v: &String| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    let preferred = versions.first().cloned().unwrap_or_default();
+    json!({"name": group.name, "versions": Value::Array(versions), "preferredVersion": preferred})
+}
+
+fn strings(list: &[String]) -> Value {
+    Value::Array(list.iter().map(|s| Value::from(s.as_str())).collect())
+}
+
+fn resource_value(resource: &Resource) -> Value {
+    let mut out = Map::new();
+    out.insert("name", resource.gvr.resource.clone().into());
+    out.insert("singularName", resource.singular.as_str().into());
+    out.insert("namespaced", resource.namespaced.into());
+    out.insert("kind", resource.gvk.kind.clone().into());
+    out.insert("verbs", strings(&resource.verbs));
+    if !resource.short_names.is_empty() {
+        out.insert("shortNames", strings(&resource.short_names));
+    }
+    if !resource.categories.is_empty() {
+        out.insert("categories", strings(&resource.categories));
+    }
+    if let Some(hash) = resource.storage.as_ref().map(|s| s.version_hash.as_str()).filter(|h| !h.is_empty()) {
+        out.insert("storageVersionHash", hash.into());
+    }
+    out.into()
+}
+
+fn subresource_value(resource: &Resource, subresource: &Subresource) -> Value {
+    let mut out = Map::new();
+    out.insert("name", format!("{}/{}", resource.gvr.resource, subresource.name).into());
+    out.insert("singularName", "".into());
+    out.insert("namespaced", resource.namespaced.into());
+    let kind = &subresource.kind;
+    if kind.group != resource.gvk.group || kind.version != resource.gvk.version {
+        out.insert("group", kind.group.clone().into());
+        out.insert("version", kind.version.clone().into());
+    }
+    out.insert("kind", kind.kind.clone().into());
+    out.insert("verbs", strings(&subresource.verbs));
+    out.into()
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    accept_header(headers).split(',').any(|clause| {
+        let mut fields = clause.split(';').map(str::trim);
+        let media_type = fields.next();
+        let fields: Vec<&str> = fields.collect();
+        matches!(media_type, Some("application/json"))
+            && ["g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"].iter().all(|f| fields.contains(f))
+    })
+}
+
+fn aggregated(resources: &Resources, core: bool, headers: &HeaderMap) -> Response<Body> {
+    let items: Vec<Value> = resources
+        .groups()
+        .iter()
+        .filter(|g| g.name.is_empty() == core)
+        .map(|group| {
+            let versions = group.versions.iter().map(|v| aggregated_version(resources, group, v)).collect();
+            let metadata = if core { Value::object() } else { json!({"name": group.name}) };
+            json!({"metadata": metadata, "versions": Value::Array(versions)})
+        })
+        .collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {}, "items": Value::Array(items),
+    });
+    let bytes = list.to_vec();
+    let mut etag = String::from("\"");
+    for byte in Sha256::digest(&bytes) {
+        etag.push_str(&format!("{byte:02X}"));
+    }
+    etag.push('"');
+    let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let mut response = if unchanged {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        raw_response(200, AGGREGATED, bytes)
+    };
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn aggregated_version(resources: &Resources, group: &GroupInfo, version: &str) -> Value {
+    let list = resources.in_version(&group.name, version).into_iter().flatten();
+    let resources: Vec<Value> = list.map(|r| aggregated_resource(r)).collect();
+    json!({"version": version, "resources": Value::Array(resources), "freshness": "Current"})
+}
+
+fn aggregated_resource(resource: &Resource) -> Value {
+    let mut out = Map::new();
+    out.insert("resource", resource.gvr.resource.clone().into());
+    out.insert("responseKind", json!({"group": "", "version": "", "kind": resource.gvk.kind.as_str()}));
+    out.insert("scope", if resource.namespaced { "Namespaced" } else { "Cluster" }.into());
+    out.insert("singularResource", resource.singular.as_str().into());
+    out.insert("verbs", strings(&resource.verbs));
+    if !resource.short_names.is_empty() {
+        out.insert("shortNames", strings(&resource.short_names));
+    }
+    if !resource.categories.is_empty() {
+        out.insert("categories", strings(&resource.categories));
+    }
+    let subresources: Vec<Value> = resource
+        .subresources
+        .iter()
+        .map(|s| {
+            let own = s.kind.group == resource.gvk.group && s.kind.version == resource.gvk.version;
+            let (group, version) = if own { ("", "") } else { (s.kind.group.as_str(), s.kind.version.as_str()) };
+            json!({
+                "subresource": s.name, "verbs": strings(&s.verbs),
+                "responseKind": {"group": group, "version": version, "kind": s.kind.kind.as_str()},
+            })
+        })
+        .collect();
+    if !subresources.is_empty() {
+        out.insert("subresources", Value::Array(subresources));
+    }
+    out.into()
+}

@@ -1,0 +1,24 @@
+//! Subresources, and kinds that are answered without being stored.
+
+use apimachinery::status::{Status, StatusResult};
+use http::Response;
+
+use super::{Cx, read, write};
+use crate::body::{Body, RequestBody};
+
+pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    match (cx.info.subresource.as_str(), cx.info.verb.as_str()) {
+        ("status", "get") => read::get(cx).await,
+        ("status", "update") => write::update(cx, body).await,
+        ("status", "patch") => super::patch::patch(cx, body).await,
+        (other, _) => {
+            let message = format!("the subresource {other} is not supported yet");
+            Err(Box::new(Status::failure(501, "NotImplemented", message)))
+        }
+    }
+}
+
+pub async fn dispatch_unstored(cx: &Cx, _body: RequestBody) -> StatusResult<Response<Body>> {
+    let message = format!("{} is not supported yet", cx.resource.gvk.kind);
+    Err(Box::new(Status::failure(501, "NotImplemented", message)))
+}

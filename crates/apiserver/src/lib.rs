@@ -1,0 +1,42 @@
+//! The Kubernetes API over HTTP: discovery, verbs, watch, authentication, authorization, admission, subresources.
+//!
+//! An [`ApiServer`] is a value: thousands of them live in one process. It serves TLS connections
+//! ([`ApiServer::serve`]) and callers in the same process ([`ApiServer::kube_client`]) through the same chain.
+//!
+//! The life of a request: [`request_info`] → authentication ([`authn`]) → authorization ([`authz`]) → [`handlers`] →
+//! [`storage`] → [`output`]. Reads are answered from [`cache`], which one watch over the store keeps current.
+//!
+//! Does not know pods' nodes, containers or the host: what needs them is asked of [`pods::PodBackend`].
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod bootstrap;
+pub mod cache;
+pub mod config;
+mod discovery;
+pub mod handlers;
+mod health;
+pub mod hooks;
+pub mod in_process;
+pub mod managed_fields;
+mod metrics;
+pub mod negotiate;
+pub mod options;
+pub mod output;
+pub mod pods;
+mod protobuf;
+pub mod registry;
+pub mod request_info;
+pub mod selection;
+pub mod server;
+pub mod storage;
+pub mod strategy;
+pub mod tls;
+pub mod watch;
+
+pub use authn::{Authenticator, UserInfo};
+pub use authz::Authorizer;
+pub use config::Config;
+pub use server::{ApiServer, StartError};

@@ -1,0 +1,76 @@
+//! Which objects a list, a watch or a deletecollection is about.
+
+use std::sync::Arc;
+
+use apimachinery::fields::Selector as FieldSelector;
+use apimachinery::labels::{Labels, Selector as LabelSelector};
+use apimachinery::status::{Status, StatusResult};
+
+use crate::cache::Entry;
+use crate::registry::Resource;
+use crate::request_info::RequestInfo;
+
+/// A label selector and a field selector, parsed and checked for one resource.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// The field selector looks at more than name and namespace, so the object itself is needed.
+    needs_object: bool,
+}
+
+impl Labels for Entry {
+    fn get_label(&self, key: &str) -> Option<&str> {
+        self.label(key)
+    }
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`.
+    pub fn parse(resource: &Resource, info: &RequestInfo) -> StatusResult<Selection> {
+        let bad = |message: String| Box::new(Status::bad_request(message));
+        let labels = LabelSelector::parse(info.query.str("labelSelector")).map_err(|e| bad(e.to_string()))?;
+        let fields = FieldSelector::parse_with(info.query.str("fieldSelector"), |label, value| {
+            Ok((resource.strategy.convert_field_label(label)?, value.to_owned()))
+        })
+        .map_err(|e| bad(e.to_string()))?;
+        let simple = |f: &str| f == "metadata.name" || f == "metadata.namespace";
+        let needs_object = fields.requirements().iter().any(|r| !simple(&r.field));
+        Ok(Selection { labels, fields, needs_object })
+    }
+
+    /// Only the object of this name.
+    pub fn named(name: &str) -> Selection {
+        Selection { fields: FieldSelector::one("metadata.name", name), ..Selection::default() }
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// The one name that can match, if the selector says so.
+    pub fn name(&self) -> Option<&str> {
+        self.fields.requires_exact_match("metadata.name")
+    }
+
+    pub fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+        // An empty selector matches everything; only what is given is looked at.
+        if !self.labels.is_empty() && !self.labels.matches(entry) {
+            return false;
+        }
+        let object = self.needs_object.then(|| entry.to_value());
+        self.fields.requirements().iter().all(|r| {
+            let equal = match (r.field.as_str(), &object) {
+                ("metadata.name", _) => entry.name() == r.value,
+                ("metadata.namespace", _) => entry.namespace() == r.value,
+                (field, Some(object)) => resource.strategy.field_value(object, field) == r.value,
+                (_, None) => r.value.is_empty(),
+            };
+            equal != r.negated
+        })
+    }
+
+    pub fn matches_some(&self, resource: &Resource, entry: Option<&Arc<Entry>>) -> bool {
+        entry.is_some_and(|e| self.matches(resource, e))
+    }
+}

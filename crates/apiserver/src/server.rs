@@ -1,0 +1,385 @@
+//! The server: its parts, the chain that every request goes through, and its connections.
+//!
+//! Invariants:
+//! - Authorization is decided before anything is looked up: who may not see a resource does not learn whether it exists.
+//! - No request can stop the server: a panic in a handler is a 500, a slow one a 504.
+//!
+//! Follows: `k8s.io/apiserver/pkg/server.DefaultBuildHandlerChain`.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apimachinery::status::{Status, StatusResult};
+use apimachinery::gvk::GroupResource;
+use futures::FutureExt;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::AdmissionChain;
+use crate::authn::{PeerCertificate, UserInfo};
+use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
+use crate::body::{Body, RequestBody, request_body};
+use crate::cache::{CacheError, Caches};
+use crate::config::Config;
+use crate::handlers::{self, Cx};
+use crate::hooks::WriteHooks;
+use crate::in_process::{InProcess, InProcessUser};
+use crate::metrics::Metrics;
+use crate::output::{compress, raw_response, status_response};
+use crate::registry::{Registry, builtin_prefixes};
+use crate::request_info::RequestInfo;
+use crate::storage::Storage;
+use crate::{bootstrap, discovery, health};
+
+/// How long a request may take, except watches and connections. Source: `--request-timeout`.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Source: `http2-max-streams-per-connection`.
+const STREAMS_MAX: u32 = 250;
+/// How long a client has for its TLS handshake and its request headers.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("could not load the stored objects")]
+    Load(#[from] CacheError),
+    #[error("could not create the objects of a fresh cluster: {message}")]
+    Bootstrap { message: String },
+}
+
+/// The parts of a server, shared by all its requests.
+pub struct Inner {
+    pub config: Config,
+    pub storage: Arc<Storage>,
+    pub admission: AdmissionChain,
+    pub hooks: WriteHooks,
+    pub(crate) metrics: Metrics,
+    /// Cancelled when the server stops: ends watches and background tasks.
+    pub stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A running API server. Cheap to clone; runs until [`ApiServer::shutdown`].
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+}
+
+impl ApiServer {
+    /// Loads the stored objects and makes what a fresh cluster needs. The server answers in process from then on, and
+    /// on the network once [`ApiServer::serve`] is called.
+    pub async fn start(config: Config, store: Store) -> Result<ApiServer, StartError> {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (caches, feed) = Caches::start(store.clone(), builtin_prefixes(), stop.clone()).await?;
+        tasks.spawn(async move {
+            // The feed ends when the server stops; it never fails.
+            let _ = feed.await;
+        });
+        let registry = Registry::builtin(&caches);
+        let storage = Arc::new(Storage { store, caches, registry });
+        bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+        let inner = Arc::new(Inner {
+            admission: config.admission.clone(),
+            hooks: config.hooks.clone(),
+            metrics: Metrics::default(),
+            storage,
+            config,
+            stop,
+            tasks,
+        });
+        Ok(ApiServer { inner })
+    }
+
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.inner.storage
+    }
+
+    pub fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// A client of this server for one user: no socket, no TLS.
+    pub fn kube_client(&self, user: UserInfo) -> kube::Client {
+        kube::Client::new(InProcess::new(self.clone(), user), "default")
+    }
+
+    /// The tower service of one user.
+    pub fn service(&self, user: UserInfo) -> InProcess {
+        InProcess::new(self.clone(), user)
+    }
+
+    /// Runs a background task until it ends or the server stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Ends watches and background tasks, and waits for them. The store is left open: its owner closes it.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Serves TLS connections until `shutdown` is cancelled or the server is shut down, then lets requests finish.
+    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.inner.stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, mostly: others end in a moment.
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let (server, acceptor, shutdown) = (self.clone(), acceptor.clone(), shutdown.clone());
+            connections.spawn(async move {
+                let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+                let Ok(Ok(stream)) = handshake.await else { return };
+                let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let peer = peer.map(|c| PeerCertificate(Arc::new(c.clone().into_owned())));
+                server.serve_connection(stream, peer, shutdown).await;
+            });
+        }
+        connections.close();
+        if tokio::time::timeout(REQUEST_TIMEOUT, connections.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+
+    async fn serve_connection<I>(&self, stream: I, peer: Option<PeerCertificate>, shutdown: CancellationToken)
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        let server = self.clone();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let (server, peer) = (server.clone(), peer.clone());
+            async move {
+                let (mut parts, body) = request.into_parts();
+                if let Some(peer) = peer {
+                    parts.extensions.insert(peer);
+                }
+                Ok::<_, std::convert::Infallible>(server.handle(parts, request_body(body)).await)
+            }
+        });
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = self.inner.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, parts: Parts, body: RequestBody) -> Response<Body> {
+        let started = Instant::now();
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), parts.uri.query());
+        let headers = parts.headers.clone();
+        let method = parts.method.clone();
+        let (verb, metric_info) = (info.verb.clone(), info.clone());
+        let long_running = matches!(info.verb.as_str(), "watch")
+            || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let work = AssertUnwindSafe(self.answer(parts, body, info, warnings.clone())).catch_unwind();
+        let result = if long_running {
+            work.await
+        } else {
+            match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+                Ok(result) => result,
+                Err(_) => Ok(status_response(
+                    &Status::timeout("request did not complete within the allotted timeout", 0),
+                    &headers,
+                )),
+            }
+        };
+        let response = result.unwrap_or_else(|_| {
+            tracing::error!(path = %metric_info.path, "a request handler panicked");
+            status_response(&Status::internal_error("the request handler failed"), &headers)
+        });
+        let mut response = compress(response, &headers);
+        let out = response.headers_mut();
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        let audit_id = headers.get("audit-id").cloned();
+        let audit_id = audit_id.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+        if let Some(id) = audit_id {
+            out.insert(HeaderName::from_static("audit-id"), id);
+        }
+        for text in warnings.lock().iter() {
+            if let Some(value) = warning_value(text) {
+                out.append(header::WARNING, value);
+            }
+        }
+        let known = self.inner.storage.registry.get(&metric_info.group, &metric_info.version, &metric_info.resource);
+        let code = response.status().as_u16();
+        self.inner.metrics.record(&verb, &metric_info, known.is_some(), code, started.elapsed());
+        if method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        parts: Parts,
+        body: RequestBody,
+        info: RequestInfo,
+        warnings: Arc<Mutex<Vec<String>>>,
+    ) -> Response<Body> {
+        let inner = &self.inner;
+        let user = match self.authenticate(&parts).await {
+            Some(user) => user,
+            None => return status_response(&Status::unauthorized("Unauthorized"), &parts.headers),
+        };
+        if let Err(status) = self.authorize(&user, &info).await {
+            return status_response(&status, &parts.headers);
+        }
+        let headers = parts.headers;
+        if !info.is_resource {
+            return self.answer_path(&info, &headers).await;
+        }
+        let Some(resource) = inner.storage.registry.get(&info.group, &info.version, &info.resource) else {
+            return status_response(&Status::path_not_found(), &headers);
+        };
+        let cx = Cx {
+            server: inner.clone(),
+            info,
+            user,
+            headers,
+            extensions: parts.extensions,
+            method: parts.method,
+            uri: parts.uri,
+            resource,
+            warnings: Mutex::new(Vec::new()),
+        };
+        if let Some(text) = deprecation(&cx) {
+            cx.warn(text);
+        }
+        let response = match handlers::dispatch(&cx, body).await {
+            Ok(response) => response,
+            Err(status) => status_response(&status, &cx.headers),
+        };
+        *warnings.lock() = cx.warnings.into_inner();
+        response
+    }
+
+    async fn authenticate(&self, parts: &Parts) -> Option<Arc<UserInfo>> {
+        if let Some(InProcessUser(user)) = parts.extensions.get::<InProcessUser>() {
+            return Some(user.clone());
+        }
+        let mut refused = false;
+        for authenticator in &self.inner.config.authenticators {
+            match authenticator.authenticate(parts).await {
+                Ok(Some(user)) => return Some(Arc::new(user)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a credential was refused");
+                    refused = true;
+                }
+            }
+        }
+        let has_token = parts.headers.contains_key(header::AUTHORIZATION);
+        (!refused && !has_token && self.inner.config.anonymous).then(|| Arc::new(UserInfo::anonymous()))
+    }
+
+    async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        if is_privileged(user) {
+            return Ok(());
+        }
+        let attributes = Attributes::new(user, info);
+        let authorization = self.inner.config.authorizer.authorize(&attributes).await;
+        if authorization.decision == Decision::Allow {
+            return Ok(());
+        }
+        let resource = GroupResource::new(info.group.as_str(), info.resource.as_str());
+        let message = forbidden_message(&attributes, &authorization.reason);
+        Err(Box::new(Status::forbidden(&resource, &info.name, message)))
+    }
+
+    /// Answers a path that names no resource.
+    async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
+        let inner = &self.inner;
+        let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
+        let answer = match first {
+            "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query),
+            "metrics" if info.path == "/metrics" => {
+                let resources = inner.storage.registry.current();
+                let counts = resources.all().filter_map(|r| {
+                    let cache = &r.storage.as_ref()?.cache;
+                    Some((r.group_resource().to_string(), cache.len()))
+                });
+                let mut counts: Vec<_> = counts.collect();
+                counts.sort();
+                counts.dedup_by(|a, b| a.0 == b.0);
+                let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+                Some(raw_response(200, content_type, inner.metrics.render(counts.into_iter())))
+            }
+            _ => discovery::answer(inner, info, headers),
+        };
+        answer.unwrap_or_else(|| raw_response(404, TEXT, "404 page not found\n"))
+    }
+}
+
+/// Kinds that a client should no longer use.
+fn deprecation(cx: &Cx) -> Option<&'static str> {
+    match (cx.resource.gvk.group.as_str(), cx.resource.gvk.kind.as_str()) {
+        ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
+}
+
+/// A `Warning` header. Source: `k8s.io/apimachinery/pkg/util/net.NewWarningHeader`.
+fn warning_value(text: &str) -> Option<HeaderValue> {
+    let mut out = String::from("299 - \"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    HeaderValue::from_bytes(out.as_bytes()).ok()
+}

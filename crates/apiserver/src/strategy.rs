@@ -1,0 +1,161 @@
+//! What differs between kinds, seen from the handlers: decoding, defaults, checks, conversions, printing.
+//!
+//! [`BuiltIn`] serves the kinds of Kubernetes from data and rules of `apimachinery`; custom resources bring their own
+//! implementation with their schema. Everything here is pure except conversion, which may ask a webhook.
+
+use apimachinery::Value;
+use apimachinery::field::FieldError;
+use apimachinery::gvk::GroupVersionKind;
+use apimachinery::kinds;
+use apimachinery::resources;
+use apimachinery::status::{Status, StatusResult};
+use apimachinery::time::Timestamp;
+use async_trait::async_trait;
+
+use crate::negotiate::Encoding;
+
+/// What to do about unknown and duplicate fields of a request body (`fieldValidation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+/// A decoded request body: the object, defaults not yet applied, and texts for `Warning` headers.
+#[derive(Debug)]
+pub struct Decoded {
+    pub object: Value,
+    pub warnings: Vec<String>,
+}
+
+pub use apimachinery::kinds::{DefaultGarbageCollection, Strategy as Rules};
+
+/// What differs between kinds.
+#[async_trait]
+pub trait Strategy: Send + Sync {
+    fn rules(&self) -> Rules;
+
+    /// Decodes a request body into an object of this resource's version. `kind` is what the endpoint takes when the body
+    /// does not say (subresources may take other kinds than the resource's).
+    fn decode(
+        &self,
+        kind: &GroupVersionKind,
+        body: &[u8],
+        encoding: Encoding,
+        validation: FieldValidation,
+    ) -> StatusResult<Decoded>;
+
+    /// Fills in defaults.
+    fn default_object(&self, object: &mut Value);
+
+    /// Resets what a client may not set in a create.
+    fn prepare_create(&self, object: &mut Value);
+
+    /// Resets what a client may not set in an update, and counts the generation.
+    fn prepare_update(&self, subresource: &str, new: &mut Value, old: &Value);
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError>;
+    fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError>;
+    fn warnings_create(&self, object: &Value) -> Vec<String>;
+    fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String>;
+
+    /// The field label in canonical form, or the message of a 400.
+    fn convert_field_label(&self, label: &str) -> Result<String, String>;
+    /// What a field selector compares.
+    fn field_value(&self, object: &Value, label: &str) -> String;
+
+    /// The column definitions of a Table.
+    fn table_columns(&self) -> Vec<Value>;
+    /// The cells of an object's row, and its conditions.
+    fn table_row(&self, object: &Value, now: jiff::Timestamp) -> (Vec<Value>, Vec<Value>);
+
+    /// Converts a stored object (in any version of the resource) to the version of `kind`.
+    async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value>;
+}
+
+/// The kinds of Kubernetes.
+pub struct BuiltIn {
+    resource: &'static resources::Resource,
+    gvk: GroupVersionKind,
+}
+
+impl BuiltIn {
+    pub fn new(resource: &'static resources::Resource) -> BuiltIn {
+        let gvk = GroupVersionKind::new(resource.group, resource.version, resource.kind);
+        BuiltIn { resource, gvk }
+    }
+}
+
+#[async_trait]
+impl Strategy for BuiltIn {
+    fn rules(&self) -> Rules {
+        kinds::strategy(&self.gvk)
+    }
+
+    fn decode(
+        &self,
+        kind: &GroupVersionKind,
+        body: &[u8],
+        encoding: Encoding,
+        _validation: FieldValidation,
+    ) -> StatusResult<Decoded> {
+        let bad = |message: String| Box::new(Status::bad_request(message));
+        let mut object = match encoding {
+            Encoding::Json => Value::from_slice(body).map_err(|e| bad(e.to_string()))?,
+            Encoding::Yaml => {
+                let text = std::str::from_utf8(body).map_err(|e| bad(e.to_string()))?;
+                serde_saphyr::from_str(text).map_err(|e| bad(e.to_string()))?
+            }
+            Encoding::Protobuf => return Err(bad("protobuf is not supported yet".to_owned())),
+        };
+        kind.set_on(&mut object);
+        Ok(Decoded { object, warnings: Vec::new() })
+    }
+
+    fn default_object(&self, object: &mut Value) {
+        kinds::default_object(&self.gvk, object);
+    }
+    fn prepare_create(&self, object: &mut Value) {
+        kinds::prepare_create(&self.gvk, object);
+    }
+    fn prepare_update(&self, subresource: &str, new: &mut Value, old: &Value) {
+        let now = Timestamp::from(std::time::SystemTime::now()).to_rfc3339();
+        kinds::prepare_update(&self.gvk, subresource, new, old, &now);
+    }
+
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+    fn validate_update(&self, _subresource: &str, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+    fn warnings_create(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+    fn warnings_update(&self, _subresource: &str, _new: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn convert_field_label(&self, label: &str) -> Result<String, String> {
+        kinds::convert_field_label(&self.gvk, label).map(str::to_owned)
+    }
+    fn field_value(&self, object: &Value, label: &str) -> String {
+        kinds::field_value(&self.gvk, object, label)
+    }
+
+    fn table_columns(&self) -> Vec<Value> {
+        Vec::new()
+    }
+    fn table_row(&self, object: &Value, _now: jiff::Timestamp) -> (Vec<Value>, Vec<Value>) {
+        (vec![object.str_at(&["metadata", "name"]).into()], Vec::new())
+    }
+
+    async fn to_version(&self, mut object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
+        if object.str_at(&["apiVersion"]) != kind.api_version() {
+            kind.set_on(&mut object);
+        }
+        Ok(object)
+    }
+}

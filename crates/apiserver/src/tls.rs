@@ -1,0 +1,59 @@
+//! TLS of the server: certificates from PEM, client certificates asked for but not demanded.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("could not read the {what}")]
+    Pem {
+        what: &'static str,
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    #[error("the client CA cannot be used")]
+    ClientCa(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the serving certificate cannot be used")]
+    Serving(#[source] rustls::Error),
+}
+
+/// A server's TLS configuration from PEM texts. A client certificate that is shown must be signed by `client_ca`; without
+/// a CA no client certificate is asked for.
+pub fn server_config(
+    certificates: &[u8],
+    key: &[u8],
+    client_ca: Option<&[u8]>,
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let read = |what: &'static str| move |source| TlsError::Pem { what, source };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificates)
+        .collect::<Result<_, _>>()
+        .map_err(read("serving certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(read("serving key"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Serving)?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(read("client CA"))?;
+                roots.add(certificate).map_err(|e| TlsError::ClientCa(e.into()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| TlsError::ClientCa(e.into()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Serving)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,65 @@
+//! The API server in process: objects, lists and watches through a `kube::Client`.
+
+use std::time::Duration;
+
+use apiserver::{ApiServer, Config, UserInfo};
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+
+async fn server() -> ApiServer {
+    let store = store::Store::in_memory(store::Options::default()).await;
+    ApiServer::start(Config::default(), store).await.expect("a server over an empty store starts")
+}
+
+fn config_maps(client: kube::Client) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ConfigMap"));
+    Api::namespaced_with(client, "default", &resource)
+}
+
+fn config_map(name: &str, value: &str) -> DynamicObject {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value},
+    }))
+    .expect("this is a ConfigMap")
+}
+
+#[tokio::test]
+async fn objects_are_created_read_listed_watched_updated_and_deleted() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    let list = api.list(&ListParams::default()).await.unwrap();
+    assert_eq!(list.items.len(), 0);
+    let version = list.metadata.resource_version.unwrap();
+    let watch = api.watch(&WatchParams::default(), &version).await.unwrap();
+
+    let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    assert!(created.metadata.uid.is_some());
+    let mut changed = api.get("a").await.unwrap();
+    assert_eq!(changed, created);
+    changed.data["data"]["k"] = "2".into();
+    let updated = api.replace("a", &PostParams::default(), &changed).await.unwrap();
+    assert_ne!(updated.metadata.resource_version, created.metadata.resource_version);
+    let stale = api.replace("a", &PostParams::default(), &changed).await;
+    assert!(matches!(stale, Err(kube::Error::Api(s)) if s.code == 409), "an old resourceVersion is a conflict");
+    let again = api.create(&PostParams::default(), &config_map("a", "1")).await;
+    assert!(matches!(again, Err(kube::Error::Api(s)) if s.reason == "AlreadyExists"));
+    assert_eq!(api.list(&ListParams::default()).await.unwrap().items.len(), 1);
+    api.delete("a", &DeleteParams::default()).await.unwrap();
+    assert!(api.get_opt("a").await.unwrap().is_none());
+
+    let events = watch.take(3).try_collect::<Vec<_>>();
+    let events = tokio::time::timeout(Duration::from_secs(10), events).await.expect("three events come").unwrap();
+    let kinds: Vec<&str> = events
+        .iter()
+        .map(|e| match e {
+            WatchEvent::Added(_) => "ADDED",
+            WatchEvent::Modified(_) => "MODIFIED",
+            WatchEvent::Deleted(_) => "DELETED",
+            WatchEvent::Bookmark(_) => "BOOKMARK",
+            WatchEvent::Error(_) => "ERROR",
+        })
+        .collect();
+    assert_eq!(kinds, ["ADDED", "MODIFIED", "DELETED"]);
+    server.shutdown().await;
+}
