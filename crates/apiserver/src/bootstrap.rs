@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use apimachinery::Value;
 use apimachinery::json;
 use apimachinery::meta::ObjectMeta;
-use apimachinery::Value;
 use apimachinery::status::StatusResult;
 
 use crate::config::Config;

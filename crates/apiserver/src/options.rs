@@ -33,13 +33,11 @@ impl WriteOptions {
         if kind == "PatchOptions" {
             if is_apply {
                 if manager.is_empty() {
-                    errors.push(FieldError::required(
-                        &FieldPath::new("fieldManager"),
-                        "is required for apply patch",
-                    ));
+                    errors.push(FieldError::required(&FieldPath::new("fieldManager"), "is required for apply patch"));
                 }
             } else if query.get("force").is_some() {
-                errors.push(FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
+                errors
+                    .push(FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
             }
         }
         check_field_manager(manager, &mut errors);

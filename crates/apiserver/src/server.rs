@@ -11,8 +11,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apimachinery::status::{Status, StatusResult};
 use apimachinery::gvk::GroupResource;
+use apimachinery::status::{Status, StatusResult};
 use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};

@@ -196,7 +196,9 @@ impl Storage {
             Some((group, version)) => {
                 apimachinery::gvk::GroupVersionKind::new(group, version, resource.gvk.kind.as_str())
             }
-            None => apimachinery::gvk::GroupVersionKind::new("", storage.api_version.as_str(), resource.gvk.kind.as_str()),
+            None => {
+                apimachinery::gvk::GroupVersionKind::new("", storage.api_version.as_str(), resource.gvk.kind.as_str())
+            }
         };
         let converted = resource.strategy.to_version(object.clone(), &kind).await?;
         Ok(encode_stored(&converted).into())
@@ -283,18 +285,17 @@ impl Storage {
         let after_start = |key: &str| start.as_deref().is_none_or(|s| key >= s);
         let (revision, mut entries) = match exact {
             Some(revision) => {
-                let all = self.range_at(cache, namespace, revision, start.as_deref(), request.continue_token.is_empty());
+                let all =
+                    self.range_at(cache, namespace, revision, start.as_deref(), request.continue_token.is_empty());
                 let all = all.await?;
                 (revision, all.into_iter().filter(|e| after_start(e.key()) && keep(e)).collect::<Vec<_>>())
             }
             None => {
-                let snapshot =
-                    cache.snapshot(namespace, self.caches.progress(), |e| after_start(e.key()) && keep(e));
+                let snapshot = cache.snapshot(namespace, self.caches.progress(), |e| after_start(e.key()) && keep(e));
                 (snapshot.revision, snapshot.entries)
             }
         };
-        let mut page =
-            ListPage { revision, entries: Vec::new(), continue_token: String::new(), remaining: None };
+        let mut page = ListPage { revision, entries: Vec::new(), continue_token: String::new(), remaining: None };
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         if limit > 0 && entries.len() > limit {
             let rest = entries.len() - limit;
@@ -318,9 +319,9 @@ impl Storage {
         let (start, end) = cache.store_range(namespace);
         let request = store::RangeRequest { start, end, revision, ..Default::default() };
         let response = self.store.range(request).await.map_err(|error| match error {
-            ReadError::Compacted { .. } if first_page => Box::new(Status::expired(
-                "The resourceVersion for the provided list is too old.",
-            )),
+            ReadError::Compacted { .. } if first_page => {
+                Box::new(Status::expired("The resourceVersion for the provided list is too old."))
+            }
             ReadError::Compacted { .. } => Box::new(expired_continue(start_key.unwrap_or_default())),
             other => read_status(other),
         })?;

@@ -30,9 +30,8 @@ pub fn server_config(
     client_ca: Option<&[u8]>,
 ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let read = |what: &'static str| move |source| TlsError::Pem { what, source };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificates)
-        .collect::<Result<_, _>>()
-        .map_err(read("serving certificate"))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(certificates).collect::<Result<_, _>>().map_err(read("serving certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(read("serving key"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())

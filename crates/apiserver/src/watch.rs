@@ -13,9 +13,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::Value;
 use apimachinery::json;
 use apimachinery::status::{Status, StatusResult};
-use apimachinery::Value;
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use rand::Rng;
@@ -143,9 +143,9 @@ pub async fn start(
     };
     if initial_wanted || from_now {
         let progress = watch.storage.caches.progress();
-        let snapshot = watch.cache.snapshot(&watch.namespace, progress, |e| {
-            initial_wanted && watch.selection.matches(&watch.resource, e)
-        });
+        let snapshot = watch
+            .cache
+            .snapshot(&watch.namespace, progress, |e| initial_wanted && watch.selection.matches(&watch.resource, e));
         watch.after = snapshot.revision;
         watch.initial = snapshot.entries.into();
         if request.send_initial_events == Some(true) && request.allow_bookmarks {

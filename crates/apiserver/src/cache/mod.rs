@@ -81,7 +81,9 @@ pub struct Snapshot {
 pub enum Window {
     Events(Vec<Arc<Event>>),
     /// The window starts after the revision asked for.
-    Behind { window_start: Revision },
+    Behind {
+        window_start: Revision,
+    },
 }
 
 impl ResourceCache {
@@ -277,9 +279,9 @@ impl Caches {
 
     fn custom_at(&self, prefix: &str, namespaced: bool, start: Revision) -> Arc<ResourceCache> {
         let mut map = self.by_prefix.write();
-        let cache = map.entry(prefix.to_owned()).or_insert_with(|| {
-            Arc::new(ResourceCache::new(format!("{ROOT}{prefix}/"), namespaced, start))
-        });
+        let cache = map
+            .entry(prefix.to_owned())
+            .or_insert_with(|| Arc::new(ResourceCache::new(format!("{ROOT}{prefix}/"), namespaced, start)));
         cache.clone()
     }
 
@@ -389,7 +391,8 @@ impl Caches {
 pub fn historic_event(cache: &ResourceCache, event: &store::Event) -> Option<Event> {
     let revision = event.kv.mod_revision;
     let key = std::str::from_utf8(&event.kv.key).ok()?.strip_prefix(&cache.prefix)?.to_owned();
-    let entry = |kv: &KeyValue| Entry::new(&key, cache.namespaced, kv.mod_revision, kv.value.clone()).ok().map(Arc::new);
+    let entry =
+        |kv: &KeyValue| Entry::new(&key, cache.namespaced, kv.mod_revision, kv.value.clone()).ok().map(Arc::new);
     let previous = event.prev.as_ref().and_then(entry);
     let current = match event.kind {
         EventKind::Put => Some(entry(&event.kv)?),

@@ -52,9 +52,9 @@ impl DeleteOptions {
             let query = &cx.info.query;
             let mut value = Value::object();
             if let Some(text) = query.get("gracePeriodSeconds").filter(|t| !t.is_empty()) {
-                let seconds: i64 = text.parse().map_err(|_| {
-                    bad(format!("strconv.ParseInt: parsing {}: invalid syntax", Value::from(text)))
-                })?;
+                let seconds: i64 = text
+                    .parse()
+                    .map_err(|_| bad(format!("strconv.ParseInt: parsing {}: invalid syntax", Value::from(text))))?;
                 value["gracePeriodSeconds"] = seconds.into();
             }
             if let Some(policy) = query.get("propagationPolicy") {
@@ -239,17 +239,18 @@ async fn try_delete(
     }
     if !cx.server.admission.is_empty() {
         let unchanged = resource.strategy.to_version(entry.to_value(), &resource.gvk).await?;
-        let mut request = cx.admission(
+        let mut request =
+            cx.admission(Operation::Delete, &resource.gvk, None, Some(unchanged), options.to_value(), options.dry_run);
+        request.name = entry.name().to_owned();
+        request.namespace = entry.namespace().to_owned();
+        let mut second = cx.admission(
             Operation::Delete,
             &resource.gvk,
             None,
-            Some(unchanged),
+            request.old_object.clone(),
             options.to_value(),
             options.dry_run,
         );
-        request.name = entry.name().to_owned();
-        request.namespace = entry.namespace().to_owned();
-        let mut second = cx.admission(Operation::Delete, &resource.gvk, None, request.old_object.clone(), options.to_value(), options.dry_run);
         second.name = request.name.clone();
         second.namespace = request.namespace.clone();
         cx.admit(request).await?;
@@ -387,7 +388,8 @@ fn is_pod(cx: &Cx) -> bool {
 
 /// How long a pod has to stop. A pod that runs nowhere goes at once.
 fn pod_grace_period(pod: &Value, asked: Option<i64>) -> i64 {
-    let period = asked.or_else(|| pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64)).unwrap_or(0);
+    let period =
+        asked.or_else(|| pod.at(&["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64)).unwrap_or(0);
     if pod.str_at(&["spec", "nodeName"]).is_empty() {
         return 0;
     }

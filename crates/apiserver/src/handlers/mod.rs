@@ -144,9 +144,7 @@ impl Cx {
 /// Reads the body of a request.
 pub async fn body_bytes(body: RequestBody) -> StatusResult<Bytes> {
     read_body(body, BODY_BYTES_MAX).await.map_err(|error| match error {
-        ReadBodyError::TooLarge { limit } => {
-            Box::new(Status::request_entity_too_large(format!("limit is {limit}")))
-        }
+        ReadBodyError::TooLarge { limit } => Box::new(Status::request_entity_too_large(format!("limit is {limit}"))),
         ReadBodyError::Interrupted(_) => Box::new(Status::bad_request(error.to_string())),
     })
 }

@@ -75,7 +75,10 @@ impl ListOptions {
             }
             if !version_match.is_empty() {
                 if send_initial_events.is_none() {
-                    forbid(&mut errors, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                    forbid(
+                        &mut errors,
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    );
                 }
                 if version_match != "NotOlderThan" {
                     errors.push(FieldError::not_supported(&path, version_match, &["NotOlderThan"]));
@@ -143,8 +146,7 @@ pub async fn list(cx: &Cx) -> StatusResult<Response<Body>> {
     let namespace = if cx.resource.namespaced { cx.info.namespace.as_str() } else { "" };
     let keep = |entry: &crate::cache::Entry| selection.matches(&cx.resource, entry);
     let page = cx.server.storage.list(&cx.resource, namespace, &options.request, keep).await?;
-    let meta =
-        ListMeta { revision: page.revision, continue_token: page.continue_token, remaining: page.remaining };
+    let meta = ListMeta { revision: page.revision, continue_token: page.continue_token, remaining: page.remaining };
     output::list_response(&cx.resource, &form, &meta, &page.entries).await
 }
 
