@@ -406,6 +406,7 @@ impl Store {
             if self.inner.queue.lock().is_idle() {
                 break;
             }
+            writer::resume(&self.inner);
             drained.await;
         }
         self.inner.hub.lock().close();

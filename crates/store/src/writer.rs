@@ -76,33 +76,58 @@ pub(crate) fn enqueue(inner: &Arc<Inner>, pending: Pending) {
         !std::mem::replace(&mut queue.running, true)
     };
     if start {
-        tokio::spawn(write_all(inner.clone()));
+        // Made here and not in the task, which may be dropped before it ever runs.
+        tokio::spawn(write_all(Running { inner: inner.clone(), finished: false }));
+    }
+}
+
+/// Starts a writer for writes that one left behind when it was cancelled.
+pub(crate) fn resume(inner: &Arc<Inner>) {
+    let start = {
+        let mut queue = inner.queue.lock();
+        !queue.pending.is_empty() && !std::mem::replace(&mut queue.running, true)
+    };
+    if start {
+        tokio::spawn(write_all(Running { inner: inner.clone(), finished: false }));
     }
 }
 
 /// Lets the next write start a writer when this one is cancelled with its runtime.
-struct Running<'a>(&'a Inner);
+struct Running {
+    inner: Arc<Inner>,
+    finished: bool,
+}
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.queue.lock().running = false;
+        if !self.finished {
+            self.inner.queue.lock().running = false;
+        }
+        self.inner.drained.notify_waiters();
     }
 }
 
-async fn write_all(inner: Arc<Inner>) {
-    let running = Running(&inner);
+impl Running {
+    /// The writer has said under the queue's lock that it is gone; another one may be there already.
+    fn finished(mut self) {
+        self.finished = true;
+    }
+}
+
+async fn write_all(running: Running) {
+    let inner = running.inner.clone();
     loop {
         let (unresolved, commands) = {
             let mut queue = inner.queue.lock();
             let commands = take(&mut queue.pending, inner.options.batch_max, inner.options.batch_bytes_max);
             if commands.is_empty() {
-                queue.running = false;
                 if queue.pending.capacity() > 64 {
                     queue.pending.shrink_to(0);
                 }
+                // Under the lock that saw the empty queue, so that no write is queued in between and left alone.
+                queue.running = false;
                 drop(queue);
-                inner.drained.notify_waiters();
-                std::mem::forget(running);
+                running.finished();
                 return;
             }
             (queue.unresolved.clone(), commands)

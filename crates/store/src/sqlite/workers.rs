@@ -30,6 +30,11 @@ impl Workers {
     pub fn new(write_threads_max: usize, read_threads_max: usize) -> Self {
         Workers { write: Lane::new("store-write", write_threads_max), read: Lane::new("store-read", read_threads_max) }
     }
+
+    /// How many threads there are now.
+    pub fn threads(&self) -> usize {
+        self.write.jobs.lock().threads + self.read.jobs.lock().threads
+    }
 }
 
 impl Default for Workers {

@@ -1,4 +1,11 @@
 //! The store from outside.
 
+// Case names and seeds, shown when a test fails.
+#![allow(clippy::print_stdout)]
+
 mod basics;
 mod contract;
+mod crash;
+mod model;
+mod sqlite;
+mod trouble;
