@@ -36,7 +36,8 @@ async fn open(path: &Path) -> Store {
 fn writer_process() {
     let (Ok(file), Ok(seed)) = (std::env::var(FILE), std::env::var(SEED)) else { return };
     let seed: u64 = seed.parse().expect("a number");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async move {
         let store = open(Path::new(&file)).await;
         say(format!("\nopen {} {}", store.current_revision(), store.compact_revision()));
@@ -83,7 +84,8 @@ fn checksum(bytes: &[u8]) -> u64 {
 fn a_killed_writer_loses_nothing_that_was_answered() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("store.db");
-    let seed: u64 = std::env::var("ALCOVE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 =
+        std::env::var("ALCOVE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed}: repeat with ALCOVE_TEST_SEED={seed}");
     let seed = seed >> 16;
     let mut random = StdRng::seed_from_u64(seed);
@@ -127,7 +129,10 @@ fn a_killed_writer_loses_nothing_that_was_answered() {
             let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
             match (fields[0], number(1), fields.get(2), number(3)) {
                 ("open", Some(current), Some(_), _) => {
-                    assert!(current >= newest, "round {round}: the newest revision went back from {newest} to {current}");
+                    assert!(
+                        current >= newest,
+                        "round {round}: the newest revision went back from {newest} to {current}"
+                    );
                     kill_at.get_or_insert_with(Instant::now);
                     start_clock.send(()).expect("the killer waits");
                 }
@@ -152,7 +157,13 @@ fn a_killed_writer_loses_nothing_that_was_answered() {
 }
 
 /// What a fresh process finds: each answered write is in the history, in its place, and the live keys are what the history makes.
-async fn check(file: &Path, acked: &BTreeMap<Revision, (String, u64)>, compacted: Revision, newest: Revision, round: u64) {
+async fn check(
+    file: &Path,
+    acked: &BTreeMap<Revision, (String, u64)>,
+    compacted: Revision,
+    newest: Revision,
+    round: u64,
+) {
     let store = open(file).await;
     let (current, compact) = (store.current_revision(), store.compact_revision());
     assert!(current >= newest, "round {round}: revision {newest} was answered, the store is at {current}");
@@ -165,8 +176,10 @@ async fn check(file: &Path, acked: &BTreeMap<Revision, (String, u64)>, compacted
     let mut live: BTreeMap<Bytes, Bytes> = BTreeMap::new();
     let before = store.range(RangeRequest { revision: start, ..RangeRequest::prefix("/") }).await.expect("readable");
     live.extend(before.kvs.into_iter().map(|kv| (kv.key, kv.value)));
-    let mut watcher =
-        store.watch(Bytes::from_static(b"/"), prefix_end(b"/"), start, true).await.expect("a watch from the oldest revision");
+    let mut watcher = store
+        .watch(Bytes::from_static(b"/"), prefix_end(b"/"), start, true)
+        .await
+        .expect("a watch from the oldest revision");
     let events = events_through(&mut watcher, current).await;
     let revisions: Vec<Revision> = events.iter().map(|event| event.revision()).collect();
     assert_eq!(revisions, (start + 1..=current).collect::<Vec<_>>(), "round {round}: the watch has a gap");

@@ -13,11 +13,28 @@ use store::{
 
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, expect: Guess, size: u16 },
-    Delete { key: u8, expect: Guess },
-    Read { start: u8, end: u8, limit: usize, back: u8 },
-    Watch { prefix: Prefix, back: u8 },
-    Compact { back: u8 },
+    Put {
+        key: u8,
+        expect: Guess,
+        size: u16,
+    },
+    Delete {
+        key: u8,
+        expect: Guess,
+    },
+    Read {
+        start: u8,
+        end: u8,
+        limit: usize,
+        back: u8,
+    },
+    Watch {
+        prefix: Prefix,
+        back: u8,
+    },
+    Compact {
+        back: u8,
+    },
     /// All backend maintenance that is due.
     Maintain,
     Reopen,
@@ -44,9 +61,9 @@ fn key(number: u8) -> Bytes {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let guess = prop_oneof![3 => Just(Guess::Any), 1 => Just(Guess::Absent), 2 => Just(Guess::Right), 1 => Just(Guess::Wrong)];
-    let prefix =
-        prop_oneof![Just(Prefix::All), (0..3u8).prop_map(Prefix::Folder), (0..10u8).prop_map(Prefix::Key)];
+    let guess =
+        prop_oneof![3 => Just(Guess::Any), 1 => Just(Guess::Absent), 2 => Just(Guess::Right), 1 => Just(Guess::Wrong)];
+    let prefix = prop_oneof![Just(Prefix::All), (0..3u8).prop_map(Prefix::Folder), (0..10u8).prop_map(Prefix::Key)];
     let step = prop_oneof![
         12 => (0..10u8, guess.clone(), 0..200u16).prop_map(|(key, expect, size)| Step::Put { key, expect, size }),
         5 => (0..10u8, guess).prop_map(|(key, expect)| Step::Delete { key, expect }),
@@ -97,7 +114,11 @@ impl Model {
         revision
     }
 
-    fn events(&self, after: Revision, matches: impl Fn(&[u8]) -> bool) -> Vec<(Revision, Bytes, EventKind, Option<Bytes>)> {
+    fn events(
+        &self,
+        after: Revision,
+        matches: impl Fn(&[u8]) -> bool,
+    ) -> Vec<(Revision, Bytes, EventKind, Option<Bytes>)> {
         (after + 1..=self.current())
             .map(|revision| (revision, &self.writes[revision as usize - 2]))
             .filter(|(_, (key, _))| matches(key))
@@ -142,10 +163,13 @@ async fn run(place: impl Reopen, steps: Vec<Step>, options: Options) {
             Step::Read { start, end, limit, back } => {
                 let revision = current.saturating_sub(Revision::from(back)).max(1);
                 let (start, end) = (key(start), if end > 9 { Bytes::from_static(&[0]) } else { key(end) });
-                let request = RangeRequest { start: start.clone(), end: end.clone(), limit, revision, ..Default::default() };
+                let request =
+                    RangeRequest { start: start.clone(), end: end.clone(), limit, revision, ..Default::default() };
                 let answer = store.range(request).await;
                 if revision < model.compact {
-                    assert!(matches!(answer, Err(ReadError::Compacted { compact_revision, .. }) if compact_revision == model.compact));
+                    assert!(
+                        matches!(answer, Err(ReadError::Compacted { compact_revision, .. }) if compact_revision == model.compact)
+                    );
                     continue;
                 }
                 let answer = answer.expect("readable");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use store::{
-    Backend, Expect, OpenError, Op, Options, RangeRequest, ReadError, Sqlite, SqliteOptions, Store, Workers, WriteError,
+    Backend, Expect, Op, OpenError, Options, RangeRequest, ReadError, Sqlite, SqliteOptions, Store, Workers, WriteError,
 };
 
 const LOCKED: &str = "ALCOVE_STORE_LOCKED_FILE";
@@ -64,7 +64,9 @@ async fn a_newer_or_foreign_or_damaged_file_is_refused_by_name() {
     let store = Store::open_sqlite(&newer, options()).await.expect("opens");
     store.txn(Bytes::from_static(b"/a"), Expect::Any, put(10)).await.expect("written");
     store.close().await;
-    rusqlite::Connection::open(&newer).and_then(|file| file.pragma_update(None, "user_version", 7)).expect("a newer schema");
+    rusqlite::Connection::open(&newer)
+        .and_then(|file| file.pragma_update(None, "user_version", 7))
+        .expect("a newer schema");
     let before = std::fs::read(&newer).expect("readable");
     let error = open_error(&newer).await;
     assert!(matches!(error, OpenError::NewerSchema { found: 7, known: 1, .. }), "{error}");
@@ -77,7 +79,8 @@ async fn a_newer_or_foreign_or_damaged_file_is_refused_by_name() {
     assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
 
     let text = fresh("text.db");
-    std::fs::write(&text, "this is not a database, but it is long enough to be read as one\n".repeat(100)).expect("written");
+    std::fs::write(&text, "this is not a database, but it is long enough to be read as one\n".repeat(100))
+        .expect("written");
     let error = open_error(&text).await;
     assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
 
@@ -134,7 +137,8 @@ async fn a_full_store_refuses_writes_stays_readable_and_can_be_emptied() {
     }
     store.compact(store.current_revision()).await.expect("compacts");
     while backend.maintain().await.expect("maintenance works") {}
-    let committed = store.txn(Bytes::from_static(b"/again"), Expect::Absent, put(3000)).await.expect("there is room again");
+    let committed =
+        store.txn(Bytes::from_static(b"/again"), Expect::Absent, put(3000)).await.expect("there is room again");
     assert_eq!(committed.revision, 2 * written + 2);
     store.close().await;
     let backend = Arc::new(Sqlite::open(&file, limit).await.expect("opens"));
@@ -186,7 +190,9 @@ async fn many_stores_share_a_few_threads() {
     let mut writes = tokio::task::JoinSet::new();
     for store in &stores {
         let store = store.clone();
-        writes.spawn(async move { store.txn(Bytes::from_static(b"/a"), Expect::Absent, put(10)).await.map(|done| done.revision) });
+        writes.spawn(async move {
+            store.txn(Bytes::from_static(b"/a"), Expect::Absent, put(10)).await.map(|done| done.revision)
+        });
     }
     while let Some(write) = writes.join_next().await {
         assert_eq!(write.expect("no panic").expect("written"), 2);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use store::contract::events_through;
 use store::{
-    AppendError, Backend, BackendError, Batch, Event, Expect, HistoryError, HistoryRange, KeyRange, Memory, Op, OpenError,
-    Options, RangeRequest, Revision, Snapshot, Store, WatchError, WriteError, prefix_end,
+    AppendError, Backend, BackendError, Batch, Event, Expect, HistoryError, HistoryRange, KeyRange, Memory, Op,
+    OpenError, Options, RangeRequest, Revision, Snapshot, Store, WatchError, WriteError, prefix_end,
 };
 
 /// What goes wrong with the next calls.
@@ -66,7 +66,13 @@ impl Backend for Troubled {
         self.memory.last_revision().await
     }
 
-    async fn range(&self, range: &KeyRange, at: Revision, limit: usize, count: bool) -> Result<HistoryRange, HistoryError> {
+    async fn range(
+        &self,
+        range: &KeyRange,
+        at: Revision,
+        limit: usize,
+        count: bool,
+    ) -> Result<HistoryRange, HistoryError> {
         if *self.fault.lock() == Fault::History {
             return Err(broken().into());
         }
@@ -152,7 +158,9 @@ async fn a_watch_that_cannot_read_the_history_says_where_to_resume() {
     }
     *switch.lock() = Fault::History;
     let mut watcher = store.watch(Bytes::from_static(b"/"), prefix_end(b"/"), 2, true).await.expect("the watch begins");
-    let Some(Err(WatchError::Unavailable { resume_from, .. })) = watcher.next().await else { panic!("the history is broken") };
+    let Some(Err(WatchError::Unavailable { resume_from, .. })) = watcher.next().await else {
+        panic!("the history is broken")
+    };
     assert_eq!(resume_from, 2);
     let current = store.range(RangeRequest::prefix("/")).await.expect("the newest revision needs no history");
     assert_eq!(current.count, 1);
