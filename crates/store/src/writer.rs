@@ -40,6 +40,8 @@ pub(crate) struct WriteQueue {
     pub pending: VecDeque<Pending>,
     /// A writer task is there and will look at the queue again.
     running: bool,
+    /// There was no room lately: writes are committed one by one, so that a delete does not fail with the put beside it.
+    full: bool,
     /// A batch whose fate is not known.
     unresolved: Option<Arc<Batch>>,
 }
@@ -119,7 +121,8 @@ async fn write_all(running: Running) {
     loop {
         let (unresolved, commands) = {
             let mut queue = inner.queue.lock();
-            let commands = take(&mut queue.pending, inner.options.batch_max, inner.options.batch_bytes_max);
+            let count_max = if queue.full { 1 } else { inner.options.batch_max };
+            let commands = take(&mut queue.pending, count_max, inner.options.batch_bytes_max);
             if commands.is_empty() {
                 if queue.pending.capacity() > 64 {
                     queue.pending.shrink_to(0);
@@ -177,12 +180,18 @@ async fn commit(inner: &Arc<Inner>, commands: Vec<Pending>) {
         inner.queue.lock().unresolved = Some(batch.clone());
         match inner.backend.append(batch.clone()).await {
             Ok(()) => {
-                inner.queue.lock().unresolved = None;
+                {
+                    let mut queue = inner.queue.lock();
+                    queue.unresolved = None;
+                    queue.full &= batch.records.iter().all(|record| record.deleted);
+                }
                 publish(inner, &events, &batch.leases);
                 Ok(())
             }
             Err(error @ (AppendError::Full | AppendError::NotApplied(_))) => {
-                inner.queue.lock().unresolved = None;
+                let mut queue = inner.queue.lock();
+                queue.unresolved = None;
+                queue.full |= matches!(error, AppendError::Full);
                 Err(error)
             }
             Err(AppendError::Unknown(error)) => match resolve(inner, &batch).await {

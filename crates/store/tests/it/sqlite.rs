@@ -131,6 +131,14 @@ async fn a_full_store_refuses_writes_stays_readable_and_can_be_emptied() {
     let all = store.range(RangeRequest::prefix("/")).await.expect("readable");
     assert_eq!(all.count, written);
     assert!(store.get(b"/0000", 5).await.expect("history is readable").is_some());
+    let (refused, deleted) = tokio::join!(
+        store.txn(Bytes::from_static(b"/more"), Expect::Absent, put(3000)),
+        store.txn(Bytes::from_static(b"/0000"), Expect::Any, Op::Delete),
+    );
+    assert!(matches!(refused, Err(WriteError::Full)), "{refused:?}");
+    deleted.expect("a delete does not fail with the put beside it");
+    let there = store.range(RangeRequest::prefix("/")).await.expect("readable").count;
+    let revision = store.current_revision();
     // Room is made by deleting and compacting.
     for number in 0..written {
         store.txn(Bytes::from(format!("/{number:04}")), Expect::Any, Op::Delete).await.expect("deletes still fit");
@@ -139,7 +147,7 @@ async fn a_full_store_refuses_writes_stays_readable_and_can_be_emptied() {
     while backend.maintain().await.expect("maintenance works") {}
     let committed =
         store.txn(Bytes::from_static(b"/again"), Expect::Absent, put(3000)).await.expect("there is room again");
-    assert_eq!(committed.revision, 2 * written + 2);
+    assert_eq!(committed.revision, revision + there + 1);
     store.close().await;
     let backend = Arc::new(Sqlite::open(&file, limit).await.expect("opens"));
     let store = Store::open(backend, options()).await.expect("opens");
