@@ -8,8 +8,8 @@ use std::time::Duration;
 use apimachinery::Value;
 use informer::events::Recorder;
 use informer::{
-    ApiError, Clock, Factory, Informer, ObjectKey, ObjectMeta, Outcome, PatchType, Queue, QueueConfig, Resource, Rest,
-    WorkerStats, run_workers,
+    ApiError, Clock, DeleteOptions, Factory, Informer, ObjectKey, ObjectMeta, Outcome, PatchType, Queue, QueueConfig,
+    Resource, Rest, WorkerStats, run_workers,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -127,6 +127,11 @@ impl Context {
         let finalizers = if finalizers.is_empty() { Value::Null } else { finalizers.into() };
         patch.set_at(&["metadata", "finalizers"], finalizers);
         self.merge(resource, object, patch).await
+    }
+
+    /// Deletes an object; one that is gone already is fine.
+    pub async fn delete(&self, resource: &Resource, key: &ObjectKey, options: &DeleteOptions) -> Result<(), ApiError> {
+        ignore_not_found(self.rest.delete(resource, &key.namespace, &key.name, options).await)
     }
 
     pub fn now(&self) -> Timestamp {

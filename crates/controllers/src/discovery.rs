@@ -10,7 +10,7 @@ use informer::{ApiError, Resource, Rest};
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 /// One resource as discovery tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ApiResource {
     pub resource: Resource,
     pub kind: Str,

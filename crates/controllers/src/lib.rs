@@ -9,11 +9,14 @@
 mod context;
 mod deployment;
 mod discovery;
+mod endpoints;
+mod gc;
 mod manager;
 mod names;
 mod namespace;
 mod ownership;
 mod pod;
+mod pod_gc;
 mod replicaset;
 mod resources;
 mod root_ca;

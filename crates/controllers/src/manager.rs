@@ -9,7 +9,7 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
-use crate::{deployment, namespace, replicaset, root_ca, serviceaccount};
+use crate::{deployment, endpoints, gc, namespace, pod_gc, replicaset, root_ca, serviceaccount};
 
 /// How a set of controllers runs.
 #[derive(Clone, Debug)]
@@ -19,12 +19,19 @@ pub struct ManagerConfig {
     pub controllers: Vec<String>,
     /// The CA bundle (PEM) that pods verify the API server with; without it no ConfigMap is published.
     pub root_ca: Option<String>,
+    /// How many terminated pods may exist before the oldest are removed; 0 keeps all.
+    pub terminated_pod_threshold: usize,
     pub clock: Clock,
 }
 
 impl Default for ManagerConfig {
     fn default() -> Self {
-        ManagerConfig { controllers: vec!["*".into()], root_ca: None, clock: Clock::system() }
+        ManagerConfig {
+            controllers: vec!["*".into()],
+            root_ca: None,
+            terminated_pod_threshold: 12500,
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -38,6 +45,11 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("replicaset-controller", true, replicaset::start_replica_sets),
     ("replicationcontroller-controller", true, replicaset::start_replication_controllers),
     ("deployment-controller", true, deployment::start),
+    ("endpointslice-controller", true, endpoints::slices::start),
+    ("endpoints-controller", true, endpoints::legacy::start),
+    ("pod-garbage-collector-controller", true, pod_gc::start),
+    // Last: it shares the caches that the others have started.
+    ("garbage-collector-controller", true, gc::start),
 ];
 
 /// Why controllers did not start.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use apimachinery::Value;
 use apimachinery::json::Str;
-use informer::{Cached, ObjectMeta, OwnerReference, StrMap, null_default};
+use informer::{ObjectMeta, OwnerReference, StrMap, null_default};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -24,8 +24,8 @@ pub fn raw_value(raw: &Option<Raw>) -> Value {
 
 macro_rules! cached {
     ($($kind:ident),*) => { $(
-        impl Cached for $kind {
-            fn metadata(&self) -> &ObjectMeta {
+        impl informer::Cached for $kind {
+            fn metadata(&self) -> &informer::ObjectMeta {
                 &self.metadata
             }
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{Cache, Change};
-use crate::meta::{Cached, Header, ObjectKey, ObjectMeta};
+use crate::meta::{Cached, LeanHeader, ObjectKey, ObjectMeta};
 use crate::reflector::Reflector;
 use crate::resource::Source;
 use crate::rest::Rest;
@@ -276,7 +276,8 @@ impl Factory {
     }
 
     /// Tells the metadata of all objects of `source` and their changes: from an informer that exists, of whatever type,
-    /// or else from one that asks for metadata only. Gives a receiver that turns true when all have been told.
+    /// or else from one that asks for metadata only (and keeps no labels and annotations). Gives a receiver that turns true
+    /// when all have been told.
     pub fn headers(
         &self,
         source: impl Into<Source>,
@@ -286,7 +287,7 @@ impl Factory {
         let existing = self.inner.informers.lock().get(&source).and_then(|known| known.first().cloned());
         let informer: Arc<dyn AnyInformer> = match existing {
             Some(informer) => informer,
-            None => Arc::new(self.informer::<Header>(source.metadata_only())),
+            None => Arc::new(self.informer::<LeanHeader>(source.metadata_only())),
         };
         informer.on_header(Box::new(handler));
         informer.synced()

@@ -205,6 +205,27 @@ impl Cached for Header {
     }
 }
 
+/// An object of which only the metadata is kept, without labels and annotations.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LeanHeader {
+    metadata: ObjectMeta,
+}
+
+impl<'de> Deserialize<'de> for LeanHeader {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let mut metadata = Header::deserialize(d)?.metadata;
+        metadata.labels = StrMap::default();
+        metadata.annotations = StrMap::default();
+        Ok(LeanHeader { metadata })
+    }
+}
+
+impl Cached for LeanHeader {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
 /// An object kept as the bytes that were received: the least memory for a whole object.
 ///
 /// Objects that came from a LIST of a built-in kind carry no `apiVersion` and `kind`; those from a WATCH do.
