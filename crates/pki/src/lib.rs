@@ -1,6 +1,6 @@
 //! Keys and certificates of a cluster: authorities, serving and client certificates, service account keys.
 //!
-//! Knows PEM texts. Does not know files, Secrets, TLS connections or what a name in a certificate is allowed to do.
+//! Knows PEM texts and how to keep them in a directory. Does not know Secrets, TLS connections or what a name in a certificate is allowed to do.
 //!
 //! Invariants:
 //! - An authority lives 10 years, what it signs 1 year; what has less than 90 days left counts as due.
@@ -10,6 +10,7 @@
 //! Follows: kubeadm's certificate layout (`kubeadm/app/phases/certs`).
 
 mod cluster;
+pub mod files;
 
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +35,8 @@ pub enum PkiError {
     Sign { subject: String, source: rcgen::Error },
     #[error("{what} is not readable: {reason}")]
     Read { what: String, reason: String },
+    #[error("cannot keep keys in {}", path.display())]
+    File { path: std::path::PathBuf, source: std::io::Error },
 }
 
 /// A certificate and its private key, both PEM.

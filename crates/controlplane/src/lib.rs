@@ -1,0 +1,182 @@
+//! One virtual control plane as a value: store, API server, controllers, syncer, certificates.
+//!
+//! [`ControlPlane::start`] gives a running cluster, [`ControlPlane::stop`] ends it. Nothing here is global: thousands run in
+//! one process. Who decides that a cluster should run, and on which port, is not known here.
+//!
+//! Invariants:
+//! - The authority and the token key of a cluster are kept in Secret `NAME-certs` on the host; a control plane that lost
+//!   its disk is still the same cluster to its clients.
+//! - The API answers before controllers and syncer start; they stop before the API does.
+//! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
+
+mod certificates;
+mod host;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use apiserver::{ApiServer, UserInfo};
+use deploy::secrets::AdminAccess;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use certificates::CertificateError;
+pub use host::{Host, HostError};
+
+/// What a control plane is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// Name of the virtual cluster.
+    pub name: String,
+    pub config: config::Config,
+    /// Where the store and, without a host, the certificates are kept; without it everything is in memory.
+    pub data_dir: Option<PathBuf>,
+    /// The bound port that serves the API.
+    pub listener: TcpListener,
+    /// Where clients reach that port, such as `https://127.0.0.1:31000`.
+    pub public_url: String,
+}
+
+/// A running virtual control plane.
+pub struct ControlPlane {
+    name: String,
+    address: SocketAddr,
+    access: AdminAccess,
+    server: ApiServer,
+    store: Store,
+    controllers: controllers::Manager,
+    serving: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("certificates")]
+    Certificates(#[from] CertificateError),
+    #[error("the host cluster")]
+    Host(#[from] HostError),
+    #[error("cannot make the data directory {path}")]
+    DataDirectory { path: PathBuf, source: std::io::Error },
+    #[error("cannot open the store")]
+    Store(#[from] store::OpenError),
+    #[error("the API server did not start")]
+    ApiServer(#[from] apiserver::StartError),
+    #[error("the listening socket")]
+    Listener(#[source] std::io::Error),
+    #[error("TLS")]
+    Tls(#[from] apiserver::tls::TlsError),
+    #[error("the controllers did not start")]
+    Controllers(#[from] controllers::ManagerError),
+}
+
+impl ControlPlane {
+    /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
+    /// kubeconfig and certificates are kept there.
+    pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
+        let Options { name, config, data_dir, listener, public_url } = options;
+        let address = listener.local_addr().map_err(StartError::Listener)?;
+        let service = match &host {
+            Some(host) => Some(host.service(&name).await?),
+            None => None,
+        };
+        let names = certificates::serving_names(&name, &config, host.as_ref(), service.as_ref(), &public_url);
+        let certificates = certificates::load(&name, &names, data_dir.as_deref(), host.as_ref(), service.as_ref()).await?;
+
+        let store = open_store(data_dir.as_deref()).await?;
+        let domain = &config.networking.advanced.cluster_domain;
+        let range = match (config.networking.service_cidr.as_str(), &host) {
+            ("", Some(host)) => host.service_range().await,
+            ("", None) => None,
+            (range, _) => Some(range.to_string()),
+        };
+        let defaults = apiserver::Config::default();
+        let api_config = apiserver::Config {
+            service_cluster_ip_range: range.unwrap_or(defaults.service_cluster_ip_range.clone()),
+            service_account_issuer: format!("https://kubernetes.default.svc.{domain}"),
+            secure_port: address.port(),
+            ..defaults
+        };
+        let server = match ApiServer::start(api_config, store.clone()).await {
+            Ok(server) => server,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        let serving = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let file = |name: &str| certificates.file(name).unwrap_or_default();
+        let tls = apiserver::tls::server_config(
+            file("apiserver.crt").as_bytes(),
+            file("apiserver.key").as_bytes(),
+            Some(file("client-ca.crt").as_bytes()),
+        )?;
+        let (api, stop) = (server.clone(), serving.clone());
+        tasks.spawn(async move { api.serve(listener, tls, stop).await });
+
+        let access = access(&certificates, &config, &public_url);
+        let controllers = controllers::Manager::start(
+            server.kube_client(UserInfo::new("system:kube-controller-manager", [apiserver::authn::SYSTEM_MASTERS])),
+            controllers::ManagerConfig { root_ca: Some(file("server-ca.crt").to_string()), ..Default::default() },
+        )?;
+        let control_plane =
+            ControlPlane { name, address, access, server, store, controllers, serving, tasks };
+        if let (Some(host), Some(service)) = (&host, &service) {
+            host.write_kubeconfigs(&control_plane.name, &config, &control_plane.access, service).await?;
+        }
+        Ok(control_plane)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The bound address of the API.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How an administrator reaches the cluster.
+    pub fn access(&self) -> &AdminAccess {
+        &self.access
+    }
+
+    /// A client of the cluster in this process: no socket, no TLS.
+    pub fn kube_client(&self, user: UserInfo) -> kube::Client {
+        self.server.kube_client(user)
+    }
+
+    /// Ends controllers, requests and the store, in this order. The data stays.
+    pub async fn stop(self) {
+        self.controllers.shutdown().await;
+        self.serving.cancel();
+        self.server.shutdown().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await;
+    }
+}
+
+async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {
+    let Some(folder) = data_dir else {
+        return Ok(Store::in_memory(store::Options::default()).await);
+    };
+    let failed = |source| StartError::DataDirectory { path: folder.to_path_buf(), source };
+    tokio::fs::create_dir_all(folder).await.map_err(failed)?;
+    Ok(Store::open_sqlite(folder.join("state.db"), store::Options::default()).await?)
+}
+
+fn access(certificates: &pki::ClusterCertificates, config: &config::Config, public_url: &str) -> AdminAccess {
+    let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
+    let server = &config.export_kube_config.server;
+    AdminAccess {
+        server: if server.is_empty() { public_url.to_string() } else { server.clone() },
+        insecure: config.export_kube_config.insecure,
+        certificate_authority: file("server-ca.crt"),
+        client_certificate: file("admin.crt"),
+        client_key: file("admin.key"),
+    }
+}

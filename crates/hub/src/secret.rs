@@ -1,0 +1,88 @@
+//! The config Secret as the hub reads it, and the patches it writes to it.
+
+use std::collections::BTreeMap;
+
+use apimachinery::{Value, json};
+use base64::Engine;
+use informer::{Cached, ObjectKey, ObjectMeta, Resource};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::FINALIZER;
+
+pub(crate) const SECRETS: Resource = Resource::new("", "v1", "secrets");
+
+/// A Secret `vc-config-NAME`.
+#[derive(Debug, Deserialize)]
+pub struct ConfigSecret {
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    data: Option<BTreeMap<String, String>>,
+}
+
+impl Cached for ConfigSecret {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl ConfigSecret {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.metadata.namespace.clone(), self.metadata.name.clone())
+    }
+
+    /// The cluster the Secret is about: its label and its name must agree.
+    pub fn cluster_name(&self) -> Option<String> {
+        let name = self.metadata.labels.get("release")?;
+        (self.metadata.name.as_str() == deploy::names::config_secret(name)).then(|| name.to_string())
+    }
+
+    /// The text of `config.yaml`; nothing when it is not readable.
+    pub fn config_text(&self) -> Option<String> {
+        let encoded = self.data.as_ref()?.get("config.yaml")?;
+        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded).ok()?).ok()
+    }
+
+    /// Changes when the cluster must be started anew.
+    pub fn content_hash(&self) -> String {
+        let text = self.data.as_ref().and_then(|data| data.get("config.yaml")).map(String::as_str).unwrap_or_default();
+        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The port the cluster had before.
+    pub fn port(&self) -> Option<u16> {
+        self.metadata.annotations.get(deploy::PORT_ANNOTATION)?.parse().ok().filter(|port| *port != 0)
+    }
+
+    pub fn has_finalizer(&self) -> bool {
+        self.metadata.finalizers.iter().any(|finalizer| finalizer.as_str() == FINALIZER)
+    }
+}
+
+/// The version makes sure that nobody's finalizer is lost.
+fn finalizers(secret: &ConfigSecret, finalizers: Vec<Value>) -> Value {
+    json!({"metadata": {
+        "finalizers": (Value::Array(finalizers)),
+        "resourceVersion": (secret.metadata.resource_version.as_str()),
+    }})
+}
+
+pub(crate) fn add_finalizer(secret: &ConfigSecret) -> Value {
+    let mut all: Vec<Value> = secret.metadata.finalizers.iter().map(|f| Value::from(f.as_str())).collect();
+    all.push(FINALIZER.into());
+    finalizers(secret, all)
+}
+
+pub(crate) fn remove_finalizer(secret: &ConfigSecret) -> Value {
+    let others = secret.metadata.finalizers.iter().filter(|f| f.as_str() != FINALIZER);
+    finalizers(secret, others.map(|f| Value::from(f.as_str())).collect())
+}
+
+pub(crate) fn set_status(status: &str, port: Option<u16>) -> Value {
+    let mut patch = json!({"metadata": {"annotations": {}}});
+    patch["metadata"]["annotations"][deploy::STATUS_ANNOTATION] = status.into();
+    if let Some(port) = port {
+        patch["metadata"]["annotations"][deploy::PORT_ANNOTATION] = port.to_string().into();
+    }
+    patch
+}
