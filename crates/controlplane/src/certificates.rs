@@ -43,7 +43,11 @@ pub(crate) fn serving_names(
         names.push(format!("*.{name}.{}.nodes.vcluster.com", host.namespace));
     }
     names.extend(service.into_iter().flat_map(|service| service.addresses.iter().cloned()));
-    names.extend([public_url, &config.export_kube_config.server, &config.control_plane.endpoint].iter().filter_map(|url| host_of(url)));
+    names.extend(
+        [public_url, &config.export_kube_config.server, &config.control_plane.endpoint]
+            .iter()
+            .filter_map(|url| host_of(url)),
+    );
     names.extend(config.control_plane.proxy.extra_sans.iter().cloned());
     names.retain(|name| !name.is_empty());
     names.sort();

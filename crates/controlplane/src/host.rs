@@ -84,7 +84,8 @@ impl Host {
             result => result.map_err(failed("read", format!("Secret {}/{secret_name}", self.namespace)))?,
         };
         let mut files = BTreeMap::new();
-        for (file, encoded) in secret.at(&["data"]).and_then(Value::as_object).into_iter().flat_map(|data| data.iter()) {
+        for (file, encoded) in secret.at(&["data"]).and_then(Value::as_object).into_iter().flat_map(|data| data.iter())
+        {
             let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.as_str().unwrap_or_default());
             if let Some(text) = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()) {
                 files.insert(file.to_string(), text);
@@ -124,11 +125,8 @@ impl Host {
             ));
         }
         for more in &export.additional_secrets {
-            let access = AdminAccess {
-                server: or(&more.server, &access.server),
-                insecure: more.insecure,
-                ..access.clone()
-            };
+            let access =
+                AdminAccess { server: or(&more.server, &access.server), insecure: more.insecure, ..access.clone() };
             secrets.push((
                 or(&more.name, &names::kubeconfig_secret(name)),
                 or(&more.namespace, &self.namespace),

@@ -83,7 +83,8 @@ impl ControlPlane {
             None => None,
         };
         let names = certificates::serving_names(&name, &config, host.as_ref(), service.as_ref(), &public_url);
-        let certificates = certificates::load(&name, &names, data_dir.as_deref(), host.as_ref(), service.as_ref()).await?;
+        let certificates =
+            certificates::load(&name, &names, data_dir.as_deref(), host.as_ref(), service.as_ref()).await?;
 
         let store = open_store(data_dir.as_deref()).await?;
         let domain = &config.networking.advanced.cluster_domain;
@@ -122,8 +123,7 @@ impl ControlPlane {
             server.kube_client(UserInfo::new("system:kube-controller-manager", [apiserver::authn::SYSTEM_MASTERS])),
             controllers::ManagerConfig { root_ca: Some(file("server-ca.crt").to_string()), ..Default::default() },
         )?;
-        let control_plane =
-            ControlPlane { name, address, access, server, store, controllers, serving, tasks };
+        let control_plane = ControlPlane { name, address, access, server, store, controllers, serving, tasks };
         if let (Some(host), Some(service)) = (&host, &service) {
             host.write_kubeconfigs(&control_plane.name, &config, &control_plane.access, service).await?;
         }

@@ -160,9 +160,10 @@ impl DevHost {
 }
 
 fn certificates(config: &DevHostConfig, address: SocketAddr) -> Result<ClusterCertificates, StartError> {
-    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
-        .map(str::to_string)
-        .to_vec();
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
+            .map(str::to_string)
+            .to_vec();
     names.push("kubernetes.default.svc.cluster.local".to_string());
     names.push(address.ip().to_string());
     let folder = config.data_dir.as_ref().map(|folder| folder.join("pki"));

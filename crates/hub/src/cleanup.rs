@@ -99,17 +99,31 @@ pub(crate) fn cluster_scoped_marker(namespace: &str, name: &str) -> String {
     format!("{}-{hex}", &full[..52])
 }
 
-async fn list(rest: &Rest, resource: &Resource, namespace: &str, labels: &str, cluster: &str) -> Result<Vec<Value>, CleanupError> {
+async fn list(
+    rest: &Rest,
+    resource: &Resource,
+    namespace: &str,
+    labels: &str,
+    cluster: &str,
+) -> Result<Vec<Value>, CleanupError> {
     match rest.list_as::<Value>(resource, namespace, labels, "").await {
         Ok(items) => Ok(items),
         // A host may lack a kind or the right to see it; then nothing of it was synced.
         Err(error) if error.is_not_found() || error.is_forbidden() => Ok(Vec::new()),
-        Err(source) => Err(CleanupError { verb: "list", resource: resource.to_string(), cluster: cluster.into(), source }),
+        Err(source) => {
+            Err(CleanupError { verb: "list", resource: resource.to_string(), cluster: cluster.into(), source })
+        }
     }
 }
 
 /// Deletes what matches; returns how many there were.
-async fn remove(rest: &Rest, resource: &Resource, namespace: &str, labels: &str, cluster: &str) -> Result<usize, CleanupError> {
+async fn remove(
+    rest: &Rest,
+    resource: &Resource,
+    namespace: &str,
+    labels: &str,
+    cluster: &str,
+) -> Result<usize, CleanupError> {
     let items = list(rest, resource, namespace, labels, cluster).await?;
     for item in &items {
         delete(rest, resource, namespace, item, cluster).await?;
@@ -117,7 +131,13 @@ async fn remove(rest: &Rest, resource: &Resource, namespace: &str, labels: &str,
     Ok(items.len())
 }
 
-async fn remove_named(rest: &Rest, resource: &Resource, labels: &str, object: &str, cluster: &str) -> Result<usize, CleanupError> {
+async fn remove_named(
+    rest: &Rest,
+    resource: &Resource,
+    labels: &str,
+    object: &str,
+    cluster: &str,
+) -> Result<usize, CleanupError> {
     let items = list(rest, resource, "", labels, cluster).await?;
     let ours: Vec<&Value> = items.iter().filter(|item| item.str_at(&["metadata", "name"]) == object).collect();
     for item in &ours {
@@ -126,7 +146,13 @@ async fn remove_named(rest: &Rest, resource: &Resource, labels: &str, object: &s
     Ok(ours.len())
 }
 
-async fn delete(rest: &Rest, resource: &Resource, namespace: &str, item: &Value, cluster: &str) -> Result<(), CleanupError> {
+async fn delete(
+    rest: &Rest,
+    resource: &Resource,
+    namespace: &str,
+    item: &Value,
+    cluster: &str,
+) -> Result<(), CleanupError> {
     let name = item.str_at(&["metadata", "name"]);
     let failed = |verb| {
         let (resource, cluster) = (resource.to_string(), cluster.to_string());

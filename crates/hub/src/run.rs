@@ -56,7 +56,8 @@ pub(crate) async fn start(hub: &Inner, name: &str, secret: &ConfigSecret) -> Res
     let port = listener.local_addr().map_err(|source| RunError::Port { address, source })?.port();
     let namespace = secret.metadata.namespace.to_string();
     let public = &hub.config.public_address;
-    let public_url = if public.contains(':') { format!("https://[{public}]:{port}") } else { format!("https://{public}:{port}") };
+    let public_url =
+        if public.contains(':') { format!("https://[{public}]:{port}") } else { format!("https://{public}:{port}") };
     let options = Options {
         name: name.to_string(),
         config,
