@@ -79,9 +79,9 @@ impl Kind {
 
 macro_rules! kinds {
     ($($name:ident = ($group:literal, $version:literal, $kind:literal, $plural:literal, $namespaced:literal, $naming:ident);)*) => {
-        $(pub const $name: Kind = Kind::new($group, $version, $kind, $plural, $namespaced, Naming::$naming);)*
+        $(pub static $name: Kind = Kind::new($group, $version, $kind, $plural, $namespaced, Naming::$naming);)*
         /// Every built-in kind the syncer knows.
-        pub const ALL: &[Kind] = &[$($name),*];
+        pub static ALL: &[&Kind] = &[$(&$name),*];
     };
 }
 

@@ -1,10 +1,15 @@
 //! The syncer: what a tenant creates in a virtual cluster appears on the host, and what happens to it there comes back.
 //!
-//! Two layers. Pure: [`names`], [`metadata`] and the types decide what should be, from objects alone. The engine
-//! executes: caches of both sides, one queue per type, retries, events, metrics.
+//! Two layers. Pure: [`names`], [`metadata`], [`types`] and [`plan`](mod@plan) decide what should be, from objects alone.
+//! The engine executes: caches of both sides, one queue per type, retries, events, metrics.
 //!
 //! Two words only: *virtual* (the tenant's cluster) and *host* (where the pods run).
 
+pub mod diff;
 pub mod kind;
 pub mod metadata;
 pub mod names;
+pub mod plan;
+pub mod selectors;
+pub mod settings;
+pub mod types;

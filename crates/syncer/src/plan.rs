@@ -1,0 +1,220 @@
+//! From what is to what to do: the decision, without I/O.
+//!
+//! Level-triggered: the input is the two objects as they are, never an event. Running it again after its actions were
+//! executed gives no actions.
+//!
+//! Invariants:
+//! - A host object that is not ours ([`crate::metadata::owner`]) gets no action but a warning to the tenant.
+//! - Every deletion carries the uid that was looked at.
+
+use apimachinery::{Map, Value};
+
+use crate::diff::{merge_patch, split_status};
+use crate::metadata::{HostOnlyKeys, Owner, is_deleting, owner, uid_of};
+use crate::types::{Context, Refusal, ToHost};
+
+/// What is remembered about an object between two runs, for as long as the process lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastSeen {
+    /// Both sides were there for this very virtual object.
+    pub on_host: bool,
+    pub host_only: HostOnlyKeys,
+}
+
+/// One step. Steps of one plan are executed in order; the first failure ends the run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    CreateHost(Value),
+    /// A JSON merge patch; carries the uid.
+    PatchHost {
+        patch: Value,
+        subresource: &'static str,
+    },
+    DeleteHost {
+        uid: String,
+        grace_period_seconds: Option<i64>,
+        why: &'static str,
+    },
+    PatchVirtual {
+        patch: Value,
+        subresource: &'static str,
+    },
+    DeleteVirtual {
+        uid: String,
+        grace_period_seconds: Option<i64>,
+    },
+    /// Deletes the virtual object and creates this one in its place: for fields that cannot be changed.
+    RecreateVirtual(Value),
+    /// Makes sure the node exists in the virtual cluster and binds the pod to it.
+    BindVirtual {
+        node: String,
+    },
+    /// Requests the tokens and writes them to the pod's host Secret.
+    WriteTokens(TokenPlan),
+    /// A warning on the virtual object.
+    Warn {
+        reason: &'static str,
+        message: String,
+    },
+    /// The name is taken on the host by somebody else's object.
+    Clash {
+        host: crate::names::NamespacedName,
+    },
+    /// Look again later.
+    Again {
+        seconds: u64,
+    },
+}
+
+/// The tokens a pod mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenPlan {
+    pub service_account: String,
+    pub tokens: Vec<TokenRequest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Key in the Secret.
+    pub key: String,
+    pub audiences: Vec<String>,
+    pub expiration_seconds: i64,
+}
+
+impl Action {
+    pub fn delete_virtual(virtual_: &Value, grace_period_seconds: Option<i64>) -> Action {
+        Action::DeleteVirtual { uid: uid_of(virtual_).to_owned(), grace_period_seconds }
+    }
+
+    pub fn delete_host(host: &Value, grace_period_seconds: Option<i64>, why: &'static str) -> Action {
+        Action::DeleteHost { uid: uid_of(host).to_owned(), grace_period_seconds, why }
+    }
+}
+
+/// What to do for one object. `seen` is remembered for the next call.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    pub seen: LastSeen,
+}
+
+impl Plan {
+    fn only(action: Action) -> Plan {
+        Plan { actions: vec![action], seen: LastSeen::default() }
+    }
+}
+
+fn refused(refusal: Refusal) -> Action {
+    match refusal {
+        Refusal::Never { reason, message } => Action::Warn { reason, message },
+        Refusal::NotYet { retry_seconds, .. } => Action::Again { seconds: retry_seconds },
+    }
+}
+
+/// Decides what to do about one virtual object and its host object.
+pub fn plan(
+    ty: &dyn ToHost,
+    virtual_: Option<&Value>,
+    host: Option<&Value>,
+    last: &LastSeen,
+    ctx: &Context<'_>,
+) -> Plan {
+    match (virtual_, host) {
+        (None, None) => Plan::default(),
+        (None, Some(host)) => match owner(host, ty.kind(), ctx.names) {
+            Owner::Ours { .. } if !is_deleting(host) => {
+                Plan::only(Action::delete_host(host, None, "the virtual object was deleted"))
+            }
+            Owner::Ours { .. } | Owner::Foreign => Plan::default(),
+        },
+        (Some(virtual_), None) => plan_virtual_only(ty, virtual_, last, ctx),
+        (Some(virtual_), Some(host)) => plan_both(ty, virtual_, host, last, ctx),
+    }
+}
+
+fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &Context<'_>) -> Plan {
+    if let Some(actions) = ty.host_gone(virtual_, last) {
+        return Plan { actions, seen: last.clone() };
+    }
+    if is_deleting(virtual_) || !ty.wanted(virtual_, ctx) {
+        return Plan::default();
+    }
+    match ty.translate(virtual_, ctx) {
+        Ok((host, more)) => {
+            let mut actions = vec![Action::CreateHost(host)];
+            actions.extend(more);
+            Plan { actions, seen: last.clone() }
+        }
+        Err(refusal) => Plan { actions: vec![refused(refusal)], seen: last.clone() },
+    }
+}
+
+fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Plan {
+    let source_uid = match owner(host, ty.kind(), ctx.names) {
+        Owner::Foreign => return Plan::only(Action::Clash { host: crate::metadata::name_of(host) }),
+        // Two virtual names can have one host name: then the object belongs to the other one.
+        Owner::Ours { name, .. } if name != crate::metadata::name_of(virtual_) => {
+            return Plan::only(Action::Clash { host: crate::metadata::name_of(host) });
+        }
+        Owner::Ours { uid, .. } => uid,
+    };
+    if ty.replaces_older() && !source_uid.is_empty() && source_uid != uid_of(virtual_) {
+        let actions = if is_deleting(host) {
+            Vec::new()
+        } else {
+            vec![Action::delete_host(host, None, "the virtual object was deleted and created again")]
+        };
+        return Plan { actions, seen: LastSeen::default() };
+    }
+    let seen = LastSeen { on_host: true, host_only: last.host_only.clone() };
+    if is_deleting(virtual_) || is_deleting(host) {
+        let actions = ty.deleting(virtual_, host, ctx).unwrap_or_else(|| {
+            if is_deleting(virtual_) && !is_deleting(host) {
+                vec![Action::delete_host(host, None, "the virtual object is being deleted")]
+            } else {
+                Vec::new()
+            }
+        });
+        return Plan { actions, seen };
+    }
+    if !ty.wanted(virtual_, ctx) {
+        return Plan {
+            actions: vec![Action::delete_host(host, None, "the object is not used any more")],
+            seen: LastSeen::default(),
+        };
+    }
+    match ty.reconcile(virtual_, host, last, ctx) {
+        Ok(desired) => {
+            let mut actions = Vec::new();
+            push_patches(&mut actions, host, &desired.host, |patch, subresource| Action::PatchHost {
+                patch,
+                subresource,
+            });
+            push_patches(&mut actions, virtual_, &desired.virtual_, |patch, subresource| Action::PatchVirtual {
+                patch,
+                subresource,
+            });
+            actions.extend(desired.actions);
+            Plan { actions, seen: LastSeen { on_host: true, ..desired.seen } }
+        }
+        Err(refusal) => Plan { actions: vec![refused(refusal)], seen },
+    }
+}
+
+/// The patches that make `from` into `to`, each with the uid of the object that was looked at.
+pub fn push_patches(
+    actions: &mut Vec<Action>,
+    from: &Value,
+    to: &Value,
+    action: impl Fn(Value, &'static str) -> Action,
+) {
+    let Some(patch) = merge_patch(from, to) else { return };
+    let (main, status) = split_status(patch);
+    for (patch, subresource) in [(main, ""), (status, "status")] {
+        let Some(mut patch) = patch else { continue };
+        let metadata = patch.make_object().get_or_insert_with("metadata", || Value::Object(Map::new()));
+        // A patch for an object that was replaced meanwhile must fail.
+        metadata.make_object().insert("uid", uid_of(from).into());
+        actions.push(action(patch, subresource));
+    }
+}

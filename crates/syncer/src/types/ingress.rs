@@ -1,0 +1,186 @@
+//! Ingresses: backends and secrets translated, host names and classes as the tenant wrote them.
+
+use apimachinery::{Map, Value};
+
+use crate::diff::put;
+use crate::kind::{self, Kind};
+use crate::metadata::{self, MetadataRules, string_map};
+use crate::plan::{Action, LastSeen};
+use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
+
+/// Annotations whose value is `[namespace/]secret`.
+const SECRET_ANNOTATIONS: [&str; 3] = [
+    "nginx.ingress.kubernetes.io/auth-secret",
+    "nginx.ingress.kubernetes.io/auth-tls-secret",
+    "nginx.ingress.kubernetes.io/proxy-ssl-secret",
+];
+const ALB_ACTIONS: &str = "alb.ingress.kubernetes.io/actions.";
+const ALB_CONDITIONS: &str = "alb.ingress.kubernetes.io/conditions.";
+
+pub struct Ingresses;
+
+fn rewritten(key: &str) -> bool {
+    SECRET_ANNOTATIONS.contains(&key) || key.starts_with(ALB_ACTIONS) || key.starts_with(ALB_CONDITIONS)
+}
+
+/// Virtual Secrets an ingress refers to, as `(namespace, name)`.
+pub fn secret_refs(ingress: &Value) -> Vec<(String, String)> {
+    let namespace = ingress.str_at(&["metadata", "namespace"]);
+    let mut out = Vec::new();
+    for tls in ingress.array_at(&["spec", "tls"]) {
+        out.push((namespace.to_owned(), tls.str_at(&["secretName"]).to_owned()));
+    }
+    for (key, value) in string_map(ingress.at(&["metadata", "annotations"])) {
+        if SECRET_ANNOTATIONS.contains(&key) {
+            match value.split('/').collect::<Vec<_>>()[..] {
+                [name] => out.push((namespace.to_owned(), name.to_owned())),
+                [of, name] => out.push((of.to_owned(), name.to_owned())),
+                _ => {}
+            }
+        }
+    }
+    out.retain(|(_, name)| !name.is_empty());
+    out
+}
+
+fn rewrite_annotations(ingress: &Value, ctx: &Context<'_>) -> Map {
+    let namespace = ingress.str_at(&["metadata", "namespace"]);
+    let names = ctx.names;
+    let mut out = Map::new();
+    for (key, value) in string_map(ingress.at(&["metadata", "annotations"])) {
+        if SECRET_ANNOTATIONS.contains(&key) {
+            let value = match value.split('/').collect::<Vec<_>>()[..] {
+                [name] => names.host_name(name, namespace),
+                [of, name] => names.host(name, of).to_string(),
+                // Not a reference the controller understands: nothing it could read on the host either.
+                _ => continue,
+            };
+            out.insert(key, value.into());
+        } else if let Some(action) = key.strip_prefix(ALB_ACTIONS) {
+            let value = rewrite_alb_action(value, namespace, ctx);
+            out.insert(format!("{ALB_ACTIONS}{}", names.host_name(action, namespace)), value.into());
+        } else if let Some(condition) = key.strip_prefix(ALB_CONDITIONS) {
+            out.insert(format!("{ALB_CONDITIONS}{}", names.host_name(condition, namespace)), value.into());
+        }
+    }
+    out
+}
+
+fn rewrite_alb_action(text: &str, namespace: &str, ctx: &Context<'_>) -> String {
+    let Ok(mut action) = Value::from_slice(text.as_bytes()) else { return text.to_owned() };
+    for group in action.at_mut(&["forwardConfig", "targetGroups"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        let service = group.str_at(&["serviceName"]);
+        if !service.is_empty() {
+            let host = ctx.names.host_service(service, namespace).name;
+            group["serviceName"] = host.into();
+        }
+    }
+    action.to_string()
+}
+
+fn rewrite_backend(backend: Option<&mut Value>, namespace: &str, ctx: &Context<'_>) {
+    let Some(backend) = backend else { return };
+    if let Some(service) = backend.get_mut("service") {
+        let name = ctx.names.host_service(service.str_at(&["name"]), namespace).name;
+        super::pod::env::rename(service, "name", name);
+    }
+    if let Some(resource) = backend.get_mut("resource") {
+        let name = ctx.names.host_name(resource.str_at(&["name"]), namespace);
+        super::pod::env::rename(resource, "name", name);
+    }
+}
+
+fn spec(ingress: &Value, ctx: &Context<'_>) -> Value {
+    let namespace = ingress.str_at(&["metadata", "namespace"]);
+    let mut spec = ingress["spec"].clone();
+    rewrite_backend(spec.get_mut("defaultBackend"), namespace, ctx);
+    for rule in spec.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten() {
+        for path in rule.at_mut(&["http", "paths"]).and_then(Value::as_array_mut).into_iter().flatten() {
+            rewrite_backend(path.get_mut("backend"), namespace, ctx);
+        }
+    }
+    for tls in spec.get_mut("tls").and_then(Value::as_array_mut).into_iter().flatten() {
+        let name = ctx.names.host_name(tls.str_at(&["secretName"]), namespace);
+        super::pod::env::rename(tls, "secretName", name);
+    }
+    spec
+}
+
+fn check(ingress: &Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    let what = format!("ingress \"{}\"", ingress.str_at(&["metadata", "name"]));
+    let class = match ingress.str_at(&["spec", "ingressClassName"]) {
+        "" => metadata::annotation(ingress, "kubernetes.io/ingress.class"),
+        class => class,
+    };
+    let import = &ctx.settings.import_ingress_classes;
+    check_class(ctx, &what, "IngressClass", class, import, "sync.fromHost.ingressClasses.selector")
+}
+
+impl ToHost for Ingresses {
+    fn kind(&self) -> &Kind {
+        &kind::INGRESS
+    }
+
+    fn wanted(&self, _ingress: &Value, ctx: &Context<'_>) -> bool {
+        ctx.settings.ingresses
+    }
+
+    fn translate(&self, ingress: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
+        check(ingress, ctx)?;
+        let keys: Vec<&str> =
+            string_map(ingress.at(&["metadata", "annotations"])).map(|(k, _)| k).filter(|k| rewritten(k)).collect();
+        let mut host = object(&kind::INGRESS, ctx.metadata(ingress, &kind::INGRESS, &keys));
+        for (key, value) in rewrite_annotations(ingress, ctx) {
+            host.set_at(&["metadata", "annotations", &key], value);
+        }
+        host["spec"] = spec(ingress, ctx);
+        Ok((host, Vec::new()))
+    }
+
+    fn reconcile(&self, ingress: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Result<Desired, Refusal> {
+        check(ingress, ctx)?;
+        let mut new_virtual = ingress.clone();
+        let mut new_host = host.clone();
+        let of = |object: &Value| -> Vec<String> {
+            string_map(object.at(&["metadata", "annotations"]))
+                .map(|(k, _)| k.to_owned())
+                .filter(|k| rewritten(k))
+                .collect()
+        };
+        let mut keys = of(ingress);
+        keys.extend(of(host));
+        let excluded: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let rules = MetadataRules { excluded: &excluded, down_only: false };
+        let host_only = metadata::sync_metadata(
+            &mut new_virtual,
+            &mut new_host,
+            &kind::INGRESS,
+            ctx.names,
+            rules,
+            Some(&last.host_only),
+        );
+        let wanted = rewrite_annotations(ingress, ctx);
+        for key in of(host) {
+            if !wanted.contains_key(&key) {
+                new_host.remove_at(&["metadata", "annotations", &key]);
+            }
+        }
+        for (key, value) in wanted {
+            new_host.set_at(&["metadata", "annotations", &key], value);
+        }
+        new_host["spec"] = spec(ingress, ctx);
+        // The host's default class may have been filled in there.
+        if ingress.at(&["spec", "ingressClassName"]).is_none() {
+            put(&mut new_host, &["spec", "ingressClassName"], host.at(&["spec", "ingressClassName"]).cloned());
+        }
+        if let Some(status) = host.get("status").filter(|s| !s.is_null()) {
+            new_virtual["status"] = status.clone();
+        }
+        Ok(Desired {
+            virtual_: new_virtual,
+            host: new_host,
+            actions: Vec::new(),
+            seen: LastSeen { on_host: true, host_only },
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! What each synced type contributes: the host object it becomes, and what comes back.
+//!
+//! Pure: everything a type may look at besides the two objects is in [`Context`], gathered by the engine before.
+
+use apimachinery::{Map, Value};
+use jiff::Timestamp;
+
+use crate::kind::Kind;
+use crate::metadata::HostOwner;
+use crate::names::Names;
+use crate::plan::{Action, LastSeen};
+use crate::settings::Settings;
+
+pub mod classes;
+pub mod configs;
+pub mod endpoints;
+pub mod event;
+pub mod ingress;
+pub mod network_policy;
+pub mod node;
+pub mod pod;
+pub mod policies;
+pub mod service;
+pub mod volumes;
+
+/// What the engine looked up for one object.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Labels of the object's virtual namespace.
+    pub namespace_labels: Map,
+    /// Virtual namespaces with their labels; only filled while namespaces are synced.
+    pub namespaces: Vec<(String, Value)>,
+    /// Virtual Services of the object's namespace.
+    pub services: Vec<Value>,
+    /// Cluster IP of the control plane's Service on the host.
+    pub kube_ip: String,
+    /// Cluster IP of the virtual DNS Service; empty when there is none.
+    pub dns_ip: String,
+    /// The pod's node is known in the virtual cluster.
+    pub node_exists: bool,
+    /// Something refers to this config map or secret.
+    pub referred: bool,
+    /// The virtual Service an Endpoints or EndpointSlice belongs to.
+    pub service: Option<Value>,
+    /// The host Secret that holds the pod's tokens.
+    pub token_secret: Option<Value>,
+    /// Host class objects by kind and name, for classes that a selector limits. `None`: not on the host.
+    pub classes: Vec<(&'static str, Option<Value>)>,
+}
+
+/// Everything a translation depends on.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub names: &'a Names,
+    pub settings: &'a Settings,
+    pub owner: Option<&'a HostOwner>,
+    pub facts: &'a Facts,
+    pub now: Timestamp,
+}
+
+impl<'a> Context<'a> {
+    pub fn metadata(&self, virtual_: &Value, kind: &Kind, excluded: &[&str]) -> Value {
+        let owner = self.owner.filter(|_| self.settings.set_owner);
+        crate::metadata::host_metadata(virtual_, kind, self.names, owner, excluded)
+    }
+}
+
+/// Why an object does not go to the host as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Cannot be, whatever is tried: the tenant is told, and nothing happens until the object changes.
+    Never { reason: &'static str, message: String },
+    /// Something is missing that may come: looked at again after some seconds.
+    NotYet { message: String, retry_seconds: u64 },
+}
+
+impl Refusal {
+    pub fn warning(message: impl Into<String>) -> Refusal {
+        Refusal::Never { reason: "SyncWarning", message: message.into() }
+    }
+
+    pub fn error(message: impl Into<String>) -> Refusal {
+        Refusal::Never { reason: "SyncError", message: message.into() }
+    }
+
+    pub fn not_yet(message: impl Into<String>, retry_seconds: u64) -> Refusal {
+        Refusal::NotYet { message: message.into(), retry_seconds }
+    }
+}
+
+/// What both objects should become, with what else is to be done.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    pub virtual_: Value,
+    pub host: Value,
+    pub actions: Vec<Action>,
+    /// Remembered for the next time while the process lives.
+    pub seen: LastSeen,
+}
+
+/// A type that goes from the virtual cluster to the host.
+pub trait ToHost: Send + Sync {
+    fn kind(&self) -> &Kind;
+
+    /// Whether the object has a host object at all.
+    fn wanted(&self, _virtual: &Value, _ctx: &Context<'_>) -> bool {
+        true
+    }
+
+    /// The host object to create, with what to do after it exists.
+    fn translate(&self, virtual_: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal>;
+
+    /// What both objects should become. Neither is being deleted.
+    fn reconcile(&self, virtual_: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>)
+    -> Result<Desired, Refusal>;
+
+    /// Both exist and at least one of them is being deleted. `None`: the usual way, virtual deletion first.
+    fn deleting(&self, _virtual: &Value, _host: &Value, _ctx: &Context<'_>) -> Option<Vec<Action>> {
+        None
+    }
+
+    /// The host object was there and is gone. `Some`: what to do instead of creating it again.
+    fn host_gone(&self, virtual_: &Value, last: &LastSeen) -> Option<Vec<Action>> {
+        last.on_host.then(|| vec![Action::delete_virtual(virtual_, None)])
+    }
+
+    /// A host object made for an earlier virtual object of the same name is deleted first.
+    fn replaces_older(&self) -> bool {
+        true
+    }
+}
+
+/// A Kubernetes object with these parts.
+pub fn object(kind: &Kind, metadata: Value) -> Value {
+    let mut out = Map::new();
+    out.insert("apiVersion", kind.api_version().into());
+    out.insert("kind", kind.kind.to_string().into());
+    out.insert("metadata", metadata);
+    out.into()
+}
+
+/// Copies members of an object, those that are there.
+pub fn copy_members(from: &Value, to: &mut Value, members: &[&str]) {
+    for member in members {
+        if let Some(value) = from.get(member).filter(|v| !v.is_null()) {
+            to[*member] = value.clone();
+        }
+    }
+}
+
+/// True when a class object of the host may be used: selectors limit which.
+pub fn check_class(
+    ctx: &Context<'_>,
+    what: &str,
+    class_kind: &'static str,
+    class: &str,
+    import: &crate::settings::Import,
+    key: &str,
+) -> Result<(), Refusal> {
+    let Some(selector) = import.selector() else { return Ok(()) };
+    if class.is_empty() {
+        return Ok(());
+    }
+    let found = ctx.facts.classes.iter().find(|(kind, _)| *kind == class_kind).and_then(|(_, object)| object.as_ref());
+    match found {
+        None => Err(Refusal::warning(format!(
+            "did not sync {what} to host because the {class_kind} \"{class}\" couldn't be reached in the host"
+        ))),
+        Some(object) if !crate::selectors::matches(selector, object.at(&["metadata", "labels"])) => {
+            Err(Refusal::warning(format!(
+                "did not sync {what} to host because the {class_kind} \"{class}\" in the host does not match the \
+                 selector under '{key}'"
+            )))
+        }
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,251 @@
+//! Services: one cluster IP on both sides, chosen by the host.
+//!
+//! The host Service is made first where the API server asks ([`host_first`]); else the virtual one takes the host's address
+//! by being created again, because an address cannot be changed.
+//!
+//! Invariant: a tenant never chooses an address on the host: cluster IPs and node ports are the host's choice.
+
+use apimachinery::{Value, json};
+
+use crate::diff::{present, put, two_way, two_way_same};
+use crate::kind::{self, Kind};
+use crate::metadata::{self, LastSynced, MetadataRules, annotation, hash_value, uid_of};
+use crate::plan::{Action, LastSeen};
+use crate::selectors::{host_map_selector, virtual_map_selector};
+use crate::types::{Context, Desired, Refusal, ToHost, object};
+
+/// Written by Rancher on whatever cluster it manages: copying it would go round in circles.
+const EXCLUDED: [&str; 1] = ["field.cattle.io/publicEndpoints"];
+
+/// Fields of the spec that either side may change.
+const TWO_WAY: [&str; 12] = [
+    "type",
+    "externalName",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "publishNotReadyAddresses",
+    "externalTrafficPolicy",
+    "internalTrafficPolicy",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "healthCheckNodePort",
+    "trafficDistribution",
+    "allocateLoadBalancerNodePorts",
+];
+
+pub struct Services;
+
+/// The API server's own Service, which stands for the control plane's and is not synced like others.
+pub fn is_api_server(service: &Value) -> bool {
+    service.str_at(&["metadata", "namespace"]) == "default" && service.str_at(&["metadata", "name"]) == "kubernetes"
+}
+
+fn external_ips(ctx: &Context<'_>, service: &Value, actions: &mut Vec<Action>) -> Option<Value> {
+    let ips = present(service, &["spec", "externalIPs"])?;
+    if ctx.settings.allow_external_ips {
+        return Some(ips.clone());
+    }
+    actions.push(Action::Warn {
+        reason: "SyncWarning",
+        message: "spec.externalIPs is not synced: it would take traffic meant for others on the host".into(),
+    });
+    None
+}
+
+impl ToHost for Services {
+    fn kind(&self) -> &Kind {
+        &kind::SERVICE
+    }
+
+    fn wanted(&self, service: &Value, ctx: &Context<'_>) -> bool {
+        ctx.settings.services && !is_api_server(service)
+    }
+
+    fn replaces_older(&self) -> bool {
+        // The address would be lost, and with it the connections of the tenant's clients.
+        false
+    }
+
+    fn translate(&self, service: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
+        let mut actions = Vec::new();
+        let mut host = object(&kind::SERVICE, ctx.metadata(service, &kind::SERVICE, &EXCLUDED));
+        let mut spec = service["spec"].clone();
+        let namespace = service.str_at(&["metadata", "namespace"]);
+        put(&mut spec, &["selector"], host_map_selector(service.at(&["spec", "selector"]), namespace, ctx.names));
+        for member in ["clusterIPs", "ipFamilies", "healthCheckNodePort", "externalIPs"] {
+            spec.remove_at(&[member]);
+        }
+        if spec.str_at(&["clusterIP"]) != "None" {
+            spec.remove_at(&["clusterIP"]);
+        }
+        if spec.str_at(&["ipFamilyPolicy"]) != "PreferDualStack" {
+            // Any other policy may be impossible on the host, which knows what it has.
+            spec.remove_at(&["ipFamilyPolicy"]);
+        }
+        if let Some(ips) = external_ips(ctx, service, &mut actions) {
+            spec["externalIPs"] = ips;
+        }
+        if let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) {
+            for port in ports {
+                port.remove_at(&["nodePort"]);
+            }
+        }
+        host["spec"] = spec;
+        let mut synced = LastSynced::of(&host);
+        let salt = uid_of(service);
+        for field in TWO_WAY.iter().chain(&["ports", "selector"]) {
+            let value = present(service, &["spec", field]).unwrap_or(&Value::Null);
+            synced.set(field, &hash_value(salt, value));
+        }
+        synced.store(&mut host);
+        Ok((host, actions))
+    }
+
+    fn reconcile(&self, service: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Result<Desired, Refusal> {
+        let mut new_virtual = service.clone();
+        let mut new_host = host.clone();
+        let mut actions = Vec::new();
+        let names = ctx.names;
+        let salt = uid_of(service).to_owned();
+        let namespace = service.str_at(&["metadata", "namespace"]).to_owned();
+        let mut synced = LastSynced::of(host);
+        if annotation(host, metadata::UID_ANNOTATION) != salt {
+            // Recreated on the virtual side: what it says now is what is wanted.
+            synced = LastSynced::default();
+        }
+
+        for field in TWO_WAY {
+            two_way_same(field, &salt, &["spec", field], &mut new_virtual, &mut new_host, &mut synced);
+        }
+        let host_ports = host.array_at(&["spec", "ports"]).to_vec();
+        two_way(
+            "ports",
+            &salt,
+            &["spec", "ports"],
+            &mut new_virtual,
+            &mut new_host,
+            &mut synced,
+            |ports| ports.map(|p| host_side_ports(p, &host_ports)),
+            |ports| ports.cloned(),
+        );
+        two_way(
+            "selector",
+            &salt,
+            &["spec", "selector"],
+            &mut new_virtual,
+            &mut new_host,
+            &mut synced,
+            |s| host_map_selector(s, &namespace, names),
+            |s| virtual_map_selector(s, names),
+        );
+        put(&mut new_host, &["spec", "externalIPs"], external_ips(ctx, service, &mut actions));
+        synced.store(&mut new_host);
+
+        let kind_now = new_host.str_at(&["spec", "type"]).to_owned();
+        if kind_now == "ExternalName" {
+            for object in [&mut new_host, &mut new_virtual] {
+                for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+                    object.remove_at(&["spec", member]);
+                }
+            }
+        }
+
+        let rules = MetadataRules { excluded: &EXCLUDED, down_only: false };
+        let host_only = metadata::sync_metadata(
+            &mut new_virtual,
+            &mut new_host,
+            &kind::SERVICE,
+            names,
+            rules,
+            Some(&last.host_only),
+        );
+        new_host.remove_at(&["metadata", "annotations", "vcluster.loft.sh/block-deletion"]);
+
+        let mut status = host["status"].clone();
+        if kind_now != "LoadBalancer" {
+            status = json!({"loadBalancer": {}});
+        }
+        if new_virtual.get("status").is_some_and(|s| !s.is_null()) || status != json!({"loadBalancer": {}}) {
+            new_virtual["status"] = status;
+        }
+
+        let seen = LastSeen { on_host: true, host_only };
+        let host_ip = host.str_at(&["spec", "clusterIP"]);
+        let virtual_ip = service.str_at(&["spec", "clusterIP"]);
+        let settled = service.str_at(&["spec", "type"]) == host.str_at(&["spec", "type"]);
+        if settled && kind_now != "ExternalName" && !host_ip.is_empty() && host_ip != virtual_ip {
+            for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                put(&mut new_virtual, &["spec", member], host.at(&["spec", member]).cloned());
+            }
+            new_virtual.remove_at(&["status"]);
+            let metadata = new_virtual["metadata"].make_object();
+            for member in [
+                "uid",
+                "resourceVersion",
+                "generation",
+                "creationTimestamp",
+                "managedFields",
+                "selfLink",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+            ] {
+                metadata.remove(member);
+            }
+            // The host's node ports come with the next look; the virtual cluster may not have them free right now.
+            actions.push(Action::RecreateVirtual(new_virtual));
+            return Ok(Desired { virtual_: service.clone(), host: host.clone(), actions, seen });
+        }
+        Ok(Desired { virtual_: new_virtual, host: new_host, actions, seen })
+    }
+}
+
+/// Virtual ports for the host: node ports that the virtual side allocated are not asked for, those both sides know are kept.
+fn host_side_ports(ports: &Value, host_ports: &[Value]) -> Value {
+    let out: Vec<Value> = ports
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|port| {
+            let mut port = port.clone();
+            let existing = host_ports
+                .iter()
+                .find(|h| h["port"] == port["port"] && h.str_at(&["protocol"]) == port.str_at(&["protocol"]));
+            match existing {
+                Some(existing) if port.get("nodePort").is_none() => {
+                    if let Some(node_port) = existing.get("nodePort") {
+                        port["nodePort"] = node_port.clone();
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    port.remove_at(&["nodePort"]);
+                }
+            }
+            port
+        })
+        .collect();
+    Value::Array(out)
+}
+
+/// The host Service for a virtual Service that is about to be created: for API servers that ask the host first.
+pub fn host_first(service: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
+    Services.translate(service, ctx).map(|(host, _)| host)
+}
+
+/// Copies what the host chose into a virtual Service that is about to be created.
+pub fn adopt(service: &mut Value, host: &Value) {
+    for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        put(service, &["spec", member], host.at(&["spec", member]).cloned());
+    }
+    let host_ports = host.array_at(&["spec", "ports"]);
+    if let Some(ports) = service.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut) {
+        for port in ports {
+            let same = host_ports
+                .iter()
+                .find(|h| h["port"] == port["port"] && h.str_at(&["protocol"]) == port.str_at(&["protocol"]));
+            if let Some(node_port) = same.and_then(|p| p.get("nodePort")) {
+                port["nodePort"] = node_port.clone();
+            }
+        }
+    }
+}
