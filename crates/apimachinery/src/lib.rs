@@ -13,6 +13,8 @@ pub mod labels;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod openapi;
+pub mod protobuf;
 pub mod quantity;
 pub mod resources;
 pub mod schema;

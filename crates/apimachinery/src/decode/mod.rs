@@ -21,6 +21,7 @@ use crate::json::Value;
 use crate::resources;
 use crate::schema::{self, TypeRef};
 
+pub(crate) use normalize::finish as normalize_struct;
 pub use normalize::{normalize, zero};
 
 /// Deeper bodies are refused: less than what reading a stored object back allows.

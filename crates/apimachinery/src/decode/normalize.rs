@@ -35,7 +35,7 @@ pub fn normalize(value: &mut Value, ty: TypeRef<'_>) {
 }
 
 /// Drops what Go would leave out of an object whose members are already in form, and adds what it would write.
-pub(super) fn finish(map: &mut Map, ty: TypeRef<'_>) {
+pub(crate) fn finish(map: &mut Map, ty: TypeRef<'_>) {
     // Kinds stored as JSON keep the difference between an empty list and none.
     let keep_empty = ty.name().starts_with("io.k8s.apiextensions-apiserver.");
     for field in ty.fields() {

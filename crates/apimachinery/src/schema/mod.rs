@@ -25,6 +25,9 @@ use crate::json::{Str, Value};
 pub use builtin::{lookup, lookup_name};
 pub use structural::StructuralError;
 
+/// The release that the tables describe.
+pub const KUBERNETES_VERSION: &str = "v1.36.4";
+
 /// The number of a type in its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeId(pub(crate) u32);
