@@ -236,6 +236,10 @@ mod tests {
         assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
         let policy = spec.at(&["properties", "restartPolicy"]).unwrap();
         assert_eq!(policy["enum"], crate::json!(["Always", "Never", "OnFailure"]));
-        assert!(policy.str_at(&["description"]).ends_with("Possible enum values:\n - `\"Always\"`\n - `\"Never\"`\n - `\"OnFailure\"`"));
+        assert!(
+            policy
+                .str_at(&["description"])
+                .ends_with("Possible enum values:\n - `\"Always\"`\n - `\"Never\"`\n - `\"OnFailure\"`")
+        );
     }
 }

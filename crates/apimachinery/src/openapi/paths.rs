@@ -65,7 +65,8 @@ pub struct ServedSubresource {
 
 impl ServedResource {
     pub fn builtin(r: &'static Resource) -> ServedResource {
-        let model = |k: Kind| schema::lookup(k.group, k.version, k.kind).map(|t| t.name().to_owned()).unwrap_or_default();
+        let model =
+            |k: Kind| schema::lookup(k.group, k.version, k.kind).map(|t| t.name().to_owned()).unwrap_or_default();
         let list = r.list_kind();
         let list_model = schema::lookup(r.group, r.version, &list).map(|t| t.name().to_owned()).unwrap_or_default();
         let own = r.own_kind();
@@ -146,8 +147,11 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
     let scope = if r.namespaced { "Namespaced" } else { "" };
     let gv = operation_group(&r.group, &r.version);
     let tag = tag(&r.group, &r.version);
-    let collection =
-        if r.namespaced { format!("/{base}/namespaces/{{namespace}}/{}", r.plural) } else { format!("/{base}/{}", r.plural) };
+    let collection = if r.namespaced {
+        format!("/{base}/namespaces/{{namespace}}/{}", r.plural)
+    } else {
+        format!("/{base}/{}", r.plural)
+    };
     let item = format!("{collection}/{{name}}");
     let gvk = (r.group.clone(), r.version.clone(), r.kind.clone());
     let namespace = r.namespaced.then(|| path_parameter("namespace", NAMESPACE_DOC));
@@ -203,7 +207,8 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
     }
     if r.has("deletecollection") {
         let mut parameters = options(docs, "DeleteOptions");
-        parameters.extend(list_options.iter().filter(|p| p.name != "watch" && p.name != "allowWatchBookmarks").cloned());
+        parameters
+            .extend(list_options.iter().filter(|p| p.name != "watch" && p.name != "allowWatchBookmarks").cloned());
         operations.push(Operation {
             id: format!("delete{gv}Collection{scope}{kind}"),
             parameters,
@@ -266,7 +271,11 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
         let gvk = (s.group.clone(), s.version.clone(), s.kind.clone());
         let answer = || Some(s.model.clone());
         let sub_name = if s.kind == r.kind || s.connect || s.kind == "Scale" {
-            if s.kind == "Scale" { path_parameter("name", "name of the Scale") } else { path_parameter("name", &format!("name of the {}", if s.connect { &s.kind } else { &r.kind })) }
+            if s.kind == "Scale" {
+                path_parameter("name", "name of the Scale")
+            } else {
+                path_parameter("name", &format!("name of the {}", if s.connect { &s.kind } else { &r.kind }))
+            }
         } else {
             path_parameter("name", &format!("name of the {}", s.kind))
         };

@@ -153,7 +153,8 @@ fn property(field: FieldRef<'_>, model: &str, dialect: Dialect, docs: &Docs, ref
         }
     }
     if field.patch.merge || field.patch.retain_keys || field.patch.replace {
-        let strategy = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
+        let strategy =
+            [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
         let names: Vec<&str> = strategy.iter().filter(|(on, _)| *on).map(|(_, n)| *n).collect();
         out.insert("x-kubernetes-patch-strategy", names.join(",").into());
     }

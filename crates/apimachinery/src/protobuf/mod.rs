@@ -61,8 +61,7 @@ pub fn message_type(group: &str, version: &str, kind: &str) -> Option<TypeRef<'s
 /// Encodes an object, or a list of objects, of a built-in kind with its envelope.
 pub fn encode(object: &Value) -> Result<Vec<u8>, EncodeError> {
     let (api_version, kind) = crate::decode::type_meta(object);
-    let no_message =
-        || EncodeError::NoMessage { api_version: api_version.to_owned(), kind: kind.to_owned() };
+    let no_message = || EncodeError::NoMessage { api_version: api_version.to_owned(), kind: kind.to_owned() };
     let gv = GroupVersion::parse(api_version).map_err(|_| no_message())?;
     let ty = message_type(&gv.group, &gv.version, kind).ok_or_else(no_message)?;
     let mut raw = Vec::with_capacity(1024);
