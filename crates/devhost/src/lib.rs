@@ -1,152 +1,206 @@
-//! A host cluster in one process: API server, controllers, scheduler and simulated nodes.
+//! A host cluster for development and tests, in one process: API server, controllers, scheduler, simulated nodes.
 //!
-//! What works here works on a real host, because it is the same API and the same code. Nodes are simulated: pods become
-//! ready and run nothing; logs say so, and exec is refused.
+//! The same engine as a virtual control plane, with the scheduler and nodes that a virtual cluster borrows from its host.
+//! Nothing runs in its containers; see `node` for what pods report.
 //!
-//! Invariant: parts start in the order API server, nodes, scheduler, controllers and end in the reverse order; the store
-//! closes last.
+//! Invariants:
+//! - [`DevHost::start`] on the same directory gives the same cluster: data, authority, service account key.
+//! - The API answers when `start` returns; nodes are registered by then.
 
 mod pods;
 mod storage;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use apiserver::{ApiServer, UserInfo};
-use controllers::{Manager, ManagerConfig, ManagerError};
-use informer::{ApiError, Clock};
-use node::Nodes;
-use pki::{ClusterCertificates, PkiError};
-use scheduler::driver::Scheduler;
+use pki::ClusterCertificates;
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tokio_util::task::TaskTracker;
 
 use crate::storage::Provisioner;
 
-/// How the cluster looks and where it keeps its data.
+/// How a development host is started.
 #[derive(Clone, Debug)]
-pub struct Config {
-    pub nodes: node::Config,
-    /// Where the API is served; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// The store's file; in memory without one.
-    pub database: Option<PathBuf>,
-    /// Complete certificates of the cluster; see [`serving_names`].
-    pub certificates: ClusterCertificates,
-    pub service_cluster_ip_range: String,
+pub struct DevHostConfig {
+    /// How many simulated nodes there are.
+    pub nodes: usize,
+    /// Where data and certificates are kept; without it everything is in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the API; port 0 takes a free one.
+    pub bind: SocketAddr,
 }
 
-/// The names under which the API of a development host is reached from this machine.
-pub fn serving_names() -> Vec<String> {
-    ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1"]
-        .map(str::to_owned)
-        .into()
+impl Default for DevHostConfig {
+    fn default() -> Self {
+        DevHostConfig { nodes: 3, data_dir: None, bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0) }
+    }
 }
 
-/// Why the cluster did not start.
+/// How an administrator reaches the host. All PEM.
+#[derive(Clone, Debug)]
+pub struct AdminAccess {
+    pub server: String,
+    pub certificate_authority: String,
+    pub client_certificate: String,
+    pub client_key: String,
+}
+
+/// Why the host did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("could not open the host cluster's store")]
-    Store(#[source] store::OpenError),
-    #[error("the certificate {0} is missing")]
-    MissingCertificate(&'static str),
-    #[error("could not make certificates")]
-    Certificates(#[from] PkiError),
-    #[error("could not set up TLS")]
-    Tls(#[source] apiserver::tls::TlsError),
-    #[error("could not listen on {address}")]
+    #[error("cannot make the data directory {}", path.display())]
+    DataDirectory { path: PathBuf, source: std::io::Error },
+    #[error("cannot open the store")]
+    Store(#[from] store::OpenError),
+    #[error("certificates")]
+    Certificates(#[from] pki::PkiError),
+    #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error("could not start the host's API server")]
-    ApiServer(#[source] apiserver::StartError),
-    #[error("could not register the simulated nodes")]
-    Nodes(#[source] ApiError),
-    #[error("could not create the default storage class")]
-    StorageClass(#[source] ApiError),
-    #[error("could not start the host's controllers")]
-    Controllers(#[from] ManagerError),
+    #[error("the API server did not start")]
+    ApiServer(#[from] apiserver::StartError),
+    #[error("TLS")]
+    Tls(#[from] apiserver::tls::TlsError),
+    #[error("the controllers did not start")]
+    Controllers(#[from] controllers::ManagerError),
+    #[error("the nodes could not be registered")]
+    Nodes(#[source] informer::ApiError),
+    #[error("the default storage class could not be created")]
+    StorageClass(#[source] informer::ApiError),
 }
 
-/// A running host cluster.
+/// A running development host.
 pub struct DevHost {
-    store: Store,
-    api: ApiServer,
     address: SocketAddr,
-    serving: JoinHandle<()>,
-    stop_serving: CancellationToken,
-    nodes: Nodes,
-    scheduler: Scheduler,
+    access: AdminAccess,
+    server: ApiServer,
+    store: Store,
+    controllers: controllers::Manager,
+    scheduler: scheduler::driver::Scheduler,
+    nodes: node::Nodes,
     provisioner: Provisioner,
-    manager: Manager,
+    serving: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl DevHost {
-    /// Starts the cluster; returns when its API answers and its nodes are registered.
-    pub async fn start(config: Config) -> Result<DevHost, StartError> {
-        let store = match &config.database {
-            Some(path) => Store::open_sqlite(path, store::Options::default()).await.map_err(StartError::Store)?,
-            None => Store::in_memory(store::Options::default()).await,
-        };
-        let listener = TcpListener::bind(config.listen).await;
-        let listener = listener.map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let file = |name: &'static str| config.certificates.file(name).ok_or(StartError::MissingCertificate(name));
+    pub async fn start(config: DevHostConfig) -> Result<DevHost, StartError> {
+        // The port comes first: a second host on the same directory must not open its store.
+        let listen = |source| StartError::Listen { address: config.bind, source };
+        let listener = TcpListener::bind(config.bind).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let certificates = certificates(&config, address)?;
+        let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
         let tls = apiserver::tls::server_config(
-            file("apiserver.crt")?.as_bytes(),
-            file("apiserver.key")?.as_bytes(),
-            Some(file("client-ca.crt")?.as_bytes()),
-        )
-        .map_err(StartError::Tls)?;
+            file("apiserver.crt").as_bytes(),
+            file("apiserver.key").as_bytes(),
+            Some(file("client-ca.crt").as_bytes()),
+        )?;
+        let store = open_store(&config).await?;
         let api_config = apiserver::Config {
-            pods: Some(Arc::new(pods::SimulatedPods)),
-            service_cluster_ip_range: config.service_cluster_ip_range.clone(),
-            advertise_address: config.listen.ip(),
             secure_port: address.port(),
+            pods: Some(Arc::new(pods::SimulatedPods)),
             ..apiserver::Config::default()
         };
-        let api = ApiServer::start(api_config, store.clone()).await.map_err(StartError::ApiServer)?;
-        let stop_serving = CancellationToken::new();
-        let (server, stop) = (api.clone(), stop_serving.clone());
-        let serving = tokio::spawn(async move { server.serve(listener, tls, stop).await });
-        let client = api.kube_client(UserInfo::admin());
-        let clock = Clock::system();
-        let nodes = Nodes::start(client.clone(), config.nodes, clock.clone()).await.map_err(StartError::Nodes)?;
-        let scheduler = Scheduler::start(client.clone(), scheduler::driver::Config::default(), clock.clone());
-        let provisioner = Provisioner::start(client.clone()).await.map_err(StartError::StorageClass)?;
-        let root_ca = Some(file("server-ca.crt")?.to_owned());
-        let manager = Manager::start(client, ManagerConfig { root_ca, clock, ..ManagerConfig::default() })?;
-        info!(%address, "host cluster serving");
-        Ok(DevHost { store, api, address, serving, stop_serving, nodes, scheduler, provisioner, manager })
+        let server = match ApiServer::start(api_config, store.clone()).await {
+            Ok(server) => server,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        let serving = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (api, stop) = (server.clone(), serving.clone());
+        tasks.spawn(async move { api.serve(listener, tls, stop).await });
+
+        let client = |user: &str| server.kube_client(UserInfo::new(user, [apiserver::authn::SYSTEM_MASTERS]));
+        let clock = informer::Clock::system();
+        let controllers = controllers::Manager::start(
+            client("system:kube-controller-manager"),
+            controllers::ManagerConfig { root_ca: Some(file("server-ca.crt")), ..Default::default() },
+        )?;
+        let scheduler = scheduler::driver::Scheduler::start(
+            client("system:kube-scheduler"),
+            scheduler::driver::Config::default(),
+            clock.clone(),
+        );
+        let provisioner =
+            Provisioner::start(client("system:alcove-provisioner")).await.map_err(StartError::StorageClass)?;
+        let node_config = node::Config { count: config.nodes, ..node::Config::default() };
+        let nodes = node::Nodes::start(client("system:nodes"), node_config, clock).await.map_err(StartError::Nodes)?;
+        let access = AdminAccess {
+            server: format!("https://{address}"),
+            certificate_authority: file("server-ca.crt"),
+            client_certificate: file("admin.crt"),
+            client_key: file("admin.key"),
+        };
+        Ok(DevHost { address, access, server, store, controllers, scheduler, nodes, provisioner, serving, tasks })
     }
 
-    /// Where the API is served.
+    /// The bound address of the API.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A client of this cluster in the same process, as an administrator.
+    pub fn access(&self) -> &AdminAccess {
+        &self.access
+    }
+
+    /// An administrator's client in this process: no socket, no TLS.
     pub fn client(&self) -> kube::Client {
-        self.api.kube_client(UserInfo::admin())
+        self.kube_client(UserInfo::admin())
     }
 
-    pub fn api(&self) -> &ApiServer {
-        &self.api
+    /// A client of one user in this process.
+    pub fn kube_client(&self, user: UserInfo) -> kube::Client {
+        self.server.kube_client(user)
     }
 
-    /// Ends everything; what was acknowledged is on disk.
-    pub async fn shutdown(self) {
-        self.manager.shutdown().await;
+    /// Ends nodes, scheduler, controllers, requests and the store, in this order. The data stays.
+    pub async fn stop(self) {
+        self.nodes.shutdown().await;
         self.provisioner.shutdown().await;
         self.scheduler.shutdown().await;
-        self.nodes.shutdown().await;
-        self.stop_serving.cancel();
-        if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the host's API server did not end well");
-        }
-        self.api.shutdown().await;
+        self.controllers.shutdown().await;
+        self.serving.cancel();
+        self.server.shutdown().await;
+        self.tasks.close();
+        self.tasks.wait().await;
         self.store.close().await;
     }
+}
+
+fn certificates(config: &DevHostConfig, address: SocketAddr) -> Result<ClusterCertificates, StartError> {
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"]
+            .map(str::to_string)
+            .to_vec();
+    names.push("kubernetes.default.svc.cluster.local".to_string());
+    names.push(address.ip().to_string());
+    let folder = config.data_dir.as_ref().map(|folder| folder.join("pki"));
+    let kept = match &folder {
+        Some(folder) => pki::files::read(folder)?,
+        None => BTreeMap::new(),
+    };
+    let certificates = ClusterCertificates::complete(kept.clone(), &names)?;
+    if let Some(folder) = folder
+        && *certificates.files() != kept
+    {
+        pki::files::write(&folder, certificates.files())?;
+    }
+    Ok(certificates)
+}
+
+async fn open_store(config: &DevHostConfig) -> Result<Store, StartError> {
+    let Some(folder) = &config.data_dir else {
+        return Ok(Store::in_memory(store::Options::default()).await);
+    };
+    let failed = |source| StartError::DataDirectory { path: folder.clone(), source };
+    tokio::fs::create_dir_all(folder).await.map_err(failed)?;
+    Ok(Store::open_sqlite(folder.join("state.db"), store::Options::default()).await?)
 }
