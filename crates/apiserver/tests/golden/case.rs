@@ -380,7 +380,8 @@ impl Replay<'_> {
     async fn watch(&mut self, step: &Step, watch: &Watch, out: &mut String) -> Result<(), String> {
         let request = self.build(&step.request)?;
         let opened = timeout(Duration::from_secs(15), self.client.open(&request));
-        let (status, headers, mut body, _connection) = opened.await.map_err(|_| "no answer to the watch".to_owned())??;
+        let (status, headers, mut body, _connection) =
+            opened.await.map_err(|_| "no answer to the watch".to_owned())??;
         let Some(expected) = &step.response else { return Ok(()) };
         self.compare_head(expected, status, &headers, out);
         let Some(wanted) = &expected.events else {
@@ -439,7 +440,9 @@ impl Replay<'_> {
                 let path = format!("events[{i}]");
                 match (wanted.get(i), events.get(i)) {
                     (Some(w), a) => self.compare_body(step, w, a.cloned(), &path, out),
-                    (None, a) => out.push_str(&format!("    {path}: one event too many: {}\n", a.unwrap_or(&Value::Null))),
+                    (None, a) => {
+                        out.push_str(&format!("    {path}: one event too many: {}\n", a.unwrap_or(&Value::Null)))
+                    }
                 }
             }
         }

@@ -52,7 +52,8 @@ fn load(filters: &[String]) -> Vec<Case> {
             let case: Case = serde_json::from_str(&text)
                 .unwrap_or_else(|e| panic!("{} is no transcript: {e}", file.path().display()));
             let id = format!("{}/{}", case.area, case.name);
-            let wanted = |f: &String| case.area == *f || id == *f || case.name.contains(f.as_str()) || id.contains(f.as_str());
+            let wanted =
+                |f: &String| case.area == *f || id == *f || case.name.contains(f.as_str()) || id.contains(f.as_str());
             if filters.is_empty() || filters.iter().any(wanted) {
                 cases.push(case);
             }
@@ -142,7 +143,12 @@ fn report(outcomes: &[Outcome], filters: &[String], started: Instant) -> ExitCod
         passed += ok;
         all += total;
     }
-    println!("{:<14} {passed:>4} / {all:<4} {:>3} %   in {:.1} s", "all", passed * 100 / all.max(1), started.elapsed().as_secs_f64());
+    println!(
+        "{:<14} {passed:>4} / {all:<4} {:>3} %   in {:.1} s",
+        "all",
+        passed * 100 / all.max(1),
+        started.elapsed().as_secs_f64()
+    );
     if flag("GOLDEN_UPDATE").unwrap_or(false) {
         let union: BTreeSet<&String> = listed.union(&passing).collect();
         let mut text = union.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
