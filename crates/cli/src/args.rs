@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::commands::{apiserver, hub, up};
+
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,6 +20,17 @@ pub struct Args {
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Does the command serve until it is stopped?
+    pub fn serves(&self) -> bool {
+        match &self.command {
+            Command::Up(up) => up.foreground,
+            Command::Hub(_) | Command::Apiserver(_) => true,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -45,6 +58,17 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start a development host cluster with a hub on this machine
+    #[command(
+        after_help = "Examples:\n  alcove up\n  alcove up --nodes 5 --port 6443\n  alcove up --foreground --debug"
+    )]
+    Up(up::Up),
+    /// Stop the development host; its data stays
+    #[command(after_help = "Example:\n  alcove down && rm -r ~/.alcove    stop, and forget everything")]
+    Down,
+    /// Show the development host
+    #[command(after_help = "Examples:\n  alcove status\n  alcove status -o json")]
+    Status(up::Status),
     /// Create a virtual cluster and connect to it
     #[command(
         after_help = "Examples:\n  alcove create team-a\n  alcove create team-a -f vcluster.yaml --set sync.toHost.secrets.all=true\n  alcove create team-a -n tenants --connect=false\n  alcove create team-a --print > team-a.kubeconfig"
@@ -72,6 +96,14 @@ pub enum Command {
         after_help = "Examples:\n  alcove delete team-a\n  alcove delete team-a --ignore-not-found"
     )]
     Delete(Delete),
+    /// Run the virtual clusters of a host that ask for placement hub
+    #[command(after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com")]
+    Hub(hub::HubArgs),
+    /// Run the API server alone, as kube-apiserver with a store of its own
+    #[command(
+        after_help = "Examples:\n  alcove apiserver --secure-port 6443 --kubeconfig-out admin.kubeconfig\n  alcove apiserver --data-dir ./data --secure-port 0 --kubeconfig-out admin.kubeconfig"
+    )]
+    Apiserver(apiserver::ApiServerArgs),
     /// Work with vcluster.yaml
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -12,6 +12,7 @@ mod home;
 mod host;
 mod kubeconfig;
 mod manifests;
+mod signals;
 mod table;
 mod ui;
 
@@ -24,7 +25,11 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args = args::Args::parse();
     // Commands say what went wrong themselves; logs are for those that serve.
-    let level = if args.global.debug { "debug" } else { "off" };
+    let level = match (args.global.debug, args.serves()) {
+        (true, _) => "debug,hyper=info,h2=info,rustls=info",
+        (false, true) => "warn",
+        (false, false) => "off",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ALCOVE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -1,10 +1,13 @@
 //! One module per command; each returns the exit code or an error with advice.
 
+pub mod apiserver;
 mod config;
 mod connect;
 mod create;
 mod delete;
+pub mod hub;
 mod list;
+pub mod up;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,16 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::List(command) => list::run(&global, &command).await,
         Command::Describe(command) => list::describe(&global, &command).await,
         Command::Delete(command) => delete::run(&global, &command, ui).await,
+        Command::Up(command) => up::up(&global, &command, ui).await,
+        Command::Down => up::down(&global, ui).await,
+        Command::Status(command) => up::status(&global, &command).await,
+        Command::Hub(command) => hub::run(&global, &command, ui).await,
+        Command::Apiserver(command) => {
+            // ALCOVE_HOME is about `alcove up`; a stand-alone server is in memory unless it is told otherwise.
+            let home = std::env::var_os("ALCOVE_HOME");
+            let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
+            apiserver::run(data_dir, &command, ui).await
+        }
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "alcove", &mut std::io::stdout());
