@@ -97,7 +97,9 @@ pub enum Command {
     )]
     Delete(Delete),
     /// Run the virtual clusters of a host that ask for placement hub
-    #[command(after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com")]
+    #[command(
+        after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
+    )]
     Hub(hub::HubArgs),
     /// Run the API server alone, as kube-apiserver with a store of its own
     #[command(

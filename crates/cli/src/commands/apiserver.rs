@@ -131,7 +131,11 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         let access = deploy::secrets::AdminAccess {
             server: format!("https://{}", SocketAddr::new(reach, address.port())),
             insecure: false,
-            certificate_authority: if args.tls_cert_file.is_some() { certificate.clone() } else { file("server-ca.crt") },
+            certificate_authority: if args.tls_cert_file.is_some() {
+                certificate.clone()
+            } else {
+                file("server-ca.crt")
+            },
             client_certificate: file("admin.crt"),
             client_key: file("admin.key"),
         };
@@ -157,11 +161,21 @@ fn read(path: &PathBuf) -> anyhow::Result<String> {
         .map_err(|error| Failure::invalid(format!("cannot read {}: {error}", path.display())).into())
 }
 
-fn certificates(data_dir: Option<&PathBuf>, args: &ApiServerArgs, advertise: IpAddr) -> anyhow::Result<ClusterCertificates> {
-    let mut names: Vec<String> =
-        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost", "127.0.0.1"]
-            .map(str::to_string)
-            .to_vec();
+fn certificates(
+    data_dir: Option<&PathBuf>,
+    args: &ApiServerArgs,
+    advertise: IpAddr,
+) -> anyhow::Result<ClusterCertificates> {
+    let mut names: Vec<String> = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+        "127.0.0.1",
+    ]
+    .map(str::to_string)
+    .to_vec();
     names.push(advertise.to_string());
     if !args.bind_address.is_unspecified() {
         names.push(args.bind_address.to_string());

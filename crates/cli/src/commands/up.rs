@@ -170,7 +170,8 @@ fn port(args: &Up, home: &Home) -> u16 {
         return args.port;
     }
     let recorded = kubeconfig::read(&home.host_kubeconfig()).ok();
-    let server = recorded.as_ref().and_then(|config| config.pointer("/clusters/0/cluster/server")?.as_str()).unwrap_or("");
+    let server =
+        recorded.as_ref().and_then(|config| config.pointer("/clusters/0/cluster/server")?.as_str()).unwrap_or("");
     let port = server.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
     // Somebody else may have it now.
     if std::net::TcpListener::bind((args.bind_address, port)).is_ok() { port } else { 0 }
@@ -179,7 +180,9 @@ fn port(args: &Up, home: &Home) -> u16 {
 async fn listen(home: &Home) -> anyhow::Result<UnixListener> {
     let path = home.control_socket();
     if ask(home, "status").await.is_ok() {
-        return Err(Failure::exists(format!("a development host is running already in {}", home.root().display())).into());
+        return Err(
+            Failure::exists(format!("a development host is running already in {}", home.root().display())).into()
+        );
     }
     // What is left of one that was killed.
     let _ = std::fs::remove_file(&path);
@@ -191,7 +194,12 @@ async fn listen(home: &Home) -> anyhow::Result<UnixListener> {
 }
 
 /// Answers on the control socket until stopped; returns the connections that wait for the end.
-async fn answer(control: UnixListener, running: Arc<Running>, stop: CancellationToken, started: Instant) -> Vec<UnixStream> {
+async fn answer(
+    control: UnixListener,
+    running: Arc<Running>,
+    stop: CancellationToken,
+    started: Instant,
+) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
     loop {
         let stream = tokio::select! {
@@ -298,7 +306,11 @@ async fn detach(global: &Global, args: &Up, home: &Home, ui: &Ui) -> anyhow::Res
     };
     match answered {
         Some(Some(status)) => {
-            step.done(&format!("development host with {} nodes at {}", args.nodes, status["server"].as_str().unwrap_or_default()));
+            step.done(&format!(
+                "development host with {} nodes at {}",
+                args.nodes,
+                status["server"].as_str().unwrap_or_default()
+            ));
         }
         Some(None) => {
             return Err(Failure::failed(format!("the development host did not start:\n{}", tail())).into());
@@ -376,8 +388,14 @@ fn print_status(value: &Value, root: &Path) {
     let empty = Vec::new();
     let clusters = value["clusters"].as_array().unwrap_or(&empty);
     line("Clusters:", clusters.len().to_string());
-    let text = |cluster: &Value, key: &str| cluster[key].as_str().map_or_else(|| cluster[key].to_string(), str::to_string);
+    let text =
+        |cluster: &Value, key: &str| cluster[key].as_str().map_or_else(|| cluster[key].to_string(), str::to_string);
     for cluster in clusters {
-        println!("  {} (namespace {}, port {})", text(cluster, "name"), text(cluster, "namespace"), text(cluster, "port"));
+        println!(
+            "  {} (namespace {}, port {})",
+            text(cluster, "name"),
+            text(cluster, "namespace"),
+            text(cluster, "port")
+        );
     }
 }
