@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, no randomness, no network, no store. Everything here is a function of its arguments.
 
+pub mod apply;
 pub mod decode;
 pub mod field;
 pub mod fields;

@@ -564,7 +564,8 @@ mod tests {
             json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}}),
             json!({"spec": {"$setElementOrder/containers": [{"name": "c"}, {"name": "new"}, {"name": "a"}],
                 "containers": [{"name": "new"}]}}),
-            Ok(json!({"spec": {"containers": [{"name": "c"}, {"name": "new"}, {"name": "a"}, {"name": "b"}]}})),
+            // An element that only the server has keeps its place before those it stood before.
+            Ok(json!({"spec": {"containers": [{"name": "b"}, {"name": "c"}, {"name": "new"}, {"name": "a"}]}})),
         );
     }
 

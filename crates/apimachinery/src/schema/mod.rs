@@ -396,6 +396,10 @@ impl<'a> FieldRef<'a> {
         &self.field.merge_key
     }
 
+    pub(crate) fn merge_key_str(self) -> &'a Str {
+        &self.field.merge_key
+    }
+
     /// The default, for as long as the schema lives.
     pub fn default_value(self) -> Option<&'a Value> {
         self.field.default.as_deref()
