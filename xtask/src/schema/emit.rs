@@ -8,7 +8,8 @@
 //! l <element> <a|s|m|-><w if wrapped> <key,key>
 //! m <value> <a|g|->
 //! o <name> <a if atomic> <group|version|kind> <discriminator=json:Go,json:Go;...>
-//! f <name> <type> <flags> <number[/inline[/inline]]> <merge key> <default as JSON>
+//! v <struct> <a if atomic>
+//! f <name> <type> <flags> <number[/inline[/inline]]> <merge key> <default as JSON> <place in the Go struct>
 //! ```
 //!
 //! Flags of a field: `r` required, `p` pointer, `e` omitempty, `z` omitzero, `M` merge, `K` retainKeys, `R` replace.
@@ -209,8 +210,11 @@ impl<'a> Table<'a> {
                 return self.expr(inner, &all);
             }
         };
-        if marker(markers, "structType").is_some_and(|t| t != "granular") {
-            bail!("structType on a field of type {name}");
+        let own = if is_atomic(&ty.markers) { "atomic" } else { "granular" };
+        if let Some(stated) = marker(markers, "structType").or(marker(markers, "mapType")).filter(|t| *t != own) {
+            // The field overrides how its type merges.
+            let id = self.named(path, name, &[])?;
+            return Ok(self.intern(format!("v\t{id}\t{}", if stated == "atomic" { "a" } else { "" })));
         }
         let model = model_name(path, name);
         if let Some(&id) = self.structs.get(&model) {
@@ -222,18 +226,13 @@ impl<'a> Table<'a> {
 
         let mut flat = Vec::new();
         self.flatten(package, fields, &[], true, &mut flat)?;
-        flat.sort_by(|a, b| a.name.cmp(&b.name));
         let mut lines = Vec::new();
-        for f in &flat {
-            lines.push(self.field(f).with_context(|| format!("{name}.{}", f.name))?);
+        for (order, f) in flat.iter().enumerate() {
+            lines.push(self.field(f, order).with_context(|| format!("{name}.{}", f.name))?);
         }
-        let atomic = if marker(&ty.markers, "structType") == Some("atomic")
-            || marker(&ty.markers, "mapType") == Some("atomic")
-        {
-            "a"
-        } else {
-            ""
-        };
+        lines.sort();
+        flat.sort_by(|a, b| a.name.cmp(&b.name));
+        let atomic = if is_atomic(&ty.markers) { "a" } else { "" };
         let gvk = if is_kind(package, name, ty) { kind_of(package, name) } else { String::new() };
         let unions = if ty.markers.iter().any(|m| m == "union") { union(&flat) } else { String::new() };
         let header = format!("o\t{model}\t{atomic}\t{gvk}\t{unions}");
@@ -285,7 +284,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    fn field(&mut self, f: &Flat<'a>) -> anyhow::Result<String> {
+    fn field(&mut self, f: &Flat<'a>, order: usize) -> anyhow::Result<String> {
         let field = f.field;
         let ty = self.expr(&field.ty, &field.markers)?;
         let json = &field.tags["json"];
@@ -335,7 +334,7 @@ impl<'a> Table<'a> {
             }
             Some(value) => serde_json::from_str::<serde_json::Value>(value).context("default")?.to_string(),
         };
-        Ok(format!("f\t{}\t{ty}\t{flags}\t{number}\t{merge_key}\t{default}", f.name))
+        Ok(format!("f\t{}\t{ty}\t{flags}\t{number}\t{merge_key}\t{default}\t{order}", f.name))
     }
 
     /// The list of an enumeration's values that ends a field's description.
@@ -377,6 +376,10 @@ impl<'a> Table<'a> {
         self.docs.insert(model, line);
         Ok(())
     }
+}
+
+fn is_atomic(markers: &[String]) -> bool {
+    marker(markers, "structType") == Some("atomic") || marker(markers, "mapType") == Some("atomic")
 }
 
 fn is_kind(package: &Package, name: &str, ty: &GoType) -> bool {
@@ -440,8 +443,10 @@ fn description(comment: &[String]) -> String {
             break;
         }
         if line.is_empty() {
-            out.pop();
-            out.push_str("\n\n");
+            if !out.ends_with("\n\n") {
+                out.pop();
+                out.push_str("\n\n");
+            }
         } else if text.starts_with("TODO") || text.starts_with('+') {
             continue;
         } else if line.starts_with([' ', '\t']) {
@@ -451,7 +456,7 @@ fn description(comment: &[String]) -> String {
             let _ = write!(out, "{line} ");
         }
     }
-    out.trim_matches('\n').replace("\\\"", "\"").trim_matches(' ').to_owned()
+    out.trim_matches('\n').trim_matches(' ').to_owned()
 }
 
 fn escape(text: &str) -> String {

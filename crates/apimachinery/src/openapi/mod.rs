@@ -154,8 +154,12 @@ impl<'d> Builder<'d> {
         for model in served.models() {
             self.refer(&model);
         }
-        for name in ["Status", "DeleteOptions", "Patch", "WatchEvent"] {
-            self.refer(&format!("{META}.{name}"));
+        for (verb, names) in
+            [("delete", ["Status", "DeleteOptions"]), ("patch", ["Patch", "Patch"]), ("watch", ["WatchEvent", "WatchEvent"])]
+        {
+            if resource.has_verb(verb) {
+                names.iter().for_each(|name| self.refer(&format!("{META}.{name}")));
+            }
         }
     }
 

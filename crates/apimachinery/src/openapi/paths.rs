@@ -157,8 +157,13 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
     let namespace = r.namespaced.then(|| path_parameter("namespace", NAMESPACE_DOC));
     let name = path_parameter("name", &format!("name of the {}", r.kind));
     let pretty = query("pretty", PRETTY_DOC, "string");
-    let article = if r.kind.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
     let kind = r.kind.as_str();
+    let article = match kind {
+        // A plural has no article.
+        k if k.ends_with('s') && !k.ends_with("ss") => "",
+        k if k.starts_with(['A', 'E', 'I', 'O', 'U']) => "an ",
+        _ => "a ",
+    };
     let produces = if r.builtin {
         vec!["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]
     } else {
@@ -185,6 +190,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
         responses: Vec::new(),
         produces: produces.clone(),
     };
+    let listing = format!("list {}objects of kind {kind}", if r.has("watch") { "or watch " } else { "" });
     let list_options = options(docs, "ListOptions");
     let mut out = Vec::new();
 
@@ -194,7 +200,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
             parameters: list_options.clone(),
             responses: vec![("200", Some(r.list_model.clone()))],
             produces: with_streams(&produces),
-            ..operation("get", "list", "list", format!("list or watch objects of kind {kind}"))
+            ..operation("get", "list", "list", listing.clone())
         });
     }
     if r.has("create") {
@@ -202,7 +208,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
             parameters: options(docs, "CreateOptions"),
             body: Some(Body::Model(r.model.clone(), true)),
             responses: vec![("200", own()), ("201", own()), ("202", own())],
-            ..operation("post", "create", "post", format!("create {article} {kind}"))
+            ..operation("post", "create", "post", format!("create {article}{kind}"))
         });
     }
     if r.has("deletecollection") {
@@ -241,7 +247,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
             parameters: options(docs, "DeleteOptions"),
             body: Some(Body::Model(format!("{META}.DeleteOptions"), false)),
             responses: vec![("200", answer()), ("202", answer())],
-            ..operation("delete", "delete", "delete", format!("delete {article} {kind}"))
+            ..operation("delete", "delete", "delete", format!("delete {article}{kind}"))
         });
     }
     if r.has("patch") {
@@ -261,7 +267,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
             parameters: list_options,
             responses: vec![("200", Some(r.list_model.clone()))],
             produces: with_streams(&produces),
-            ..operation("get", "", "list", format!("list or watch objects of kind {kind}"))
+            ..operation("get", "", "list", listing)
         };
         out.extend(path_item(&format!("/{base}/{}", r.plural), vec![all], &[pretty.clone()], &tag, dialect));
     }
@@ -320,7 +326,7 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
                 "get" => ("get", "read", "get", format!("read {} of the specified {kind}", s.name)),
                 "update" => ("put", "replace", "put", format!("replace {} of the specified {kind}", s.name)),
                 "patch" => ("patch", "patch", "patch", format!("partially update {} of the specified {kind}", s.name)),
-                "create" => ("post", "create", "post", format!("create {} of {article} {kind}", s.name)),
+                "create" => ("post", "create", "post", format!("create {} of {article}{kind}", s.name)),
                 _ => continue,
             };
             let mut op = Operation {

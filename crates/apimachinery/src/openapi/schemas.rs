@@ -77,8 +77,7 @@ fn structure(ty: TypeRef<'_>, dialect: Dialect, docs: &Docs, refer: &mut Vec<Str
         properties.insert(field.name(), property(field, ty.name(), dialect, docs, refer));
     }
     if !required.is_empty() {
-        // In the order of the Go struct, which the field numbers mostly follow.
-        required.sort_by_key(|f| (f.inline, f.number));
+        required.sort_by_key(|f| f.order);
         out.insert("required", required.iter().map(|f| f.name()).collect::<Vec<_>>().into());
     }
     if !properties.is_empty() {
@@ -151,6 +150,11 @@ fn property(field: FieldRef<'_>, model: &str, dialect: Dialect, docs: &Docs, ref
             all.push(Value::object());
             all[0]["$ref"] = reference;
         }
+    }
+    if let (Some(s), Some(named)) = (ty.structure(), schema::lookup_name(ty.name()))
+        && s.atomic != named.is_atomic()
+    {
+        out.insert("x-kubernetes-map-type", if s.atomic { "atomic" } else { "granular" }.into());
     }
     if field.patch.merge || field.patch.retain_keys || field.patch.replace {
         let strategy =
@@ -239,16 +243,5 @@ fn inline_schema(ty: TypeRef<'_>, dialect: Dialect, refer: &mut Vec<String>) -> 
 
 /// The schema of a list's elements or a map's values.
 fn nested(ty: TypeRef<'_>, dialect: Dialect, refer: &mut Vec<String>) -> Value {
-    let mut out = inline_schema(ty, dialect, refer);
-    if dialect == Dialect::V3 {
-        if let Some(zero) = plain_zero(ty) {
-            out.insert("default", zero);
-        }
-        if matches!(ty.shape(), Shape::Struct(_))
-            && let Some(reference) = out.remove("$ref")
-        {
-            return json!({"default": {}, "allOf": [{"$ref": reference.as_str().unwrap_or_default()}]});
-        }
-    }
-    Value::Object(out)
+    Value::Object(inline_schema(ty, dialect, refer))
 }

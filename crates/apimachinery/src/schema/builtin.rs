@@ -98,6 +98,15 @@ fn parse(table: &'static str) -> Result<Builtin, String> {
                 let (value, kind) = (type_id(next()?)?, next()?);
                 schema.add(Shape::Map(MapType { value, atomic: kind == "a", explicit: kind != "-" }));
             }
+            "v" => {
+                let (of, flags) = (type_id(next()?)?, next()?);
+                let mut shape = schema.types.get(of.0 as usize).map(|t| t.shape.clone());
+                match &mut shape {
+                    Some(Shape::Struct(s)) => s.atomic = flags.contains('a'),
+                    _ => return Err(format!("{line:?} is no variant of a struct before it")),
+                }
+                schema.add(shape.ok_or("no shape")?);
+            }
             "o" => {
                 let (name, flags, gvk, unions) = (next()?, next()?, next()?, next()?);
                 let mut parts = gvk.split('|');
@@ -134,8 +143,8 @@ fn parse(table: &'static str) -> Result<Builtin, String> {
 }
 
 fn field(next: &mut impl FnMut() -> Result<&'static str, String>) -> Result<Field, String> {
-    let (name, ty, flags, numbers, merge_key, default) =
-        (next()?, type_id(next()?)?, next()?, next()?, next()?, next()?);
+    let (name, ty, flags, numbers) = (next()?, type_id(next()?)?, next()?, next()?);
+    let (merge_key, default, order) = (next()?, next()?, next()?);
     let mut numbers = numbers.split('/').map(|n| n.parse::<u16>().map_err(|e| format!("number {n:?}: {e}")));
     let mut number = || numbers.next().transpose().map(Option::unwrap_or_default);
     let has = |flag: char| flags.contains(flag);
@@ -155,6 +164,7 @@ fn field(next: &mut impl FnMut() -> Result<&'static str, String>) -> Result<Fiel
         },
         number: number()?,
         inline: [number()?, number()?],
+        order: order.parse().map_err(|e| format!("place {order:?}: {e}"))?,
     })
 }
 
@@ -241,6 +251,9 @@ mod tests {
         assert_eq!(volume.field("name").unwrap().inline, [0, 0]);
         assert_eq!(volume.field("emptyDir").unwrap().inline, [2, 0]);
         assert!(lookup_name("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap().is_atomic());
+        let claim = lookup("", "v1", "PersistentVolume").unwrap().path(&["spec", "claimRef"]).unwrap();
+        assert!(!claim.is_atomic() && lookup_name(claim.name()).unwrap().is_atomic());
+        assert!(claim.field("uid").is_some());
         let rule = lookup_name("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").unwrap();
         assert_eq!(rule.field("apiGroups").unwrap().inline, [2, 2]);
     }

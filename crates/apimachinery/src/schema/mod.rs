@@ -173,6 +173,8 @@ pub struct Field {
     /// The numbers of the messages that Go embeds and JSON flattens, outermost first, in which the field is on the
     /// wire; 0 means no more.
     pub inline: [u16; 2],
+    /// Place in the Go struct: the order in which OpenAPI lists required fields.
+    pub order: u16,
 }
 
 /// `patchStrategy` of a field.
@@ -253,6 +255,7 @@ impl Field {
             default: None,
             number: 0,
             inline: [0, 0],
+            order: 0,
         }
     }
 }
