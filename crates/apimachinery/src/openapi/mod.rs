@@ -154,9 +154,11 @@ impl<'d> Builder<'d> {
         for model in served.models() {
             self.refer(&model);
         }
-        for (verb, names) in
-            [("delete", ["Status", "DeleteOptions"]), ("patch", ["Patch", "Patch"]), ("watch", ["WatchEvent", "WatchEvent"])]
-        {
+        for (verb, names) in [
+            ("delete", ["Status", "DeleteOptions"]),
+            ("patch", ["Patch", "Patch"]),
+            ("watch", ["WatchEvent", "WatchEvent"]),
+        ] {
             if resource.has_verb(verb) {
                 names.iter().for_each(|name| self.refer(&format!("{META}.{name}")));
             }
