@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, hub, up};
+use crate::commands::{apiserver, demo, hub, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -58,6 +58,11 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show everything once: a host, two virtual clusters, the same application in both
+    #[command(
+        after_help = "Examples:\n  alcove demo\n  alcove demo --keep     leaves it running and says how to use kubectl on it"
+    )]
+    Demo(demo::Demo),
     /// Start a development host cluster with a hub on this machine
     #[command(
         after_help = "Examples:\n  alcove up\n  alcove up --nodes 5 --port 6443\n  alcove up --foreground --debug"

@@ -52,7 +52,7 @@ pub async fn to_cluster(host: &Host, namespace: &str, args: &Connect, ui: &Ui) -
 }
 
 /// The kubeconfig in Secret `vc-NAME`; waits for it while the cluster starts.
-async fn read_kubeconfig(host: &Host, namespace: &str, name: &str, timeout: Duration) -> anyhow::Result<Value> {
+pub async fn read_kubeconfig(host: &Host, namespace: &str, name: &str, timeout: Duration) -> anyhow::Result<Value> {
     let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
     let secret_name = deploy::names::kubeconfig_secret(name);
     let secret = poll(timeout, Duration::from_millis(200), async || match secrets.get_opt(&secret_name).await {

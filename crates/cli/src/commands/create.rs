@@ -42,11 +42,8 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     check_neighbours(&host, args, &namespace).await?;
     let step = ui.step(&format!("Create virtual cluster {}...", args.name));
     ensure_namespace(&host, args, &namespace, &step).await?;
-    for object in deploy::host_objects(&release) {
-        manifests::apply(&host.client, &object, &namespace).await?;
-    }
     step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
-    wait_until_running(&host, args, &namespace).await?;
+    put(&host, &release, Duration::from_secs(args.timeout)).await?;
     step.done(&format!("Successfully created virtual cluster {} in namespace {namespace}", args.name));
 
     if !args.connect && !args.print {
@@ -124,13 +121,21 @@ async fn ensure_namespace(
     Ok(())
 }
 
+/// Puts the objects of the release on the host and waits until the hub says that the cluster runs.
+pub async fn put(host: &Host, release: &Release<'_>, timeout: Duration) -> anyhow::Result<()> {
+    for object in deploy::host_objects(release) {
+        manifests::apply(&host.client, &object, release.namespace).await?;
+    }
+    wait_until_running(host, release.name, release.namespace, timeout).await
+}
+
 /// Until the hub has written the kubeconfig and says that the cluster runs.
-async fn wait_until_running(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<()> {
+async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
     let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
-    let config_name = deploy::names::config_secret(&args.name);
-    let kubeconfig_name = deploy::names::kubeconfig_secret(&args.name);
+    let config_name = deploy::names::config_secret(name);
+    let kubeconfig_name = deploy::names::kubeconfig_secret(name);
     let mut picked_up = false;
-    let outcome = poll(Duration::from_secs(args.timeout), Duration::from_millis(20), async || {
+    let outcome = poll(timeout, Duration::from_millis(20), async || {
         let config = secrets.get_opt(&config_name).await.ok().flatten()?;
         let status = config.metadata.annotations.unwrap_or_default().get(deploy::STATUS_ANNOTATION).cloned();
         match status.as_deref() {
@@ -143,7 +148,7 @@ async fn wait_until_running(host: &Host, args: &Create, namespace: &str) -> anyh
     match outcome {
         Some(Ok(())) => Ok(()),
         Some(Err(status)) => {
-            Err(Failure::failed(format!("virtual cluster {} did not start: {status}", args.name)).into())
+            Err(Failure::failed(format!("virtual cluster {} did not start: {status}", name)).into())
         }
         None => {
             if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
@@ -151,7 +156,7 @@ async fn wait_until_running(host: &Host, args: &Create, namespace: &str) -> anyh
             }
             let failure = Failure::timed_out(format!(
                 "virtual cluster {} did not come up in {} seconds",
-                args.name, args.timeout
+                name, timeout.as_secs()
             ));
             Err(match picked_up {
                 true => failure.hint("see the hub's log for the reason"),

@@ -5,6 +5,7 @@ mod config;
 mod connect;
 mod create;
 mod delete;
+pub mod demo;
 pub mod hub;
 mod list;
 pub mod up;
@@ -25,6 +26,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::List(command) => list::run(&global, &command).await,
         Command::Describe(command) => list::describe(&global, &command).await,
         Command::Delete(command) => delete::run(&global, &command, ui).await,
+        Command::Demo(command) => demo::run(&command, ui).await,
         Command::Up(command) => up::up(&global, &command, ui).await,
         Command::Down => up::down(&global, ui).await,
         Command::Status(command) => up::status(&global, &command).await,
