@@ -147,16 +147,15 @@ async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: D
     .await;
     match outcome {
         Some(Ok(())) => Ok(()),
-        Some(Err(status)) => {
-            Err(Failure::failed(format!("virtual cluster {} did not start: {status}", name)).into())
-        }
+        Some(Err(status)) => Err(Failure::failed(format!("virtual cluster {} did not start: {status}", name)).into()),
         None => {
             if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
                 picked_up = json!(config.metadata.annotations).get(deploy::STATUS_ANNOTATION).is_some();
             }
             let failure = Failure::timed_out(format!(
                 "virtual cluster {} did not come up in {} seconds",
-                name, timeout.as_secs()
+                name,
+                timeout.as_secs()
             ));
             Err(match picked_up {
                 true => failure.hint("see the hub's log for the reason"),

@@ -75,7 +75,10 @@ pub async fn isolation(host: &Rest, tenants: &[Tenant]) -> anyhow::Result<()> {
     }
     // A key of one cluster opens nothing in the other.
     for (tenant, other) in [(&tenants[0], &tenants[1]), (&tenants[1], &tenants[0])] {
-        check(!opens(tenant, other).await?, &format!("the credentials of {} are refused by {}", tenant.name, other.name))?;
+        check(
+            !opens(tenant, other).await?,
+            &format!("the credentials of {} are refused by {}", tenant.name, other.name),
+        )?;
     }
     Ok(())
 }
@@ -88,10 +91,9 @@ async fn addresses_agree(host: &Rest, tenant: &Tenant) -> anyhow::Result<bool> {
         by_source.insert(source, service.str_at(&["spec", "clusterIP"]).to_string());
     }
     let shop = list(&tenant.rest, &SERVICES, "").await?;
-    Ok(shop
-        .iter()
-        .filter(|service| service.str_at(&["metadata", "namespace"]).starts_with("shop"))
-        .all(|service| by_source.get(&full_name(service)).is_some_and(|ip| ip == service.str_at(&["spec", "clusterIP"]))))
+    Ok(shop.iter().filter(|service| service.str_at(&["metadata", "namespace"]).starts_with("shop")).all(|service| {
+        by_source.get(&full_name(service)).is_some_and(|ip| ip == service.str_at(&["spec", "clusterIP"]))
+    }))
 }
 
 /// Do the credentials of `tenant` read anything at the address of `other`?
@@ -121,7 +123,9 @@ pub async fn deletion(host: &Host, rest: &Rest, tenants: &[Tenant], timeout: Dur
     let mut left = Vec::new();
     for (kind, resource) in &HOST_KINDS {
         for object in list(rest, resource, "").await? {
-            if tenant_of(&object) == gone.name || object.str_at(&["metadata", "namespace"]) == gone.namespace && !is_default(&object) {
+            if tenant_of(&object) == gone.name
+                || object.str_at(&["metadata", "namespace"]) == gone.namespace && !is_default(&object)
+            {
                 left.push(format!("{kind} {}", full_name(&object)));
             }
         }
@@ -142,10 +146,7 @@ pub async fn deletion(host: &Host, rest: &Rest, tenants: &[Tenant], timeout: Dur
     let fine = pods.iter().all(|pod| condition(pod, "Ready") || pod.str_at(&["status", "phase"]) == "Succeeded");
     check(fine, &format!("{} is untouched: its pods are ready or have completed", stays.name))?;
     let clusters = crate::clusters::list(host, None).await?;
-    check(
-        clusters.len() == 1 && clusters[0].name == stays.name,
-        &format!("`alcove list` shows {} alone", stays.name),
-    )
+    check(clusters.len() == 1 && clusters[0].name == stays.name, &format!("`alcove list` shows {} alone", stays.name))
 }
 
 /// What every namespace of a host has, whoever lives in it.

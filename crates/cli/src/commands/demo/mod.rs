@@ -66,7 +66,8 @@ pub struct Tenant {
 }
 
 pub async fn run(args: &Demo, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let folder = tempfile::Builder::new().prefix("alcove-demo-").tempdir().context("cannot make a temporary directory")?;
+    let folder =
+        tempfile::Builder::new().prefix("alcove-demo-").tempdir().context("cannot make a temporary directory")?;
     let home = Home::new(Some(folder.path()))?;
     let started = Instant::now();
     let step = ui.step("Starting the development host...");
@@ -107,7 +108,10 @@ async fn show(
         let step = ui.step(&format!("Creating virtual cluster {name}..."));
         let begin = Instant::now();
         tenants.push(create_tenant(host, folder, name, timeout).await?);
-        timings.push((if name == TENANTS[0] { "team-a created, API answers" } else { "team-b created, API answers" }, begin.elapsed()));
+        timings.push((
+            if name == TENANTS[0] { "team-a created, API answers" } else { "team-b created, API answers" },
+            begin.elapsed(),
+        ));
         step.done(&format!("virtual cluster {name} in namespace vcluster-{name}"));
     }
 
@@ -172,14 +176,16 @@ async fn create_tenant(host: &Host, folder: &Path, name: &'static str, timeout: 
     let client = host::client(&config, None).await?;
     let rest = Rest::new(client.clone(), "alcove-demo");
     let accounts = Resource::new("", "v1", "serviceaccounts");
-    let answers = poll(timeout, Duration::from_millis(5), async || rest.get(&accounts, "default", "default").await.ok());
+    let answers =
+        poll(timeout, Duration::from_millis(5), async || rest.get(&accounts, "default", "default").await.ok());
     answers.await.ok_or_else(|| Failure::timed_out(format!("virtual cluster {name} does not answer")))?;
     Ok(Tenant { name, namespace, rest, kubeconfig: path, client })
 }
 
 async fn deploy_shop(tenant: &Tenant, timeout: Duration) -> anyhow::Result<()> {
     for (file, text) in SHOP {
-        let documents = config::yaml::documents(text).map_err(|error| Failure::failed(format!("examples/shop/{file}: {error}")))?;
+        let documents =
+            config::yaml::documents(text).map_err(|error| Failure::failed(format!("examples/shop/{file}: {error}")))?;
         for object in documents {
             let applied = poll(timeout, Duration::from_millis(50), async || {
                 match manifests::apply(&tenant.client, &object, "default").await {
@@ -220,7 +226,11 @@ async fn not_ready(rest: &Rest) -> Vec<String> {
         let wanted = deployment.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(1);
         let number = |field: &str| deployment.at(&["status", field]).and_then(Value::as_i64).unwrap_or(0);
         if number("availableReplicas") < wanted || number("updatedReplicas") < wanted {
-            missing.push(format!("deployment {} {}/{wanted}", deployment.str_at(&["metadata", "name"]), number("availableReplicas")));
+            missing.push(format!(
+                "deployment {} {}/{wanted}",
+                deployment.str_at(&["metadata", "name"]),
+                number("availableReplicas")
+            ));
         }
     }
     for job in all("batch", "v1", "jobs").await {
@@ -248,7 +258,8 @@ fn instructions(home: &Home, tenants: &[Tenant]) {
 /// Labels that mark an object of a tenant on the host.
 pub fn tenant_of(object: &Value) -> &str {
     let labels = &["metadata", "labels"];
-    let label = |name: &str| object.at(labels).and_then(|labels| labels.get(name)).and_then(Value::as_str).unwrap_or("");
+    let label =
+        |name: &str| object.at(labels).and_then(|labels| labels.get(name)).and_then(Value::as_str).unwrap_or("");
     ["vcluster.loft.sh/managed-by", "vcluster-name", "release"]
         .into_iter()
         .map(label)
