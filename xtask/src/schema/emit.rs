@@ -91,6 +91,8 @@ impl<'a> Table<'a> {
                 }
             }
         }
+        // The answer of /version: no kind, but OpenAPI describes it.
+        table.named("k8s.io/apimachinery/pkg/version", "Info", &[])?;
         for (path, name, _) in SPECIAL {
             table.describe(path, name)?;
         }

@@ -44,6 +44,7 @@ const PACKAGES: &[&str] = &[
     "k8s.io/apimachinery/pkg/runtime",
     "k8s.io/apimachinery/pkg/types",
     "k8s.io/apimachinery/pkg/util/intstr",
+    "k8s.io/apimachinery/pkg/version",
     "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1",
 ];
 

@@ -18,6 +18,7 @@ use crate::resources::{self, Resource};
 use crate::schema;
 
 pub use docs::Docs;
+use paths::Fixed;
 pub use paths::{ServedResource, ServedSubresource};
 pub use v2_protobuf::v2_to_protobuf;
 
@@ -40,16 +41,34 @@ impl Dialect {
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// The paths of the v3 documents of the built-in groups and versions, as `/openapi/v3` lists them (`api/v1`,
-/// `apis/apps/v1`).
+/// The paths of the v3 documents, as `/openapi/v3` lists them (`api/v1`, `apis/apps/v1`, also `apis/apps`, `version`).
 pub fn v3_index() -> Vec<String> {
-    let mut index = Vec::new();
+    let mut index: Vec<String> = Fixed::others().iter().map(document_of).collect();
     for group in resources::GROUPS {
-        for version in group.versions {
-            index.push(v3_path(group.name, version.version));
+        index.push(document_of(&Fixed::group(group.name)));
+        index.extend(group.versions.iter().map(|v| v3_path(group.name, v.version)));
+    }
+    index.sort();
+    index
+}
+
+/// The v3 document at a path of [`v3_index`].
+pub fn v3_at(path: &str) -> Option<Value> {
+    for group in resources::GROUPS {
+        if let Some(v) = group.versions.iter().find(|v| v3_path(group.name, v.version) == path) {
+            return v3(group.name, v.version);
         }
     }
-    index
+    let groups = resources::GROUPS.iter().map(|g| Fixed::group(g.name));
+    let fixed = Fixed::others().into_iter().chain(groups).find(|f| document_of(f) == path)?;
+    let docs = Docs::load();
+    let mut builder = Builder::new(Dialect::V3, &docs);
+    builder.fixed(&fixed);
+    Some(builder.v3())
+}
+
+fn document_of(fixed: &Fixed) -> String {
+    fixed.path.trim_matches('/').to_owned()
 }
 
 /// `api/v1` or `apis/<group>/<version>`.
@@ -69,12 +88,8 @@ pub fn v3(group: &str, version: &str) -> Option<Value> {
     if !any {
         return None;
     }
-    builder.group_version(group, version);
-    let (paths, schemas) = builder.finish();
-    let mut components = Map::new();
-    components.insert("schemas", Value::Object(schemas));
-    components.insert("securitySchemes", security_schemes());
-    Some(v3_document(paths, components))
+    builder.fixed(&Fixed::group_version(group, version));
+    Some(builder.v3())
 }
 
 /// A v3 document around paths and components.
@@ -92,10 +107,12 @@ pub fn v2() -> Value {
         builder.resource(resource);
     }
     for group in resources::GROUPS {
+        builder.fixed(&Fixed::group(group.name));
         for version in group.versions {
-            builder.group_version(group.name, version.version);
+            builder.fixed(&Fixed::group_version(group.name, version.version));
         }
     }
+    Fixed::others().iter().for_each(|f| builder.fixed(f));
     let (paths, definitions) = builder.finish();
     crate::json!({
         "swagger": "2.0",
@@ -165,10 +182,19 @@ impl<'d> Builder<'d> {
         }
     }
 
-    fn group_version(&mut self, group: &str, version: &str) {
-        self.refer(&format!("{META}.APIResourceList"));
-        let (path, item) = paths::discovery_path(group, version, self.dialect);
-        self.paths.insert(path, item);
+    fn fixed(&mut self, fixed: &Fixed) {
+        if let Some(model) = &fixed.model {
+            self.refer(model);
+        }
+        self.paths.insert(fixed.path.as_str(), fixed.item(self.dialect));
+    }
+
+    fn v3(self) -> Value {
+        let (paths, schemas) = self.finish();
+        let mut components = Map::new();
+        components.insert("schemas", Value::Object(schemas));
+        components.insert("securitySchemes", security_schemes());
+        v3_document(paths, components)
     }
 
     /// The paths, and the schemas of everything referred to.
@@ -190,6 +216,7 @@ impl<'d> Builder<'d> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protobuf::wire::{Raw, Reader};
 
     fn references(value: &Value, found: &mut BTreeSet<String>) {
         match value {
@@ -206,15 +233,15 @@ mod tests {
 
     #[test]
     fn every_reference_of_every_document_resolves() {
-        for group in resources::GROUPS {
-            for version in group.versions {
-                let doc = v3(group.name, version.version).unwrap();
-                let mut found = BTreeSet::new();
-                references(&doc, &mut found);
-                for r in found {
-                    let model = r.strip_prefix("#/components/schemas/").unwrap();
-                    assert!(doc.at(&["components", "schemas", model]).is_some(), "{}/{r}", group.name);
-                }
+        let index = v3_index();
+        assert!(["version", "api", "api/v1", "apis", "apis/apps", "apis/apps/v1"].iter().all(|p| index.iter().any(|i| i == p)));
+        for path in index {
+            let doc = v3_at(&path).unwrap();
+            let mut found = BTreeSet::new();
+            references(&doc, &mut found);
+            for r in found {
+                let model = r.strip_prefix("#/components/schemas/").unwrap();
+                assert!(doc.at(&["components", "schemas", model]).is_some(), "{path}: {r}");
             }
         }
         let doc = v2();
@@ -223,6 +250,31 @@ mod tests {
         for r in found {
             assert!(doc.at(&["definitions", r.strip_prefix("#/definitions/").unwrap()]).is_some(), "{r}");
         }
+    }
+
+    #[test]
+    fn the_protobuf_form_holds_every_definition_and_path() {
+        let doc = v2();
+        let bytes = v2_to_protobuf(&doc);
+        let mut reader = Reader::new(&bytes);
+        let mut names = BTreeSet::new();
+        let mut paths = 0;
+        while let Some((number, raw)) = reader.field().unwrap() {
+            let (9 | 8, Raw::Bytes(list)) = (number, raw) else { continue };
+            let mut entries = Reader::new(list);
+            while let Some((_, Raw::Bytes(entry))) = entries.field().unwrap() {
+                let mut parts = Reader::new(entry);
+                let Some((1, Raw::Bytes(name))) = parts.field().unwrap() else { panic!("an entry begins with its name") };
+                let Some((2, Raw::Bytes(_))) = parts.field().unwrap() else { panic!("the value follows") };
+                if number == 8 {
+                    paths += 1;
+                } else {
+                    names.insert(String::from_utf8(name.to_vec()).unwrap());
+                }
+            }
+        }
+        assert_eq!(paths, doc["paths"].as_object().unwrap().len());
+        assert!(names.iter().eq(doc["definitions"].as_object().unwrap().keys().map(|k| k.as_str())));
     }
 
     #[test]

@@ -365,25 +365,125 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
     out
 }
 
-/// The discovery document of a group and version.
-pub fn discovery_path(group: &str, version: &str, dialect: Dialect) -> (String, Value) {
-    let path = format!("/{}/", super::v3_path(group, version));
-    let model = dialect.reference(&format!("{META}.APIResourceList"));
-    let produces = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-    let mut op = json!({
-        "operationId": format!("get{}APIResources", operation_group(group, version)),
-        "description": "get available resources",
-        "tags": [tag(group, version)],
-    });
-    op["responses"] = answers(&[("200", Some(model))], &produces, dialect);
-    if dialect == Dialect::V2 {
-        op["produces"] = json!(produces);
-        op["consumes"] = json!(produces);
-        op["schemes"] = json!(["https"]);
+/// What every server answers besides resources: versions, groups, keys. Paths without resources, with the schema of the
+/// answer when it is no plain text.
+pub(super) struct Fixed {
+    pub path: String,
+    pub model: Option<String>,
+    id: String,
+    description: &'static str,
+    tag: String,
+    produces: &'static [&'static str],
+    consumes: bool,
+}
+
+const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+impl Fixed {
+    /// The resources of a group and version.
+    pub fn group_version(group: &str, version: &str) -> Fixed {
+        Fixed {
+            path: format!("/{}/", super::v3_path(group, version)),
+            model: Some(format!("{META}.APIResourceList")),
+            id: format!("get{}APIResources", operation_group(group, version)),
+            description: "get available resources",
+            tag: tag(group, version),
+            produces: OBJECTS,
+            consumes: true,
+        }
     }
-    let mut item = Value::object();
-    item["get"] = op;
-    (path, item)
+
+    /// A group; the core group's is the list of its versions.
+    pub fn group(group: &str) -> Fixed {
+        let words = group_words(group).concat();
+        let tag = lower_first(&words);
+        if group.is_empty() {
+            return Fixed {
+                path: "/api/".into(),
+                model: Some(format!("{META}.APIVersions")),
+                id: "getCoreAPIVersions".into(),
+                description: "get available API versions",
+                tag,
+                produces: OBJECTS,
+                consumes: true,
+            };
+        }
+        Fixed {
+            path: format!("/apis/{group}/"),
+            model: Some(format!("{META}.APIGroup")),
+            id: format!("get{words}APIGroup"),
+            description: "get information of a group",
+            tag,
+            produces: OBJECTS,
+            consumes: true,
+        }
+    }
+
+    /// The paths that belong to no group.
+    pub fn others() -> Vec<Fixed> {
+        vec![
+            Fixed {
+                path: "/apis/".into(),
+                model: Some(format!("{META}.APIGroupList")),
+                id: "getAPIVersions".into(),
+                description: "get available API versions",
+                tag: "apis".into(),
+                produces: OBJECTS,
+                consumes: true,
+            },
+            Fixed {
+                path: "/version/".into(),
+                model: Some("io.k8s.apimachinery.pkg.version.Info".into()),
+                id: "getCodeVersion".into(),
+                description: "get the version information for this server",
+                tag: "version".into(),
+                produces: &["application/json"],
+                consumes: true,
+            },
+            Fixed {
+                path: "/.well-known/openid-configuration/".into(),
+                model: None,
+                id: "getServiceAccountIssuerOpenIDConfiguration".into(),
+                description: "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+                tag: "WellKnown".into(),
+                produces: &["application/json"],
+                consumes: false,
+            },
+            Fixed {
+                path: "/openid/v1/jwks/".into(),
+                model: None,
+                id: "getServiceAccountIssuerOpenIDKeyset".into(),
+                description: "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+                tag: "openid".into(),
+                produces: &["application/jwk-set+json"],
+                consumes: false,
+            },
+        ]
+    }
+
+    /// The path item.
+    pub fn item(&self, dialect: Dialect) -> Value {
+        let mut op = json!({"operationId": self.id, "description": self.description, "tags": [self.tag]});
+        let model = self.model.as_ref().map(|m| dialect.reference(m));
+        op["responses"] = answers(&[("200", model)], self.produces, dialect);
+        if dialect == Dialect::V2 {
+            op["produces"] = json!(self.produces);
+            if self.consumes {
+                op["consumes"] = json!(self.produces);
+            }
+            op["schemes"] = json!(["https"]);
+        }
+        let mut item = Value::object();
+        item["get"] = op;
+        item
+    }
+}
+
+/// The path item that lists the resources of a group and version, for documents of custom resources.
+pub fn discovery_path(group: &str, version: &str, dialect: Dialect) -> (String, Value) {
+    let fixed = Fixed::group_version(group, version);
+    let item = fixed.item(dialect);
+    (fixed.path, item)
 }
 
 fn path_item(
@@ -557,10 +657,12 @@ fn operation_group(group: &str, version: &str) -> String {
 
 /// `apps_v1`, `rbacAuthorization_v1`, `core_v1`.
 fn tag(group: &str, version: &str) -> String {
-    let words = group_words(group).concat();
+    format!("{}_{version}", lower_first(&group_words(group).concat()))
+}
+
+fn lower_first(words: &str) -> String {
     let mut chars = words.chars();
-    let first = chars.next().map(|c| c.to_lowercase().to_string()).unwrap_or_default();
-    format!("{first}{}_{version}", chars.as_str())
+    chars.next().map(|c| c.to_lowercase().to_string()).unwrap_or_default() + chars.as_str()
 }
 
 fn group_words(group: &str) -> Vec<String> {
