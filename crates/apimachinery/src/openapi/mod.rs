@@ -234,7 +234,11 @@ mod tests {
     #[test]
     fn every_reference_of_every_document_resolves() {
         let index = v3_index();
-        assert!(["version", "api", "api/v1", "apis", "apis/apps", "apis/apps/v1"].iter().all(|p| index.iter().any(|i| i == p)));
+        assert!(
+            ["version", "api", "api/v1", "apis", "apis/apps", "apis/apps/v1"]
+                .iter()
+                .all(|p| index.iter().any(|i| i == p))
+        );
         for path in index {
             let doc = v3_at(&path).unwrap();
             let mut found = BTreeSet::new();
@@ -264,7 +268,9 @@ mod tests {
             let mut entries = Reader::new(list);
             while let Some((_, Raw::Bytes(entry))) = entries.field().unwrap() {
                 let mut parts = Reader::new(entry);
-                let Some((1, Raw::Bytes(name))) = parts.field().unwrap() else { panic!("an entry begins with its name") };
+                let Some((1, Raw::Bytes(name))) = parts.field().unwrap() else {
+                    panic!("an entry begins with its name")
+                };
                 let Some((2, Raw::Bytes(_))) = parts.field().unwrap() else { panic!("the value follows") };
                 if number == 8 {
                     paths += 1;
