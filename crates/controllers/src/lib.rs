@@ -11,6 +11,7 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod gc;
+mod job;
 mod manager;
 mod names;
 mod namespace;

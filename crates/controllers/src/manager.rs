@@ -9,7 +9,7 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
-use crate::{deployment, endpoints, gc, namespace, pod_gc, replicaset, root_ca, serviceaccount};
+use crate::{deployment, endpoints, gc, job, namespace, pod_gc, replicaset, root_ca, serviceaccount};
 
 /// How a set of controllers runs.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("deployment-controller", true, deployment::start),
     ("endpointslice-controller", true, endpoints::slices::start),
     ("endpoints-controller", true, endpoints::legacy::start),
+    ("job-controller", true, job::start),
+    ("ttl-after-finished-controller", true, job::ttl::start),
     ("pod-garbage-collector-controller", true, pod_gc::start),
     // Last: it shares the caches that the others have started.
     ("garbage-collector-controller", true, gc::start),

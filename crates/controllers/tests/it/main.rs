@@ -1,0 +1,4 @@
+//! Controllers against a real API server in this process.
+
+mod cluster;
+mod workloads;
