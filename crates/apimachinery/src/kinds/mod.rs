@@ -5,6 +5,9 @@
 //! Trees are as decoding leaves them: known fields have the right type, and an absent field means its zero value.
 
 mod access;
+mod apps;
+mod batch;
+mod certificates;
 mod check;
 mod core;
 mod defaults;
@@ -13,12 +16,15 @@ mod prepare;
 mod rules;
 mod selectable;
 mod strategy;
+mod validation;
 
 pub use defaults::default_object;
 pub use object_meta::field_manager as validate_field_manager;
 pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
+pub use core::resources::qos_class;
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
+pub use validation::{validate_create, validate_update};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,19 @@
 //! The core group, and pod specs wherever they occur.
 
+pub(crate) mod claims;
+pub(crate) mod config;
+mod containers;
+pub(crate) mod diff;
+mod env;
+pub(crate) mod node;
+pub(crate) mod pod;
 pub(crate) mod pod_defaults;
+pub(crate) mod pod_spec;
+mod probes;
+pub(crate) mod quota;
 pub(crate) mod resources;
+pub(crate) mod scheduling;
+mod security;
+pub(crate) mod service;
+mod volume_sources;
+mod volumes;
