@@ -11,7 +11,11 @@ pub(crate) fn signer_name(name: &str, path: &FieldPath, errors: &mut Errors) {
     }
     let segments: Vec<&str> = name.splitn(2, '/').collect();
     let [domain, signer] = segments.as_slice() else {
-        return errors.invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        return errors.invalid(
+            path,
+            name,
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        );
     };
     for message in names::is_dns1123_subdomain(domain) {
         errors.invalid(path, *domain, format!("validating label {domain:?}: {message}"));
@@ -40,9 +44,7 @@ pub(crate) fn trust_bundle_name(signer: &str, name: &str) -> Vec<String> {
     }
     let prefix = format!("{}:", signer.replace('/', ":"));
     match name.strip_prefix(&prefix) {
-        None => vec![format!(
-            "ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"
-        )],
+        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
         Some(rest) => names::name_is_dns_subdomain(rest, false),
     }
 }

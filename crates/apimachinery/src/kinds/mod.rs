@@ -18,11 +18,11 @@ mod selectable;
 mod strategy;
 mod validation;
 
+pub use core::resources::qos_class;
 pub use defaults::default_object;
 pub use object_meta::field_manager as validate_field_manager;
 pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
-pub use core::resources::qos_class;
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
 pub use validation::{validate_create, validate_update};
 

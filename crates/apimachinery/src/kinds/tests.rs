@@ -91,8 +91,11 @@ fn verdicts(case: &Value) -> (String, String) {
     let name = object.str_at(&["metadata", "name"]).to_owned();
     if want.s("message").is_empty() {
         let got: Vec<String> = errors.iter().map(|e| format!("{} {}", e.kind.reason(), e.field)).collect();
-        let want: Vec<String> =
-            want.list("errors").iter().map(|e| format!("{} {}", e[0].as_str().unwrap_or(""), e[1].as_str().unwrap_or(""))).collect();
+        let want: Vec<String> = want
+            .list("errors")
+            .iter()
+            .map(|e| format!("{} {}", e[0].as_str().unwrap_or(""), e[1].as_str().unwrap_or("")))
+            .collect();
         return (got.join("; "), want.join("; "));
     }
     let gvk = gvk_of(case);

@@ -5,9 +5,9 @@ use super::check::{
     self, Errors, Report, SelectorOptions, dns_label, immutable, label_selector, nonnegative, nonnegative_member,
     selector_is_empty, selector_is_valid, selector_matches, shown,
 };
+use super::core::claims;
 use super::core::config::{always_restarts, available_not_above_ready, not_above};
 use super::core::pod_spec::{self, PodOptions};
-use super::core::claims;
 use super::object_meta::{self, MetaRules};
 use crate::field::{BadValue, FieldPath};
 use crate::json::Value;
@@ -154,11 +154,7 @@ fn collision_count(new: &Value, old: &Value, errors: &mut Errors) {
         _ => false,
     };
     if decremented {
-        errors.invalid(
-            &FieldPath::new("status").child("collisionCount"),
-            count.unwrap_or(0),
-            "cannot be decremented",
-        );
+        errors.invalid(&FieldPath::new("status").child("collisionCount"), count.unwrap_or(0), "cannot be decremented");
     }
 }
 

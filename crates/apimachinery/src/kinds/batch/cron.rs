@@ -59,10 +59,7 @@ fn descriptor(text: &str) -> Result<(), String> {
         "@yearly" | "@annually" | "@monthly" | "@weekly" | "@daily" | "@midnight" | "@hourly" => Ok(()),
         _ => match text.strip_prefix("@every ") {
             Some(duration) if is_duration(duration) => Ok(()),
-            Some(duration) => Err(format!(
-                "failed to parse duration {text}: time: invalid duration {:?}",
-                duration
-            )),
+            Some(duration) => Err(format!("failed to parse duration {text}: time: invalid duration {:?}", duration)),
             None => Err(format!("unrecognized descriptor: {text}")),
         },
     }
@@ -83,7 +80,10 @@ fn is_duration(text: &str) -> bool {
         if !digits.bytes().any(|b| b.is_ascii_digit()) || digits.matches('.').count() > 1 {
             return false;
         }
-        let unit = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"].iter().filter(|u| after.starts_with(**u)).max_by_key(|u| u.len());
+        let unit = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"]
+            .iter()
+            .filter(|u| after.starts_with(**u))
+            .max_by_key(|u| u.len());
         match unit {
             Some(unit) => rest = &after[unit.len()..],
             None => return false,

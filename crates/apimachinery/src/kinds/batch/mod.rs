@@ -22,10 +22,7 @@ const NAME: &str = "batch.kubernetes.io/job-name";
 
 /// Whether the time zone database knows a name.
 fn is_time_zone(name: &str) -> bool {
-    name == "UTC"
-        || jiff::tz::TimeZoneDatabase::bundled()
-            .get(name)
-            .is_ok_and(|zone| zone.iana_name() == Some(name))
+    name == "UTC" || jiff::tz::TimeZoneDatabase::bundled().get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
 }
 
 pub(crate) fn job(new: &Value, old: Option<&Value>, errors: &mut Errors) {
@@ -104,11 +101,7 @@ fn generated_selector(job: &Value, prefixed: bool, errors: &mut Errors) {
     }
     let expected: crate::json::Map = expected.into_iter().map(|(k, v)| (k, v.into())).collect();
     if check::selector_is_valid(selector) && !selector_matches(selector, &expected) {
-        errors.invalid(
-            &FieldPath::new("spec").child("selector"),
-            selector,
-            "`selector` not auto-generated",
-        );
+        errors.invalid(&FieldPath::new("spec").child("selector"), selector, "`selector` not auto-generated");
     }
 }
 
@@ -255,11 +248,7 @@ fn failure_policy(spec: &Value, policy: &Value, path: &FieldPath, errors: &mut E
             );
         }
         if codes.is_none() && conditions.is_empty() {
-            errors.invalid(
-                &path,
-                BadValue::Omitted,
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            );
+            errors.invalid(&path, BadValue::Omitted, "specifying one of OnExitCodes and OnPodConditions is required");
         }
     }
 }
@@ -387,9 +376,8 @@ fn template_update(new: &Value, old: &Value, path: &FieldPath, errors: &mut Erro
     let mut was = before.v("template").clone();
     let suspended = before.b("suspend");
     let status = old.v("status");
-    let mutable = suspended
-        && (!status.has("startTime") || status::is_true(status, "Suspended"))
-        && status.i("active") == 0;
+    let mutable =
+        suspended && (!status.has("startTime") || status::is_true(status, "Suspended")) && status.i("active") == 0;
     if mutable {
         let spec = object_at(&mut was, "spec");
         let node_affinity = template.v("spec").v("affinity").v("nodeAffinity");

@@ -201,11 +201,7 @@ fn indexes(status: &Value, spec: &Value, changed: (bool, bool), path: &FieldPath
         let overlap =
             done.iter().find_map(|(a, b)| lost.iter().find(|(x, y)| a <= y && x <= b).map(|(x, _)| *a.max(x)));
         if let Some(index) = overlap {
-            errors.invalid(
-                &at_failed,
-                failed,
-                format!("failedIndexes and completedIndexes overlap at index: {index}"),
-            );
+            errors.invalid(&at_failed, failed, format!("failedIndexes and completedIndexes overlap at index: {index}"));
         }
     }
 }
@@ -235,11 +231,7 @@ fn transitions(status: &Value, before: &Value, spec: &Value, path: &FieldPath, e
     }
     let resuming = is_true(before, "Suspended")
         && status.list("conditions").iter().any(|c| c.s("type") == "Suspended" && c.s("status") == "False");
-    if before.has("startTime")
-        && before.v("startTime") != status.v("startTime")
-        && !resuming
-        && !spec.b("suspend")
-    {
+    if before.has("startTime") && before.v("startTime") != status.v("startTime") && !resuming && !spec.b("suspend") {
         errors.invalid(
             &path.child("startTime"),
             BadValue::Value(status.v("startTime").clone()),

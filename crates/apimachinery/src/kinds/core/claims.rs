@@ -6,9 +6,7 @@ use super::{diff, scheduling};
 use crate::field::FieldPath;
 use crate::json::Value;
 use crate::kinds::access::{Fields, semantic_equal};
-use crate::kinds::check::{
-    self, Errors, Report, SelectorOptions, immutable, label_selector, optional_one_of, strings,
-};
+use crate::kinds::check::{self, Errors, Report, SelectorOptions, immutable, label_selector, optional_one_of, strings};
 use crate::kinds::object_meta::{self, MetaRules};
 use crate::names;
 
@@ -50,8 +48,7 @@ pub(crate) fn claim_spec(spec: &Value, path: &FieldPath, options: ClaimOptions, 
     if spec.list("accessModes").is_empty() {
         errors.required(&path.child("accessModes"), "at least 1 access mode is required");
     }
-    let selector =
-        SelectorOptions { allow_invalid_label_value: options.invalid_selector_values, ..Default::default() };
+    let selector = SelectorOptions { allow_invalid_label_value: options.invalid_selector_values, ..Default::default() };
     label_selector(spec.o("selector"), selector, &path.child("selector"), errors);
     access_modes(spec, path, errors);
     let at = path.child("resources").key("storage");
@@ -102,11 +99,7 @@ fn data_source(source: &Value, options: ClaimOptions, path: &FieldPath, errors: 
     }
     let group = source.s("apiGroup");
     if group.is_empty() && source.s("kind") != "PersistentVolumeClaim" {
-        errors.invalid(
-            path,
-            source.s("kind"),
-            "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
-        );
+        errors.invalid(path, source.s("kind"), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
     }
     if !group.is_empty() && !options.invalid_group {
         errors.messages(&path.child("apiGroup"), group, names::is_dns1123_subdomain(group));
@@ -153,7 +146,8 @@ pub(crate) fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
             );
         }
         // A claim without a class may be given one later.
-        if named.is_some() && !before.has("storageClassName") && (old_class.is_none() || old_class.as_deref() == named) {
+        if named.is_some() && !before.has("storageClassName") && (old_class.is_none() || old_class.as_deref() == named)
+        {
             munged.remove_at(&["storageClassName"]);
         }
     }
@@ -296,7 +290,14 @@ const SOURCES: &[(&str, &str, &str, Check)] = &[
 ];
 
 /// The spec of a volume; `inline` ones belong to a VolumeAttachment.
-pub(crate) fn volume_spec(spec: &Value, name: &str, inline: bool, lenient_affinity: bool, path: &FieldPath, errors: &mut Errors) {
+pub(crate) fn volume_spec(
+    spec: &Value,
+    name: &str,
+    inline: bool,
+    lenient_affinity: bool,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     const INLINE: &str = "may not be specified in the context of inline volumes";
     if inline {
         if spec.has("claimRef") {
@@ -368,9 +369,9 @@ pub(crate) fn volume_spec(spec: &Value, name: &str, inline: bool, lenient_affini
     if count == 0 {
         errors.required(path, "must specify a volume type");
     }
-    let host_root = spec.o("hostPath").is_some_and(|h| {
-        h.s("path").starts_with('/') && h.s("path").split('/').all(|step| matches!(step, "" | "."))
-    });
+    let host_root = spec
+        .o("hostPath")
+        .is_some_and(|h| h.s("path").starts_with('/') && h.s("path").split('/').all(|step| matches!(step, "" | ".")));
     if host_root && policy == "Recycle" {
         errors.forbidden(
             &path.child("persistentVolumeReclaimPolicy"),
@@ -440,7 +441,9 @@ pub(crate) fn update_volume(new: &Value, old: &Value, errors: &mut Errors) {
         );
     }
     immutable(spec.v("volumeMode"), before.v("volumeMode"), &FieldPath::new("volumeMode"), errors);
-    if before.has("nodeAffinity") && !semantic_equal(&ga_labels(before.v("nodeAffinity")), &ga_labels(spec.v("nodeAffinity"))) {
+    if before.has("nodeAffinity")
+        && !semantic_equal(&ga_labels(before.v("nodeAffinity")), &ga_labels(spec.v("nodeAffinity")))
+    {
         errors.invalid(
             &FieldPath::new("nodeAffinity"),
             check::shown(spec.v("nodeAffinity")),

@@ -4,7 +4,9 @@ use super::pod_spec;
 use crate::field::{FieldError, FieldPath};
 use crate::json::Value;
 use crate::kinds::access::{Fields, semantic_equal};
-use crate::kinds::check::{self, Errors, Report, immutable, nonnegative, nonnegative_member, selector_matches, shown, strings};
+use crate::kinds::check::{
+    self, Errors, Report, immutable, nonnegative, nonnegative_member, selector_matches, shown, strings,
+};
 use crate::kinds::object_meta::{self, MetaRules, kube_finalizer};
 use crate::names;
 
@@ -258,9 +260,14 @@ pub(crate) fn always_restarts(template: &Value, kind: &str, path: &FieldPath, er
 pub(crate) fn replica_status(new: &Value, old: &Value, errors: &mut Errors) {
     object_meta::validate_update(new, old, true, errors);
     let (status, path) = (new.v("status"), FieldPath::new("status"));
-    for key in
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"]
-    {
+    for key in [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "terminatingReplicas",
+    ] {
         nonnegative_member(status, key, &path, errors);
     }
     not_above(status, "replicas", &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], &path, errors);

@@ -20,7 +20,13 @@ pub(crate) fn all<'a>(spec: &'a Value, path: &FieldPath) -> Vec<(&'a Value, Fiel
         .collect()
 }
 
-pub(crate) fn containers(view: &SpecView<'_>, vols: &Volumes<'_>, path: &FieldPath, options: PodOptions, errors: &mut Errors) {
+pub(crate) fn containers(
+    view: &SpecView<'_>,
+    vols: &Volumes<'_>,
+    path: &FieldPath,
+    options: PodOptions,
+    errors: &mut Errors,
+) {
     let list = view.spec.list("containers");
     if list.is_empty() {
         errors.required(path, "");
@@ -45,7 +51,13 @@ pub(crate) fn containers(view: &SpecView<'_>, vols: &Volumes<'_>, path: &FieldPa
     host_ports(list, path, errors);
 }
 
-pub(crate) fn init_containers(view: &SpecView<'_>, vols: &Volumes<'_>, path: &FieldPath, options: PodOptions, errors: &mut Errors) {
+pub(crate) fn init_containers(
+    view: &SpecView<'_>,
+    vols: &Volumes<'_>,
+    path: &FieldPath,
+    options: PodOptions,
+    errors: &mut Errors,
+) {
     let mut names: Vec<&str> = view.spec.list("containers").iter().map(|c| c.s("name")).collect();
     for (i, container) in view.spec.list("initContainers").iter().enumerate() {
         let at = path.index(i);
@@ -148,7 +160,14 @@ pub(crate) fn ephemeral_containers(
     }
 }
 
-fn common(container: &Value, view: &SpecView<'_>, vols: &Volumes<'_>, path: &FieldPath, options: PodOptions, errors: &mut Errors) {
+fn common(
+    container: &Value,
+    view: &SpecView<'_>,
+    vols: &Volumes<'_>,
+    path: &FieldPath,
+    options: PodOptions,
+    errors: &mut Errors,
+) {
     let name = container.s("name");
     if name.is_empty() {
         errors.required(&path.child("name"), "");
@@ -161,11 +180,9 @@ fn common(container: &Value, view: &SpecView<'_>, vols: &Volumes<'_>, path: &Fie
     match container.s("terminationMessagePolicy") {
         "File" | "FallbackToLogsOnError" => {}
         "" => errors.required(&path.child("terminationMessagePolicy"), ""),
-        other => errors.not_supported(
-            &path.child("terminationMessagePolicy"),
-            other,
-            &["File", "FallbackToLogsOnError"],
-        ),
+        other => {
+            errors.not_supported(&path.child("terminationMessagePolicy"), other, &["File", "FallbackToLogsOnError"])
+        }
     }
     ports(container.list("ports"), &path.child("ports"), errors);
     env::env(container.list("env"), &path.child("env"), errors);

@@ -62,7 +62,11 @@ fn declared_features(node: &Value, errors: &mut Errors) {
     let list = strings(node.v("status"), "declaredFeatures");
     for (i, name) in list.iter().enumerate() {
         if name.len() > names::DNS1123_SUBDOMAIN_MAX {
-            errors.invalid(&path.index(i), *name, format!("invalid feature name {name:?}: must be no more than 253 characters"));
+            errors.invalid(
+                &path.index(i),
+                *name,
+                format!("invalid feature name {name:?}: must be no more than 253 characters"),
+            );
         } else if !is_feature(name) {
             errors.invalid(
                 &path.index(i),
@@ -138,10 +142,7 @@ pub(crate) fn update_status(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
     if !before.s("providerID").is_empty() && before.s("providerID") != spec.s("providerID") {
-        errors.forbidden(
-            &path.child("providerID"),
-            "node updates may not change providerID except from \"\" to valid",
-        );
+        errors.forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid");
     }
     taints(spec, &FieldPath::new("metadata"), errors);
     if spec.s("externalID") != before.s("externalID") {

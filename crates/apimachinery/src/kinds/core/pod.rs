@@ -13,10 +13,8 @@ const META: MetaRules = MetaRules::namespaced(names::name_is_dns_subdomain);
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 fn options(old: Option<&Value>) -> PodOptions {
-    let mut options = PodOptions::from_old(
-        old.and_then(|o| o.o("spec")),
-        old.map(|o| o.v("metadata").members("annotations")),
-    );
+    let mut options =
+        PodOptions::from_old(old.and_then(|o| o.o("spec")), old.map(|o| o.v("metadata").members("annotations")));
     options.is_pod = true;
     options
 }
@@ -207,7 +205,11 @@ pub(crate) fn node_affinity_additions(new: &Value, old: &Value, path: &FieldPath
     for (i, (term, was)) in after.iter().zip(before).enumerate() {
         let was_empty = was.list("matchExpressions").is_empty() && was.list("matchFields").is_empty();
         let is_empty = term.list("matchExpressions").is_empty() && term.list("matchFields").is_empty();
-        let narrower = if was_empty { is_empty } else { extends(term, was, "matchExpressions") && extends(term, was, "matchFields") };
+        let narrower = if was_empty {
+            is_empty
+        } else {
+            extends(term, was, "matchExpressions") && extends(term, was, "matchFields")
+        };
         if !narrower {
             errors.invalid(&at.index(i), term, "only additions are allowed (no mutations or deletions)");
         }
@@ -295,9 +297,10 @@ pub(crate) fn update_status(new: &Value, old: &Value, errors: &mut Errors) {
     state_transitions(new, old, "containerStatuses", "containers", &path, errors);
     state_transitions(new, old, "initContainerStatuses", "initContainers", &path, errors);
     for (i, old_status) in before.list("ephemeralContainerStatuses").iter().enumerate() {
-        let running_again = status.list("ephemeralContainerStatuses").iter().any(|s| {
-            s.s("name") == old_status.s("name") && !s.v("state").has("terminated")
-        });
+        let running_again = status
+            .list("ephemeralContainerStatuses")
+            .iter()
+            .any(|s| s.s("name") == old_status.s("name") && !s.v("state").has("terminated"));
         if old_status.v("state").has("terminated") && running_again {
             errors.forbidden(
                 &path.child("ephemeralContainerStatuses").index(i).child("state"),
@@ -376,11 +379,19 @@ fn restarts(container: &Value, spec: &Value, code: i64) -> bool {
     }
 }
 
-fn state_transitions(new: &Value, old: &Value, statuses: &str, containers: &str, path: &FieldPath, errors: &mut Errors) {
+fn state_transitions(
+    new: &Value,
+    old: &Value,
+    statuses: &str,
+    containers: &str,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     let spec = old.v("spec");
-    let all_restart = ["containers", "initContainers"].iter().flat_map(|l| spec.list(l)).any(|c| {
-        c.list("restartPolicyRules").iter().any(|r| r.s("action") == "RestartAllContainers")
-    });
+    let all_restart = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|l| spec.list(l))
+        .any(|c| c.list("restartPolicyRules").iter().any(|r| r.s("action") == "RestartAllContainers"));
     if all_restart {
         return;
     }
@@ -480,14 +491,13 @@ pub(crate) fn resize(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
     let init = path.child("initContainers");
-    for (i, (container, before)) in each(&mut munged, "initContainers").zip(old_spec.list("initContainers")).enumerate() {
+    for (i, (container, before)) in each(&mut munged, "initContainers").zip(old_spec.list("initContainers")).enumerate()
+    {
         let modified = !semantic_equal(container, before);
         drop_compute(container, before);
         if !semantic_equal(container, before) {
-            errors.forbidden(
-                &init.index(i),
-                "only cpu and memory resources for init or sidecar containers are mutable",
-            );
+            errors
+                .forbidden(&init.index(i), "only cpu and memory resources for init or sidecar containers are mutable");
         }
         if modified && container.s("restartPolicy") != "Always" {
             for _ in container.list("resizePolicy").iter().filter(|p| p.s("restartPolicy") == "RestartContainer") {
@@ -529,10 +539,8 @@ fn container_order(spec: &Value, old: &Value, path: &FieldPath, errors: &mut Err
         }
         for (i, (a, b)) in spec.list(list).iter().zip(old.list(list)).enumerate() {
             if a.s("name") != b.s("name") {
-                errors.forbidden(
-                    &at.index(i).child("name"),
-                    format!("{list} may not be renamed or reordered on resize"),
-                );
+                errors
+                    .forbidden(&at.index(i).child("name"), format!("{list} may not be renamed or reordered on resize"));
             }
         }
     }

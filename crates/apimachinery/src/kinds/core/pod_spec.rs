@@ -42,14 +42,20 @@ impl PodOptions {
             lenient_token_path: spec.list("volumes").iter().any(|v| {
                 v.v("projected").list("sources").iter().any(|s| {
                     let mut found = Errors::new();
-                    s.o("serviceAccountToken")
-                        .map(|t| volumes::local_path(t.s("path"), &FieldPath::nil(), &mut found));
+                    s.o("serviceAccountToken").map(|t| volumes::local_path(t.s("path"), &FieldPath::nil(), &mut found));
                     !found.is_empty()
                 })
             }),
             indivisible_huge_pages: all().any(|c| {
                 let mut found = Errors::new();
-                resources::validate(c.v("resources"), resources::Level::Container, &[], &FieldPath::nil(), false, &mut found);
+                resources::validate(
+                    c.v("resources"),
+                    resources::Level::Container,
+                    &[],
+                    &FieldPath::nil(),
+                    false,
+                    &mut found,
+                );
                 found.iter().any(|e| e.detail.contains("is not positive integer multiple of"))
             }),
             invalid_selector_values: terms.into_iter().any(|t| {
@@ -71,7 +77,8 @@ impl PodOptions {
                 c.s("restartPolicy") != "Always"
                     && c.list("resizePolicy").iter().any(|p| p.s("restartPolicy") == "RestartContainer")
             }),
-            user_namespace_devices: spec.ob("hostUsers") == Some(false) && all().any(|c| !c.list("volumeDevices").is_empty()),
+            user_namespace_devices: spec.ob("hostUsers") == Some(false)
+                && all().any(|c| !c.list("volumeDevices").is_empty()),
         }
     }
 }
@@ -131,11 +138,7 @@ pub(crate) fn validate(spec: &Value, meta: Option<&Value>, path: &FieldPath, opt
     scheduling::affinity(spec.o("affinity"), options, &path.child("affinity"), errors);
     dns_config(spec, &path.child("dnsConfig"), errors);
     for (i, gate) in spec.list("readinessGates").iter().enumerate() {
-        qualified_name(
-            gate.s("conditionType"),
-            &path.child("readinessGates").index(i).child("conditionType"),
-            errors,
-        );
+        qualified_name(gate.s("conditionType"), &path.child("readinessGates").index(i).child("conditionType"), errors);
     }
     scheduling_gates(spec, &path.child("schedulingGates"), errors);
     scheduling::topology_spread(
@@ -486,4 +489,3 @@ pub(crate) fn template(template: &Value, path: &FieldPath, options: PodOptions, 
 pub(crate) fn template_options(old: Option<&Value>) -> PodOptions {
     PodOptions::from_old(old.and_then(|t| t.o("spec")), old.map(|t| t.v("metadata").members("annotations")))
 }
-

@@ -22,10 +22,8 @@ const SCOPES: &[&str] = &[
 ];
 
 fn scope_fits(scope: &str, resource: &str) -> bool {
-    let compute = matches!(
-        resource,
-        "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory"
-    );
+    let compute =
+        matches!(resource, "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory");
     match scope {
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),

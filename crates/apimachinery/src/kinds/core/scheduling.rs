@@ -89,7 +89,8 @@ fn node_label(requirement: &Value, lenient: bool, path: &FieldPath, errors: &mut
         }
         "Gt" | "Lt" => {
             if values.len() != 1 {
-                errors.required(&path.child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'");
+                errors
+                    .required(&path.child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'");
             }
         }
         other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
@@ -196,11 +197,7 @@ pub(crate) fn tolerations(list: &[Value], path: &FieldPath, errors: &mut Errors)
             );
         }
         if toleration.has("tolerationSeconds") && effect != "NoExecute" {
-            errors.invalid(
-                &path.child("effect"),
-                effect,
-                "effect must be 'NoExecute' when `tolerationSeconds` is set",
-            );
+            errors.invalid(&path.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
         }
         match operator {
             "Equal" | "" => {

@@ -167,13 +167,7 @@ fn validate(service: &Value, old: Option<&Value>, errors: &mut Errors) {
         errors.required(&at, "");
     }
     optional_one_of(spec, "internalTrafficPolicy", &["Cluster", "Local"], &path, errors);
-    optional_one_of(
-        spec,
-        "trafficDistribution",
-        &["PreferClose", "PreferSameZone", "PreferSameNode"],
-        &path,
-        errors,
-    );
+    optional_one_of(spec, "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"], &path, errors);
 }
 
 fn external_name(spec: &Value, path: &FieldPath, errors: &mut Errors) {
@@ -291,11 +285,7 @@ fn cluster_ips(service: &Value, old: Option<&Value>, path: &FieldPath, errors: &
     for (i, (ip, family)) in ips.iter().zip(&families).enumerate() {
         let v6 = parse_ip_sloppy(ip).is_some_and(|ip| unmapped(ip).is_ipv6());
         if (*family == "IPv4" && v6) || (*family == "IPv6" && !v6) {
-            errors.invalid(
-                &at.index(i),
-                *ip,
-                format!("expected an {family} value as indicated by `ipFamilies[{i}]`"),
-            );
+            errors.invalid(&at.index(i), *ip, format!("expected an {family} value as indicated by `ipFamilies[{i}]`"));
         }
     }
 }

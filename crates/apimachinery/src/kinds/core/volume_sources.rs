@@ -7,8 +7,7 @@ use crate::kinds::access::Fields;
 use crate::kinds::check::{Errors, Report, dns_label, dns_subdomain, optional_one_of, required_string};
 use crate::names;
 
-pub(crate) const PORTAL_TOO_LONG: &str =
-    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+pub(crate) const PORTAL_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
 
 const ISCSI_FORMAT: &str = "must be valid format starting with iqn, eui, or naa";
 

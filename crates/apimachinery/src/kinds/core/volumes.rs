@@ -285,10 +285,18 @@ fn projection(projected: &Value, path: &FieldPath, options: PodOptions, errors: 
             let below = source_path.child("serviceAccountToken");
             let seconds = token.i("expirationSeconds");
             if seconds < 600 {
-                errors.invalid(&below.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+                errors.invalid(
+                    &below.child("expirationSeconds"),
+                    seconds,
+                    "may not specify a duration less than 10 minutes",
+                );
             }
             if seconds > 1 << 32 {
-                errors.invalid(&below.child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds");
+                errors.invalid(
+                    &below.child("expirationSeconds"),
+                    seconds,
+                    "may not specify a duration larger than 2^32 seconds",
+                );
             }
             if token.s("path").is_empty() {
                 errors.required(&path.child("path"), "");
@@ -323,7 +331,11 @@ fn trust_bundle(bundle: &Value, path: &FieldPath, errors: &mut Errors) {
                 errors.invalid(&path.child("name"), name, format!("not a valid clustertrustbundlename: {message}"));
             }
             if let Some(selector) = bundle.o("labelSelector") {
-                errors.invalid(&path.child("labelSelector"), selector, "labelSelector must be unset if name is specified");
+                errors.invalid(
+                    &path.child("labelSelector"),
+                    selector,
+                    "labelSelector must be unset if name is specified",
+                );
             }
         }
         (None, Some(signer)) => {
@@ -331,12 +343,7 @@ fn trust_bundle(bundle: &Value, path: &FieldPath, errors: &mut Errors) {
                 errors.required(&path.child("signerName"), "must be a valid signer name");
             }
             crate::kinds::certificates::signer_name(signer, &path.child("signerName"), errors);
-            label_selector(
-                bundle.o("labelSelector"),
-                SelectorOptions::default(),
-                &path.child("labelSelector"),
-                errors,
-            );
+            label_selector(bundle.o("labelSelector"), SelectorOptions::default(), &path.child("labelSelector"), errors);
         }
         (None, None) => errors.required(path, "either name or signerName must be specified"),
     }
