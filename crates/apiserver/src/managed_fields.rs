@@ -3,8 +3,9 @@
 //! Follows: `k8s.io/apimachinery/pkg/util/managedfields`, `k8s.io/apiserver/pkg/endpoints/handlers/fieldmanager`.
 
 use apimachinery::Value;
+use apimachinery::apply::FieldManager;
 use apimachinery::meta::ObjectMeta;
-use apimachinery::status::StatusResult;
+use apimachinery::time::Timestamp;
 
 use crate::handlers::Cx;
 
@@ -25,33 +26,25 @@ pub fn dedup_owner_references(cx: &Cx, object: &mut Value) {
     }
 }
 
+/// Runs `f` with the tracker of this request's object.
+pub fn with_manager<T>(cx: &Cx, f: impl FnOnce(&FieldManager<'_>) -> T) -> T {
+    let strategy = &cx.resource.strategy;
+    let filters = strategy.reset_fields(&cx.info.subresource);
+    f(&FieldManager {
+        kind: &cx.resource.gvk,
+        subresource: &cx.info.subresource,
+        versions: strategy.versions(),
+        filters: &filters,
+        now: Timestamp::from(std::time::SystemTime::now()),
+    })
+}
+
 /// Records a create.
-pub fn track_create(_cx: &Cx, object: &mut Value, _manager: &str) -> StatusResult<()> {
-    object.set_managed_fields(Vec::new());
-    Ok(())
+pub fn track_create(cx: &Cx, object: &mut Value, manager: &str) {
+    *object = with_manager(cx, |m| m.update(None, object.take(), manager));
 }
 
 /// Records an update.
-pub fn track_update(_cx: &Cx, _current: &Value, new: &mut Value, _manager: &str) -> StatusResult<()> {
-    new.set_managed_fields(Vec::new());
-    Ok(())
-}
-
-/// Gives an object that differs from the current one only in the times of managedFields the current ones.
-pub fn keep_times_of_no_op(new: &mut Value, current: &Value) {
-    let without_times = |object: &Value| -> Vec<Value> {
-        let mut entries = object.managed_fields().to_vec();
-        for entry in &mut entries {
-            entry.remove_at(&["time"]);
-        }
-        entries
-    };
-    if new.managed_fields() == current.managed_fields() || without_times(new) != without_times(current) {
-        return;
-    }
-    let mut candidate = new.clone();
-    candidate.set_managed_fields(current.managed_fields().to_vec());
-    if candidate == *current {
-        *new = candidate;
-    }
+pub fn track_update(cx: &Cx, current: &Value, new: &mut Value, manager: &str) {
+    *new = with_manager(cx, |m| m.update(Some(current), new.take(), manager));
 }

@@ -3,11 +3,16 @@
 //! [`BuiltIn`] serves the kinds of Kubernetes from data and rules of `apimachinery`; custom resources bring their own
 //! implementation with their schema. Everything here is pure except conversion, which may ask a webhook.
 
+use std::collections::BTreeMap;
+
 use apimachinery::Value;
+use apimachinery::apply::{self, BuiltinVersions};
+use apimachinery::decode;
 use apimachinery::field::FieldError;
 use apimachinery::gvk::GroupVersionKind;
 use apimachinery::kinds;
 use apimachinery::resources;
+use apimachinery::schema::{self, TypeRef};
 use apimachinery::status::{Status, StatusResult};
 use apimachinery::time::Timestamp;
 use async_trait::async_trait;
@@ -30,6 +35,14 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
+/// A tree in decoded form.
+#[derive(Debug)]
+pub struct DecodedTree {
+    pub object: Value,
+    /// Unknown fields, such as `unknown field "spec.foo"`.
+    pub strict_errors: Vec<String>,
+}
+
 pub use apimachinery::kinds::{DefaultGarbageCollection, Strategy as Rules};
 
 /// What differs between kinds.
@@ -46,6 +59,19 @@ pub trait Strategy: Send + Sync {
         encoding: Encoding,
         validation: FieldValidation,
     ) -> StatusResult<Decoded>;
+
+    /// Brings a tree that a patch made into the form that [`Self::decode`] gives, with what strict validation says about
+    /// it. Fails with the decoder's text.
+    fn decode_tree(&self, tree: Value) -> Result<DecodedTree, String>;
+
+    /// The schema that strategic merge patches go by; `None` for kinds that have none of those.
+    fn patch_schema(&self) -> Option<TypeRef<'_>>;
+
+    /// The versions of the kind, for the ownership of fields.
+    fn versions(&self) -> &dyn apply::Versions;
+
+    /// What cannot be owned through the object's endpoint or one of its subresources, by API version.
+    fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter>;
 
     /// Fills in defaults.
     fn default_object(&self, object: &mut Value);
@@ -79,12 +105,21 @@ pub trait Strategy: Send + Sync {
 pub struct BuiltIn {
     resource: &'static resources::Resource,
     gvk: GroupVersionKind,
+    versions: BuiltinVersions<'static>,
+}
+
+/// Versions of a built-in kind differ in little more than their name so far as ownership sees them.
+fn rename_version(object: &Value, api_version: &str) -> Result<Value, String> {
+    let mut out = object.clone();
+    out["apiVersion"] = api_version.into();
+    Ok(out)
 }
 
 impl BuiltIn {
     pub fn new(resource: &'static resources::Resource) -> BuiltIn {
         let gvk = GroupVersionKind::new(resource.group, resource.version, resource.kind);
-        BuiltIn { resource, gvk }
+        let versions = BuiltinVersions { kind: resource.kind, convert: &rename_version };
+        BuiltIn { resource, gvk, versions }
     }
 }
 
@@ -112,6 +147,32 @@ impl Strategy for BuiltIn {
         };
         kind.set_on(&mut object);
         Ok(Decoded { object, warnings: Vec::new() })
+    }
+
+    fn decode_tree(&self, tree: Value) -> Result<DecodedTree, String> {
+        let Some(ty) = self.patch_schema() else { return Ok(DecodedTree { object: tree, strict_errors: Vec::new() }) };
+        match decode::value(&tree, ty) {
+            Ok(decoded) => Ok(DecodedTree { object: decoded.object, strict_errors: decoded.strict_errors }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn patch_schema(&self) -> Option<TypeRef<'_>> {
+        schema::lookup(&self.gvk.group, &self.gvk.version, &self.gvk.kind)
+    }
+
+    fn versions(&self) -> &dyn apply::Versions {
+        &self.versions
+    }
+
+    fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter> {
+        let versions: Vec<String> = resources::RESOURCES
+            .iter()
+            .filter(|r| r.group == self.resource.group && r.name == self.resource.name)
+            .map(resources::Resource::api_version)
+            .collect();
+        let versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+        apply::reset::filters(self.resource.group, self.resource.name, subresource, &versions)
     }
 
     fn default_object(&self, object: &mut Value) {

@@ -20,10 +20,11 @@ mod walk;
 
 use std::collections::BTreeMap;
 
+use crate::decode;
 use crate::gvk::{GroupVersion, GroupVersionKind};
-use crate::json::{Map, Value};
+use crate::json::Value;
 use crate::meta::ObjectMeta;
-use crate::schema::{self, Scalar, Shape, TypeRef};
+use crate::schema;
 use crate::status::Status;
 use crate::time::Timestamp;
 use managed::{Managed, Manager, Operation, VersionedSet, conflict_status};
@@ -91,7 +92,7 @@ impl FieldManager<'_> {
     fn empty_object(&self) -> Value {
         let version = self.kind.api_version();
         let mut object = match self.versions.schema(&version) {
-            Some(Type::Known { ty, .. }) if ty.structure().is_some_and(|s| !s.name.is_empty()) => zero_object(ty),
+            Some(Type::Known { ty, .. }) if ty.structure().is_some_and(|s| !s.name.is_empty()) => decode::zero(ty),
             _ => Value::object(),
         };
         self.kind.set_on(&mut object);
@@ -328,35 +329,6 @@ fn equal_except_order(a: &Value, b: &Value) -> bool {
 /// Checks entries that admission may have changed; the text goes into upstream's warning.
 pub fn validate_managed_fields(entries: &[Value]) -> Result<(), DecodeError> {
     Managed::decode(entries).map(drop)
-}
-
-/// What Go's zero value of a built-in kind encodes to: structs and required scalars are there, pointers and empty
-/// optional fields are not.
-pub fn zero_object(ty: TypeRef<'_>) -> Value {
-    let mut out = Map::new();
-    for field in ty.fields() {
-        if field.pointer || field.omit_zero {
-            continue;
-        }
-        let ty = field.ty();
-        let value = match ty.shape() {
-            Shape::Struct(_) => zero_object(ty),
-            _ if field.omit_empty => continue,
-            Shape::List(_) | Shape::Map(_) | Shape::Any => Value::Null,
-            Shape::Enum(_) => "".into(),
-            Shape::Scalar(s) => match s {
-                Scalar::String => "".into(),
-                Scalar::Bool => false.into(),
-                Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::Integer | Scalar::Number => 0.into(),
-                Scalar::Quantity => "0".into(),
-                Scalar::Duration => "0s".into(),
-                Scalar::IntOrString => 0.into(),
-                _ => Value::Null,
-            },
-        };
-        out.insert(field.name(), value);
-    }
-    out.into()
 }
 
 /// [`Versions`] of a built-in kind.

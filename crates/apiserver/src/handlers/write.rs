@@ -115,7 +115,7 @@ pub async fn create_object(
     managed_fields::dedup_owner_references(cx, &mut object);
     strategy.default_object(&mut object);
     if tracked.is_none() {
-        managed_fields::track_create(cx, &mut object, &options.manager(cx.user_agent()))?;
+        managed_fields::track_create(cx, &mut object, &options.manager(cx.user_agent()));
     }
     let mut attempts = 0;
     loop {
@@ -239,9 +239,9 @@ pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
     let (written, created) = change_object(cx, &change, |current| {
         let mut new = object.clone();
         if let Some(current) = current {
-            managed_fields::track_update(cx, current, &mut new, &manager)?;
+            managed_fields::track_update(cx, current, &mut new, &manager);
         } else {
-            managed_fields::track_create(cx, &mut new, &manager)?;
+            managed_fields::track_create(cx, &mut new, &manager);
         }
         Ok(new)
     })
@@ -253,10 +253,10 @@ pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
 pub fn check_name(cx: &Cx, object: &mut Value) -> StatusResult<()> {
     let given = object.name();
     if given.is_empty() {
-        // Upstream reads the name from the object and finds none.
-        return Err(Box::new(Status::bad_request(
-            "the name of the object () does not match the name on the URL (".to_owned() + &cx.info.name + ")",
-        )));
+        return Err(Box::new(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            cx.info.name
+        ))));
     }
     if given != cx.info.name {
         return Err(Box::new(Status::bad_request(format!(
@@ -302,7 +302,9 @@ pub async fn change_object(
             if let Some(uid) = change.precondition_uid.filter(|_| !change.force_create) {
                 return Err(Box::new(precondition_failed(cx, uid, "")));
             }
-            let object = make(None)?;
+            let mut object = make(None)?;
+            // Only a create by POST refuses a resourceVersion.
+            object.set_resource_version("");
             match try_create(cx, object, change.options).await {
                 Ok(written) => return Ok((written, true)),
                 // Somebody else created it meanwhile: change that one.
@@ -460,7 +462,7 @@ async fn check_update<'a>(
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), new.name(), &errors)));
     }
     cx.warn_all(strategy.warnings_update(subresource, new, current));
-    managed_fields::keep_times_of_no_op(new, current);
+    apimachinery::apply::keep_times_of_noop(new, current);
     if !cx.server.admission.is_empty() {
         cx.validate(admission(new.clone())).await?;
     }
