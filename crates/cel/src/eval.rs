@@ -1,0 +1,385 @@
+//! The evaluator: walks the tree, counting what every step costs.
+//!
+//! Errors are values to `&&`, `||`, `?:` and the macros built on them, as the language definition has it: `false && error` is
+//! `false`. Only running out of budget ends everything.
+//!
+//! Follows: cel-go's interpreter; runtime costs of `k8s.io/apiserver/pkg/cel/library/cost.go` and cel-go's `CostTracker`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
+use crate::cost::call_cost;
+use crate::declarations::signatures;
+use crate::parser::qualified_name;
+use crate::stdlib;
+use crate::value::{Key, Val};
+
+/// What evaluations may still spend, in cost units (about 50 ns each upstream). Shared by the rules of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub remaining: u64,
+}
+
+impl Budget {
+    pub fn new(limit: u64) -> Budget {
+        Budget { remaining: limit }
+    }
+
+    fn spend(&mut self, cost: u64) -> Result<(), EvalError> {
+        match self.remaining.checked_sub(cost) {
+            Some(rest) => {
+                self.remaining = rest;
+                Ok(())
+            }
+            None => {
+                self.remaining = 0;
+                Err(EvalError::OverBudget)
+            }
+        }
+    }
+}
+
+/// Why an evaluation gave no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    #[error("{0}")]
+    Failed(String),
+    #[error("operation cancelled: actual cost limit exceeded")]
+    OverBudget,
+}
+
+impl EvalError {
+    pub fn new(message: impl Into<String>) -> EvalError {
+        EvalError::Failed(message.into())
+    }
+}
+
+/// Functions that need to ask the outside. The cost of a call is 1 unless the function says otherwise.
+pub trait Host: Sync {
+    /// Calls `function`; `None` when it is not one of the host's. A method's receiver is the first argument.
+    fn call(&self, function: &str, args: &[Val]) -> Option<Result<Val, String>>;
+}
+
+/// A host without functions.
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn call(&self, _: &str, _: &[Val]) -> Option<Result<Val, String>> {
+        None
+    }
+}
+
+pub(crate) fn evaluate(
+    expr: &Expr,
+    variables: &BTreeMap<&str, Val>,
+    budget: &mut Budget,
+    host: &dyn Host,
+) -> Result<Val, EvalError> {
+    Evaluator { variables, scopes: Vec::new(), budget, host }.eval(expr)
+}
+
+struct Evaluator<'a> {
+    variables: &'a BTreeMap<&'a str, Val>,
+    scopes: Vec<(Arc<str>, Val)>,
+    budget: &'a mut Budget,
+    host: &'a dyn Host,
+}
+
+type Result<T, E = EvalError> = std::result::Result<T, E>;
+
+impl Evaluator<'_> {
+    fn eval(&mut self, expr: &Expr) -> Result<Val> {
+        match &expr.kind {
+            ExprKind::Literal(literal) => Ok(match literal {
+                Literal::Null => Val::Null,
+                Literal::Bool(b) => Val::Bool(*b),
+                Literal::Int(i) => Val::Int(*i),
+                Literal::Uint(u) => Val::Uint(*u),
+                Literal::Double(d) => Val::Double(*d),
+                Literal::String(s) => Val::String(s.clone()),
+                Literal::Bytes(b) => Val::Bytes(b.clone()),
+            }),
+            ExprKind::Ident(name) => {
+                self.budget.spend(1)?;
+                self.lookup(name)
+            }
+            ExprKind::Select { operand, field, test } => self.select(expr, operand, field, *test),
+            ExprKind::Call { target, function, args } => self.call(target.as_deref(), function, args),
+            ExprKind::List { elements, optional } => {
+                self.budget.spend(10)?;
+                let mut list = Vec::with_capacity(elements.len());
+                for (i, element) in elements.iter().enumerate() {
+                    match self.eval(element)? {
+                        Val::Optional(held) if optional.contains(&i) => list.extend(held.map(|v| (*v).clone())),
+                        value => list.push(value),
+                    }
+                }
+                Ok(list.into())
+            }
+            ExprKind::Map { entries } => {
+                self.budget.spend(30)?;
+                let mut map = BTreeMap::new();
+                for entry in entries {
+                    let key = self.eval(&entry.key)?;
+                    let value = match self.eval(&entry.value)? {
+                        Val::Optional(held) if entry.optional => match held {
+                            Some(held) => (*held).clone(),
+                            None => continue,
+                        },
+                        value => value,
+                    };
+                    let name = key.key().ok_or_else(|| EvalError::new("unsupported key type"))?;
+                    if map.insert(name, value).is_some() {
+                        return Err(EvalError::new(format!("insert failed: key {} already exists", stdlib::show(&key))));
+                    }
+                }
+                Ok(Val::Map(Arc::new(map)))
+            }
+            ExprKind::Message { fields, .. } => {
+                self.budget.spend(40)?;
+                let mut map = BTreeMap::new();
+                for entry in fields {
+                    let value = match self.eval(&entry.value)? {
+                        Val::Optional(held) if entry.optional => match held {
+                            Some(held) => (*held).clone(),
+                            None => continue,
+                        },
+                        value => value,
+                    };
+                    map.insert(Key::String(entry.key.clone()), value);
+                }
+                Ok(Val::Map(Arc::new(map)))
+            }
+            ExprKind::Comprehension(c) => self.comprehension(c),
+        }
+    }
+
+    fn lookup(&self, name: &str) -> Result<Val> {
+        if !name.starts_with('.')
+            && let Some((_, value)) = self.scopes.iter().rev().find(|(n, _)| &**n == name)
+        {
+            return Ok(value.clone());
+        }
+        let bare = name.trim_start_matches('.');
+        if let Some(value) = self.variables.get(bare) {
+            return Ok(value.clone());
+        }
+        match crate::check::type_name(bare) {
+            Some(ty) => Ok(Val::Type(Arc::new(ty))),
+            None => Err(EvalError::new(format!("no such attribute(s): {bare}"))),
+        }
+    }
+
+    fn is_variable(&self, name: &str) -> bool {
+        self.scopes.iter().any(|(n, _)| &**n == name) || self.variables.contains_key(name)
+    }
+
+    fn select(&mut self, expr: &Expr, operand: &Expr, field: &Arc<str>, test: bool) -> Result<Val> {
+        if !test
+            && let Some(name) = qualified_name(expr)
+            && !self.is_variable(name.split('.').next().unwrap_or_default())
+            && let Some(ty) = crate::check::type_name(&name)
+        {
+            return Ok(Val::Type(Arc::new(ty)));
+        }
+        let of = self.eval(operand)?;
+        self.budget.spend(1)?;
+        if test {
+            return Ok(Val::Bool(match &of {
+                Val::Map(map) => map.contains_key(&Key::String(field.clone())),
+                Val::Optional(held) => {
+                    matches!(held.as_deref(), Some(Val::Map(map)) if map.contains_key(&Key::String(field.clone())))
+                }
+                other => return Err(EvalError::new(format!("no such overload: has({}.{field})", other.type_name()))),
+            }));
+        }
+        match &of {
+            Val::Map(map) => map
+                .get(&Key::String(field.clone()))
+                .cloned()
+                .ok_or_else(|| EvalError::new(format!("no such key: {field}"))),
+            Val::Optional(held) => Ok(Val::Optional(held.as_deref().and_then(|v| member(v, field)).map(Arc::new))),
+            other => Err(EvalError::new(format!("no such key: {field} in {}", other.type_name()))),
+        }
+    }
+
+    fn call(&mut self, target: Option<&Expr>, function: &str, args: &[Expr]) -> Result<Val> {
+        match function {
+            op::AND => return self.and_or(args, false),
+            op::OR => return self.and_or(args, true),
+            op::CONDITIONAL => {
+                return match self.eval(&args[0])? {
+                    Val::Bool(true) => self.eval(&args[1]),
+                    Val::Bool(false) => self.eval(&args[2]),
+                    _ => Err(EvalError::new("no such overload")),
+                };
+            }
+            op::NOT_STRICTLY_FALSE => {
+                return match self.eval(&args[0]) {
+                    Ok(Val::Bool(false)) => Ok(Val::Bool(false)),
+                    Err(EvalError::OverBudget) => Err(EvalError::OverBudget),
+                    _ => Ok(Val::Bool(true)),
+                };
+            }
+            // Only evaluates its argument when it is needed.
+            "orValue" | "or" if target.is_some() && args.len() == 1 => {
+                let held = match target {
+                    Some(target) => self.eval(target)?,
+                    None => return Err(EvalError::new("no such overload")),
+                };
+                self.budget.spend(1)?;
+                return match held {
+                    Val::Optional(Some(v)) if function == "orValue" => Ok((*v).clone()),
+                    Val::Optional(Some(v)) => Ok(Val::Optional(Some(v))),
+                    Val::Optional(None) => self.eval(&args[0]),
+                    other => Err(EvalError::new(format!("no such overload: {}.{function}", other.type_name()))),
+                };
+            }
+            op::OPT_SELECT => {
+                let of = self.eval(&args[0])?;
+                self.budget.spend(1)?;
+                let ExprKind::Literal(Literal::String(field)) = &args[1].kind else {
+                    return Err(EvalError::new("unsupported optional field selection"));
+                };
+                let held = match &of {
+                    Val::Optional(held) => held.as_deref().and_then(|v| member(v, field)),
+                    other => member(other, field),
+                };
+                return Ok(Val::Optional(held.map(Arc::new)));
+            }
+            _ => {}
+        }
+        let qualified = target
+            .and_then(qualified_name)
+            .filter(|name| !self.is_variable(name.split('.').next().unwrap_or_default()))
+            .map(|name| format!("{name}.{function}"))
+            .filter(|name| signatures().contains_key(name));
+        let mut values = Vec::with_capacity(args.len() + 1);
+        let name = match (&qualified, target) {
+            (Some(name), _) => name.as_str(),
+            (None, Some(target)) => {
+                values.push(self.eval(target)?);
+                function
+            }
+            (None, None) => function,
+        };
+        for arg in args {
+            values.push(self.eval(arg)?);
+        }
+        let receiver = target.is_some() && qualified.is_none();
+        // The worst is paid before the work is done.
+        self.budget.spend(call_cost(name, &values))?;
+        let result = match self.host.call(name, &values) {
+            Some(result) => result,
+            None => stdlib::call(name, receiver, &values),
+        };
+        result.map_err(|message| {
+            if message.is_empty() {
+                let types: Vec<String> = values.iter().map(Val::type_name).collect();
+                return EvalError::new(format!("no such overload: {name}({})", types.join(", ")));
+            }
+            EvalError::new(message)
+        })
+    }
+
+    /// `&&` and `||`: an error on one side does not matter when the other side decides.
+    fn and_or(&mut self, args: &[Expr], decisive: bool) -> Result<Val> {
+        let left = self.eval(&args[0]);
+        match &left {
+            Ok(Val::Bool(b)) if *b == decisive => return Ok(Val::Bool(decisive)),
+            Err(EvalError::OverBudget) => return left,
+            _ => {}
+        }
+        let right = self.eval(&args[1]);
+        match (left, right) {
+            (_, Err(EvalError::OverBudget)) => Err(EvalError::OverBudget),
+            (_, Ok(Val::Bool(b))) if b == decisive => Ok(Val::Bool(decisive)),
+            (Ok(Val::Bool(_)), Ok(Val::Bool(_))) => Ok(Val::Bool(!decisive)),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            _ => Err(EvalError::new("no such overload")),
+        }
+    }
+
+    fn comprehension(&mut self, c: &Comprehension) -> Result<Val> {
+        let range = self.eval(&c.range)?;
+        let items: Vec<(Val, Val)> = match &range {
+            Val::List(list) if c.variable2.is_some() => {
+                list.iter().enumerate().map(|(i, v)| (Val::Int(i as i64), v.clone())).collect()
+            }
+            Val::List(list) => list.iter().map(|v| (v.clone(), Val::Null)).collect(),
+            Val::Map(map) => map.iter().map(|(k, v)| (key_value(k), v.clone())).collect(),
+            other => return Err(EvalError::new(format!("no such overload: range of {}", other.type_name()))),
+        };
+        let accumulator = self.eval(&c.init)?;
+        let outer = self.scopes.len();
+        self.scopes.push((c.accumulator.clone(), accumulator));
+        let mut outcome: Result<Val> = Ok(Val::Null);
+        for (first, second) in items {
+            self.scopes.truncate(outer + 1);
+            self.scopes.push((c.variable.clone(), first));
+            if let Some(variable2) = &c.variable2 {
+                self.scopes.push((variable2.clone(), second));
+            }
+            // While the last step failed there is no accumulator; `all` and `exists` go on looking for a decision.
+            let go_on = match (&outcome, self.eval(&c.condition)) {
+                (_, Err(EvalError::OverBudget)) => return Err(EvalError::OverBudget),
+                (_, Ok(Val::Bool(false))) => false,
+                _ => true,
+            };
+            if !go_on {
+                break;
+            }
+            match self.step(c, &outcome) {
+                Ok(value) => {
+                    self.scopes[outer].1 = value;
+                    outcome = Ok(Val::Null);
+                }
+                Err(EvalError::OverBudget) => return Err(EvalError::OverBudget),
+                Err(error) => {
+                    if !decides(c) {
+                        self.scopes.truncate(outer);
+                        return Err(error);
+                    }
+                    outcome = Err(error);
+                }
+            }
+        }
+        self.scopes.truncate(outer + 1);
+        let result = outcome.and_then(|_| self.eval(&c.result));
+        self.scopes.truncate(outer);
+        result
+    }
+
+    /// One step of a loop. After a failed step of `all` or `exists` only a decisive test counts.
+    fn step(&mut self, c: &Comprehension, before: &Result<Val>) -> Result<Val> {
+        let value = self.eval(&c.step)?;
+        match (before, &c.step.kind) {
+            (Err(error), ExprKind::Call { function, .. }) => {
+                let decisive = &**function == op::OR;
+                if matches!(value, Val::Bool(b) if b == decisive) { Ok(value) } else { Err(error.clone()) }
+            }
+            _ => Ok(value),
+        }
+    }
+}
+
+/// Whether a loop is `all` or `exists`, which absorb errors.
+fn decides(c: &Comprehension) -> bool {
+    matches!(&c.step.kind, ExprKind::Call { function, .. } if matches!(&**function, op::AND | op::OR))
+}
+
+fn member(value: &Val, field: &Arc<str>) -> Option<Val> {
+    match value {
+        Val::Map(map) => map.get(&Key::String(field.clone())).cloned(),
+        _ => None,
+    }
+}
+
+pub(crate) fn key_value(key: &Key) -> Val {
+    match key {
+        Key::Bool(b) => Val::Bool(*b),
+        Key::Integer(i) => i64::try_from(*i).map_or_else(|_| Val::Uint(u64::try_from(*i).unwrap_or(u64::MAX)), Val::Int),
+        Key::String(s) => Val::String(s.clone()),
+    }
+}

@@ -1,0 +1,257 @@
+//! Functions of strings.
+//!
+//! Positions count characters, as cel-go's do. Follows: cel-go `ext/strings.go` version 2.
+
+use std::sync::Arc;
+
+use crate::stdlib::{NO_OVERLOAD, Outcome, show};
+use crate::value::{Key, Val};
+
+pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
+    match (name, args) {
+        ("contains", [Val::String(s), Val::String(part)]) => Ok(s.contains(&**part).into()),
+        ("startsWith", [Val::String(s), Val::String(part)]) => Ok(s.starts_with(&**part).into()),
+        ("endsWith", [Val::String(s), Val::String(part)]) => Ok(s.ends_with(&**part).into()),
+        ("matches", [Val::String(s), Val::String(pattern)]) => Ok(regex(pattern)?.is_match(s).into()),
+        ("charAt", [Val::String(s), Val::Int(i)]) => {
+            let length = s.chars().count() as i64;
+            if *i < 0 || *i > length {
+                return Err(format!("index out of range: {i}"));
+            }
+            Ok(s.chars().nth(*i as usize).map(String::from).unwrap_or_default().into())
+        }
+        ("indexOf", [Val::String(s), Val::String(part)]) => Ok(index_of(s, part, 0)),
+        ("indexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
+            let from = offset(s, *from)?;
+            Ok(index_of(s, part, from))
+        }
+        ("lastIndexOf", [Val::String(s), Val::String(part)]) => Ok(last_index_of(s, part, usize::MAX)),
+        ("lastIndexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
+            let from = offset(s, *from)?;
+            Ok(last_index_of(s, part, from))
+        }
+        ("join", [Val::List(list)]) => join(list, ""),
+        ("join", [Val::List(list), Val::String(separator)]) => join(list, separator),
+        ("lowerAscii", [Val::String(s)]) => Ok(s.to_ascii_lowercase().into()),
+        ("upperAscii", [Val::String(s)]) => Ok(s.to_ascii_uppercase().into()),
+        ("replace", [Val::String(s), Val::String(from), Val::String(to)]) => Ok(s.replace(&**from, to).into()),
+        ("replace", [Val::String(s), Val::String(from), Val::String(to), Val::Int(n)]) => match usize::try_from(*n) {
+            Ok(n) => Ok(s.replacen(&**from, to, n).into()),
+            Err(_) => Ok(s.replace(&**from, to).into()),
+        },
+        ("split", [Val::String(s), Val::String(separator)]) => Ok(split(s, separator, -1)),
+        ("split", [Val::String(s), Val::String(separator), Val::Int(n)]) => Ok(split(s, separator, *n)),
+        ("substring", [Val::String(s), Val::Int(from)]) => substring(s, *from, s.chars().count() as i64),
+        ("substring", [Val::String(s), Val::Int(from), Val::Int(to)]) => substring(s, *from, *to),
+        ("trim", [Val::String(s)]) => Ok(s.trim().into()),
+        ("reverse", [Val::String(s)]) => Ok(s.chars().rev().collect::<String>().into()),
+        ("strings.quote", [Val::String(s)]) => Ok(quote(s).into()),
+        ("format", [Val::String(s), Val::List(values)]) => format(s, values).map(Into::into),
+        ("size", [Val::String(s)]) => Ok(Val::Int(s.chars().count() as i64)),
+        _ => Err(NO_OVERLOAD),
+    }
+}
+
+pub(crate) fn regex(pattern: &str) -> Result<regex::Regex, String> {
+    // Bounded, so that no pattern takes more than a few MiB to compile.
+    let built = regex::RegexBuilder::new(pattern).size_limit(1 << 22).build();
+    built.map_err(|e| format!("error parsing regexp: {e}"))
+}
+
+fn offset(s: &str, at: i64) -> Result<usize, String> {
+    let length = s.chars().count();
+    usize::try_from(at).ok().filter(|at| *at <= length).ok_or_else(|| format!("index out of range: {at}"))
+}
+
+fn index_of(s: &str, part: &str, from: usize) -> Val {
+    let start = s.char_indices().nth(from).map_or(s.len(), |(i, _)| i);
+    let found = s[start..].find(part).map(|i| s[..start + i].chars().count() as i64);
+    Val::Int(found.unwrap_or(-1))
+}
+
+/// The last place at or before character `from` where `part` starts.
+fn last_index_of(s: &str, part: &str, from: usize) -> Val {
+    let limit = s.char_indices().nth(from).map_or(s.len(), |(i, _)| i);
+    let end = limit.saturating_add(part.len()).min(s.len());
+    let end = (end..=s.len()).find(|i| s.is_char_boundary(*i)).unwrap_or(s.len());
+    let found = s[..end].rfind(part).map(|i| s[..i].chars().count() as i64);
+    Val::Int(found.unwrap_or(-1))
+}
+
+fn join(list: &[Val], separator: &str) -> Outcome {
+    let mut out = String::new();
+    for (i, value) in list.iter().enumerate() {
+        let Val::String(s) = value else { return Err(NO_OVERLOAD) };
+        if i > 0 {
+            out.push_str(separator);
+        }
+        out.push_str(s);
+    }
+    Ok(out.into())
+}
+
+fn split(s: &str, separator: &str, n: i64) -> Val {
+    let strings = |parts: Vec<&str>| Val::from(parts.into_iter().map(Val::from).collect::<Vec<_>>());
+    match usize::try_from(n) {
+        Ok(0) => Val::from(Vec::new()),
+        limit if separator.is_empty() => {
+            let mut parts: Vec<String> = s.chars().map(String::from).collect();
+            if let Ok(limit) = limit
+                && parts.len() > limit
+            {
+                let rest = parts.split_off(limit - 1).concat();
+                parts.push(rest);
+            }
+            Val::from(parts.into_iter().map(Val::from).collect::<Vec<_>>())
+        }
+        Ok(limit) => strings(s.splitn(limit, separator).collect()),
+        Err(_) => strings(s.split(separator).collect()),
+    }
+}
+
+fn substring(s: &str, from: i64, to: i64) -> Outcome {
+    let length = s.chars().count() as i64;
+    if from > to || from < 0 || to > length {
+        let message = if from > to { format!("invalid substring range. start: {from}, end: {to}") } else { format!("index out of range: {}", if from < 0 { from } else { to }) };
+        return Err(message);
+    }
+    Ok(s.chars().skip(from as usize).take((to - from) as usize).collect::<String>().into())
+}
+
+fn quote(s: &str) -> String {
+    let mut out = String::from("\"");
+    for c in s.chars() {
+        match c {
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x0b' => out.push_str("\\v"),
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A double as Go prints it with the fewest digits: exponents only for very large or small numbers.
+pub(crate) fn format_double(d: f64) -> String {
+    if d.is_nan() {
+        return "NaN".into();
+    }
+    if d.is_infinite() {
+        return if d > 0.0 { "+Inf" } else { "-Inf" }.into();
+    }
+    let magnitude = d.abs();
+    if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+        let text = format!("{d:e}");
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let exponent: i32 = exponent.parse().unwrap_or(0);
+        return format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs());
+    }
+    d.to_string()
+}
+
+/// `"%s has %d".format(["a", 1])`.
+fn format(template: &str, values: &[Val]) -> Result<String, String> {
+    let mut out = String::new();
+    let mut values = values.iter();
+    let mut chars = template.chars().peekable();
+    let mut index = 0;
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        if chars.peek() == Some(&'%') {
+            chars.next();
+            out.push('%');
+            continue;
+        }
+        let mut precision: Option<usize> = None;
+        if chars.peek() == Some(&'.') {
+            chars.next();
+            let mut digits = String::new();
+            while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+                digits.push(digit);
+            }
+            precision = digits.parse().ok().filter(|p| *p <= 1000);
+        }
+        let clause = chars.next().ok_or("could not parse formatting clause: unexpected end of string")?;
+        let value = values.next().ok_or_else(|| format!("index {index} out of range"))?;
+        index += 1;
+        let bad = || format!("error during formatting: {clause} clause cannot be used on {}", value.type_name());
+        match (clause, value) {
+            ('s', v) => out.push_str(&text(v)),
+            ('d', Val::Int(_) | Val::Uint(_)) => out.push_str(&show(value)),
+            ('d', Val::Double(d)) if !d.is_finite() => out.push_str(&show(value)),
+            ('f', v) => {
+                let d = number(v).ok_or_else(bad)?;
+                out.push_str(&format!("{d:.*}", precision.unwrap_or(6)));
+            }
+            ('e', v) => {
+                let d = number(v).ok_or_else(bad)?;
+                let plain = format!("{d:.*e}", precision.unwrap_or(6));
+                let (mantissa, exponent) = plain.split_once('e').unwrap_or((&plain, "0"));
+                let exponent: i32 = exponent.parse().unwrap_or(0);
+                out.push_str(&format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()));
+            }
+            ('b', Val::Int(i)) => out.push_str(&signed(*i, |u| format!("{u:b}"))),
+            ('b', Val::Uint(u)) => out.push_str(&format!("{u:b}")),
+            ('b', Val::Bool(b)) => out.push(if *b { '1' } else { '0' }),
+            ('o', Val::Int(i)) => out.push_str(&signed(*i, |u| format!("{u:o}"))),
+            ('o', Val::Uint(u)) => out.push_str(&format!("{u:o}")),
+            ('x' | 'X', v) => {
+                let text = match v {
+                    Val::Int(i) => signed(*i, |u| format!("{u:x}")),
+                    Val::Uint(u) => format!("{u:x}"),
+                    Val::String(s) => s.bytes().map(|b| format!("{b:02x}")).collect(),
+                    Val::Bytes(b) => b.iter().map(|b| format!("{b:02x}")).collect(),
+                    _ => return Err(bad()),
+                };
+                out.push_str(&if clause == 'X' { text.to_uppercase() } else { text });
+            }
+            _ => return Err(bad()),
+        }
+    }
+    Ok(out)
+}
+
+fn signed(i: i64, digits: impl Fn(u64) -> String) -> String {
+    format!("{}{}", if i < 0 { "-" } else { "" }, digits(i.unsigned_abs()))
+}
+
+fn number(value: &Val) -> Option<f64> {
+    match value {
+        Val::Double(d) => Some(*d),
+        Val::Int(i) => Some(*i as f64),
+        Val::Uint(u) => Some(*u as f64),
+        _ => None,
+    }
+}
+
+fn text(value: &Val) -> String {
+    match value {
+        Val::List(list) => format!("[{}]", list.iter().map(text).collect::<Vec<_>>().join(", ")),
+        Val::Map(map) => {
+            let key = |k: &Key| text(&crate::eval::key_value(k));
+            let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", key(k), text(v))).collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        Val::Null => "null".into(),
+        Val::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
+        Val::Duration(d) => crate::stdlib::format_duration(*d),
+        Val::Timestamp(t) => t.to_string(),
+        Val::Type(t) => t.to_string(),
+        other => show(other),
+    }
+}
+
+/// All strings of a list, for functions that return one.
+pub(crate) fn list_of(strings: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Val {
+    strings.into_iter().map(|s| Val::String(s.into())).collect::<Vec<_>>().into()
+}
