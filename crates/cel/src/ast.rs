@@ -57,12 +57,28 @@ pub enum ExprKind {
     Literal(Literal),
     Ident(Arc<str>),
     /// `operand.field`; `test` is `has(operand.field)`.
-    Select { operand: Box<Expr>, field: Arc<str>, test: bool },
-    Call { target: Option<Box<Expr>>, function: Arc<str>, args: Vec<Expr> },
+    Select {
+        operand: Box<Expr>,
+        field: Arc<str>,
+        test: bool,
+    },
+    Call {
+        target: Option<Box<Expr>>,
+        function: Arc<str>,
+        args: Vec<Expr>,
+    },
     /// `optional` lists the indexes of `?element`s.
-    List { elements: Vec<Expr>, optional: Vec<usize> },
-    Map { entries: Vec<Entry<Expr>> },
-    Message { name: Arc<str>, fields: Vec<Entry<Arc<str>>> },
+    List {
+        elements: Vec<Expr>,
+        optional: Vec<usize>,
+    },
+    Map {
+        entries: Vec<Entry<Expr>>,
+    },
+    Message {
+        name: Arc<str>,
+        fields: Vec<Entry<Arc<str>>>,
+    },
     Comprehension(Box<Comprehension>),
 }
 

@@ -19,8 +19,14 @@ pub struct Checked {
 
 /// Checks `expr`; the errors are in the order of the source.
 pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<CompileIssue>> {
-    let mut checker =
-        Checker { environment, scopes: Vec::new(), bindings: BTreeMap::new(), next: 1000, types: BTreeMap::new(), issues: Vec::new() };
+    let mut checker = Checker {
+        environment,
+        scopes: Vec::new(),
+        bindings: BTreeMap::new(),
+        next: 1000,
+        types: BTreeMap::new(),
+        issues: Vec::new(),
+    };
     checker.infer(expr);
     if checker.issues.is_empty() {
         let types = checker.types.iter().map(|(id, ty)| (*id, checker.resolve(ty))).collect();
@@ -182,7 +188,8 @@ impl Checker<'_> {
                 Some(decl) if self.unify(&decl.ty, &value) => {}
                 Some(decl) => {
                     let (want, found) = (decl.ty.clone(), self.resolve(&value));
-                    let message = format!("expected type of field '{}' is '{want}' but provided type is '{found}'", entry.key);
+                    let message =
+                        format!("expected type of field '{}' is '{want}' but provided type is '{found}'", entry.key);
                     self.issue(entry.value.position, message);
                 }
                 None => {
@@ -204,7 +211,9 @@ impl Checker<'_> {
             Type::Map(key, value) => ((*key).clone(), (*value).clone()),
             Type::Dyn | Type::Param(_) => (Type::Dyn, Type::Dyn),
             other => {
-                let message = format!("expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)");
+                let message = format!(
+                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
                 (self.issue(c.range.position, message), Type::Dyn)
             }
         };
@@ -353,10 +362,12 @@ impl Checker<'_> {
             (Type::Dyn, _) | (_, Type::Dyn) => true,
             // Objects and everything that is held by reference may be compared with null.
             (Type::Null, Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_) | Type::Optional(_))
-            | (Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_) | Type::Optional(_), Type::Null) => true,
-            (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) | (Type::Type(x), Type::Type(y)) => {
-                self.unify(x, y)
+            | (Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_) | Type::Optional(_), Type::Null) => {
+                true
             }
+            (Type::List(x), Type::List(y))
+            | (Type::Optional(x), Type::Optional(y))
+            | (Type::Type(x), Type::Type(y)) => self.unify(x, y),
             (Type::Map(k, v), Type::Map(l, w)) => self.unify(k, l) && self.unify(v, w),
             _ => false,
         }

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
+use crate::Environment;
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
 use crate::check::{Checked, declaration};
 use crate::types::{Decl, Type};
 use crate::value::Val;
-use crate::Environment;
 
 /// A request body's limit in bytes: nothing in a request is longer.
 const UNBOUNDED: u64 = 3 * 1024 * 1024;
@@ -46,14 +46,37 @@ fn sized_call_cost(function: &str, sizes: &[u64], first_is_list: bool) -> u64 {
         "contains" => tenth(size(0)).saturating_mul(tenth(size(1))).max(1),
         "startsWith" | "endsWith" => tenth(size(1)).max(1),
         "indexOf" | "lastIndexOf" if !first_is_list => tenth(size(0)).saturating_mul(tenth(size(1))).max(1),
-        "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" | "reverse" | "flatten" | "slice" => size(0).max(1),
+        "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" | "reverse" | "flatten" | "slice" => {
+            size(0).max(1)
+        }
         "distinct" | "sort" => size(0).saturating_mul(size(0)).max(1),
         "sets.contains" | "sets.intersects" => size(0).saturating_mul(size(1)).max(1),
         "sets.equivalent" => size(0).saturating_mul(size(1)).saturating_mul(2).max(1),
         "lists.range" => 10,
-        "string" | "bytes" | "url" | "isURL" | "ip" | "isIP" | "cidr" | "isCIDR" | "ip.isCanonical" | "quantity" | "isQuantity"
-        | "semver" | "isSemver" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "charAt" | "join" | "split" | "replace"
-        | "format" | "strings.quote" | "jsonpatch.escapeKey" => tenth(size(0)).max(1),
+        "string"
+        | "bytes"
+        | "url"
+        | "isURL"
+        | "ip"
+        | "isIP"
+        | "cidr"
+        | "isCIDR"
+        | "ip.isCanonical"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver"
+        | "lowerAscii"
+        | "upperAscii"
+        | "substring"
+        | "trim"
+        | "charAt"
+        | "join"
+        | "split"
+        | "replace"
+        | "format"
+        | "strings.quote"
+        | "jsonpatch.escapeKey" => tenth(size(0)).max(1),
         "validate" => tenth(size(1)).saturating_mul(15).max(1),
         "check" => 350_000,
         _ => 1,
@@ -120,7 +143,9 @@ impl Estimator<'_> {
 
     fn size_of_decl(&self, decl: &Decl) -> u64 {
         match &decl.ty {
-            Type::String | Type::Bytes | Type::List(_) | Type::Map(..) | Type::Dyn => decl.size_max.unwrap_or(UNBOUNDED),
+            Type::String | Type::Bytes | Type::List(_) | Type::Map(..) | Type::Dyn => {
+                decl.size_max.unwrap_or(UNBOUNDED)
+            }
             _ => 1,
         }
     }
@@ -151,7 +176,9 @@ impl Estimator<'_> {
                 (cost, elements.len() as u64)
             }
             ExprKind::Map { entries } => {
-                let cost = entries.iter().fold(fixed(30), |sum, e| plus(plus(sum, self.walk(&e.key).0), self.walk(&e.value).0));
+                let cost = entries
+                    .iter()
+                    .fold(fixed(30), |sum, e| plus(plus(sum, self.walk(&e.key).0), self.walk(&e.value).0));
                 (cost, entries.len() as u64)
             }
             ExprKind::Message { fields, .. } => {

@@ -131,7 +131,10 @@ impl Evaluator<'_> {
                     };
                     let name = key.key().ok_or_else(|| EvalError::new("unsupported key type"))?;
                     if map.insert(name, value).is_some() {
-                        return Err(EvalError::new(format!("insert failed: key {} already exists", stdlib::show(&key))));
+                        return Err(EvalError::new(format!(
+                            "insert failed: key {} already exists",
+                            stdlib::show(&key)
+                        )));
                     }
                 }
                 Ok(Val::Map(Arc::new(map)))
@@ -379,7 +382,9 @@ fn member(value: &Val, field: &Arc<str>) -> Option<Val> {
 pub(crate) fn key_value(key: &Key) -> Val {
     match key {
         Key::Bool(b) => Val::Bool(*b),
-        Key::Integer(i) => i64::try_from(*i).map_or_else(|_| Val::Uint(u64::try_from(*i).unwrap_or(u64::MAX)), Val::Int),
+        Key::Integer(i) => {
+            i64::try_from(*i).map_or_else(|_| Val::Uint(u64::try_from(*i).unwrap_or(u64::MAX)), Val::Int)
+        }
         Key::String(s) => Val::String(s.clone()),
     }
 }

@@ -28,7 +28,9 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
         ("isQuantity", [Val::String(s)]) => Ok(Quantity::parse(s).is_ok().into()),
         ("jsonpatch.escapeKey", [Val::String(s)]) => Ok(s.replace('~', "~0").replace('/', "~1").into()),
         ("format.named", [Val::String(s)]) => Ok(Val::Optional(Format::named(s).map(|f| Arc::new(opaque(f))))),
-        (_, []) if name.starts_with("format.") => Format::constructor(&name["format.".len()..]).map(opaque).ok_or(NO_OVERLOAD),
+        (_, []) if name.starts_with("format.") => {
+            Format::constructor(&name["format.".len()..]).map(opaque).ok_or(NO_OVERLOAD)
+        }
         (_, [first, rest @ ..]) => match first {
             Val::Opaque(o) => {
                 let any = o.as_any();
@@ -253,7 +255,13 @@ const FORMATS: [(&str, Check); 13] = [
         Ok(_) => Vec::new(),
         Err(e) => vec![e.replace("URL parse error during conversion from string: ", "")],
     }),
-    ("uuid", |s| pattern(s, "^(?i)[0-9A-F]{8}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{12}$", "does not match the UUID format")),
+    ("uuid", |s| {
+        pattern(
+            s,
+            "^(?i)[0-9A-F]{8}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{12}$",
+            "does not match the UUID format",
+        )
+    }),
     ("byte", |s| match base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s) {
         Ok(_) => Vec::new(),
         Err(_) => vec!["invalid base64".into()],

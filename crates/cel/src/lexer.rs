@@ -20,8 +20,8 @@ pub enum Token {
 
 /// Longest first, so that `<=` is not read as `<`.
 const PUNCT: [&str; 26] = [
-    "==", "!=", "<=", ">=", "&&", "||", "(", ")", "[", "]", "{", "}", ".", ",", "?", ":", "!", "-", "+", "*", "/", "%", "<",
-    ">", "=", "in",
+    "==", "!=", "<=", ">=", "&&", "||", "(", ")", "[", "]", "{", "}", ".", ",", "?", ":", "!", "-", "+", "*", "/", "%",
+    "<", ">", "=", "in",
 ];
 
 struct Lexer<'a> {
@@ -200,7 +200,13 @@ impl Lexer<'_> {
         let mut data: Vec<u8> = Vec::new();
         loop {
             if self.at >= self.chars.len() || (!triple && matches!(self.peek(0), '\n' | '\r')) {
-                return Err(self.error(start, format!("token recognition error at: '{}'", self.chars[start..self.at.min(self.chars.len())].iter().collect::<String>())));
+                return Err(self.error(
+                    start,
+                    format!(
+                        "token recognition error at: '{}'",
+                        self.chars[start..self.at.min(self.chars.len())].iter().collect::<String>()
+                    ),
+                ));
             }
             let c = self.peek(0);
             let closes = c == quote && (!triple || (self.peek(1) == quote && self.peek(2) == quote));

@@ -213,14 +213,15 @@ fn validate_literals(expr: &Expr) -> Vec<CompileIssue> {
             _ => None,
         };
         let problem = match &**function {
-            "matches" | "find" | "findAll" => {
-                text(1).and_then(|(s, at)| regex::Regex::new(&s).err().map(|e| (at, format!("invalid matches argument: {e}"))))
-            }
-            "duration" => {
-                text(0).and_then(|(s, at)| stdlib::parse_duration(&s).err().map(|_| (at, "invalid duration argument".to_owned())))
-            }
-            "timestamp" => text(0)
-                .and_then(|(s, at)| stdlib::parse_timestamp(&s).err().map(|_| (at, "invalid timestamp argument".to_owned()))),
+            "matches" | "find" | "findAll" => text(1).and_then(|(s, at)| {
+                regex::Regex::new(&s).err().map(|e| (at, format!("invalid matches argument: {e}")))
+            }),
+            "duration" => text(0).and_then(|(s, at)| {
+                stdlib::parse_duration(&s).err().map(|_| (at, "invalid duration argument".to_owned()))
+            }),
+            "timestamp" => text(0).and_then(|(s, at)| {
+                stdlib::parse_timestamp(&s).err().map(|_| (at, "invalid timestamp argument".to_owned()))
+            }),
             _ => None,
         };
         issues.extend(problem.map(|(position, message)| CompileIssue { position, message }));

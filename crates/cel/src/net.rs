@@ -72,7 +72,8 @@ fn ip_call(ip: IpAddr, name: &str, args: &[Val]) -> Outcome {
         "isLinkLocalMulticast" => link_local_multicast.into(),
         "isLinkLocalUnicast" => link_local_unicast.into(),
         "isGlobalUnicast" => {
-            (!ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !link_local_unicast && !broadcast).into()
+            (!ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !link_local_unicast && !broadcast)
+                .into()
         }
         _ => return Err(NO_OVERLOAD),
     })

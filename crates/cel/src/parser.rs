@@ -19,7 +19,8 @@ pub const DEPTH_MAX: usize = 100;
 /// Parses one expression.
 pub fn parse(source: &str) -> Result<Expr, SyntaxError> {
     if source.chars().count() > SOURCE_CHARS_MAX {
-        let message = format!("expression code point size exceeds limit: size: {}, limit {SOURCE_CHARS_MAX}", source.len());
+        let message =
+            format!("expression code point size exceeds limit: size: {}, limit {SOURCE_CHARS_MAX}", source.len());
         return Err(SyntaxError::new("", 0, message));
     }
     let mut parser = Parser { source, tokens: tokens(source)?, at: 0, next_id: 1, depth: 0 };
@@ -59,8 +60,22 @@ fn describe(token: &Token) -> String {
 
 /// Words that the grammar keeps for itself.
 const RESERVED: [&str; 16] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace",
-    "return", "var", "void",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
 ];
 
 impl Parser<'_> {
@@ -419,7 +434,9 @@ impl Parser<'_> {
                 Token::Ident(name) | Token::Quoted(name) => name,
                 other => {
                     let found = describe(&other);
-                    return Err(self.error(place, format!("Syntax error: mismatched input '{found}' expecting IDENTIFIER")));
+                    return Err(
+                        self.error(place, format!("Syntax error: mismatched input '{found}' expecting IDENTIFIER"))
+                    );
                 }
             };
             self.expect(":")?;

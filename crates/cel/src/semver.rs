@@ -21,7 +21,9 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
         ("semver", [Val::String(s)]) => Semver::parse(s).map(opaque),
         ("semver", [Val::String(s), Val::Bool(normalize)]) => Semver::parse(&normalized(s, *normalize)).map(opaque),
         ("isSemver", [Val::String(s)]) => Ok(Semver::parse(s).is_ok().into()),
-        ("isSemver", [Val::String(s), Val::Bool(normalize)]) => Ok(Semver::parse(&normalized(s, *normalize)).is_ok().into()),
+        ("isSemver", [Val::String(s), Val::Bool(normalize)]) => {
+            Ok(Semver::parse(&normalized(s, *normalize)).is_ok().into())
+        }
         (_, [Val::Opaque(o), rest @ ..]) => {
             let Some(version) = o.as_any().downcast_ref::<Semver>() else { return Err(NO_OVERLOAD) };
             let other = match rest {
@@ -71,7 +73,8 @@ impl Semver {
         let parts: Vec<&str> = core.split('.').collect();
         let [major, minor, patch] = parts[..] else { return Err(bad("no Major.Minor.Patch elements found")) };
         let number = |part: &str| {
-            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) || (part.len() > 1 && part.starts_with('0')) {
+            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) || (part.len() > 1 && part.starts_with('0'))
+            {
                 return Err(bad("invalid number"));
             }
             part.parse::<u64>().map_err(|_| bad("number out of range"))

@@ -56,7 +56,9 @@ pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
             _ => k8s::call(name, args),
         },
         _ if name.starts_with("sets.") => sets(name, args),
-        ("lists.range", [Val::Int(n)]) if *n > RANGE_MAX => Err(format!("lists.range: {n} exceeds the limit of {RANGE_MAX}")),
+        ("lists.range", [Val::Int(n)]) if *n > RANGE_MAX => {
+            Err(format!("lists.range: {n} exceeds the limit of {RANGE_MAX}"))
+        }
         ("lists.range", [Val::Int(n)]) => Ok((0..*n).map(Val::Int).collect::<Vec<_>>().into()),
         _ => match args.first() {
             Some(Val::String(_)) if receiver && !matches!(name, "find" | "findAll") => strings::call(name, args),
@@ -200,12 +202,14 @@ pub(crate) fn show(value: &Val) -> String {
 fn convert(name: &str, value: &Val) -> Outcome {
     let range = || format!("{name} conversion error: value out of range");
     match (name, value) {
-        ("bool", Val::Bool(_)) | ("bytes", Val::Bytes(_)) | ("double", Val::Double(_)) | ("duration", Val::Duration(_)) => {
-            Ok(value.clone())
-        }
-        ("int", Val::Int(_)) | ("string", Val::String(_)) | ("timestamp", Val::Timestamp(_)) | ("uint", Val::Uint(_)) => {
-            Ok(value.clone())
-        }
+        ("bool", Val::Bool(_))
+        | ("bytes", Val::Bytes(_))
+        | ("double", Val::Double(_))
+        | ("duration", Val::Duration(_)) => Ok(value.clone()),
+        ("int", Val::Int(_))
+        | ("string", Val::String(_))
+        | ("timestamp", Val::Timestamp(_))
+        | ("uint", Val::Uint(_)) => Ok(value.clone()),
         ("bool", Val::String(s)) => match &**s {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true.into()),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false.into()),
@@ -220,7 +224,9 @@ fn convert(name: &str, value: &Val) -> Outcome {
         ("duration", Val::String(s)) => parse_duration(s).map(Val::Duration),
         ("duration", Val::Int(i)) => Ok(Val::Duration(SignedDuration::from_nanos(*i))),
         ("int", Val::Uint(u)) => i64::try_from(*u).map(Val::Int).map_err(|_| "integer overflow".into()),
-        ("int", Val::Double(d)) if *d > -9.223_372_036_854_775e18 && *d < 9.223_372_036_854_775e18 => Ok(Val::Int(*d as i64)),
+        ("int", Val::Double(d)) if *d > -9.223_372_036_854_775e18 && *d < 9.223_372_036_854_775e18 => {
+            Ok(Val::Int(*d as i64))
+        }
         ("int", Val::Double(_)) => Err("integer overflow".into()),
         ("int", Val::String(s)) => {
             s.parse().map(Val::Int).map_err(|_| format!("strconv.ParseInt: parsing {s:?}: invalid syntax"))
@@ -405,7 +411,11 @@ fn lists(name: &str, list: &Arc<Vec<Val>>, args: &[Val]) -> Outcome {
     match (name, args) {
         ("isSorted", [_]) => {
             let pairs = list.windows(2).map(|w| w[0].compare(&w[1]));
-            pairs.map(|o| o.map(Ordering::is_le)).try_fold(true, |all, o| Some(all && o?)).map(Val::Bool).ok_or(NO_OVERLOAD)
+            pairs
+                .map(|o| o.map(Ordering::is_le))
+                .try_fold(true, |all, o| Some(all && o?))
+                .map(Val::Bool)
+                .ok_or(NO_OVERLOAD)
         }
         ("sum", [_]) => match list.split_first() {
             None => Ok(Val::Int(0)),
@@ -436,8 +446,10 @@ fn lists(name: &str, list: &Arc<Vec<Val>>, args: &[Val]) -> Outcome {
         ("flatten", [_, Val::Int(depth)]) => Ok(flatten(list, *depth).into()),
         ("reverse", [_]) => Ok(list.iter().rev().cloned().collect::<Vec<_>>().into()),
         ("slice", [_, Val::Int(from), Val::Int(to)]) => {
-            let range = usize::try_from(*from).ok().zip(usize::try_from(*to).ok()).filter(|(f, t)| f <= t && *t <= list.len());
-            let (from, to) = range.ok_or_else(|| format!("cannot slice({from}, {to}), list is length {}", list.len()))?;
+            let range =
+                usize::try_from(*from).ok().zip(usize::try_from(*to).ok()).filter(|(f, t)| f <= t && *t <= list.len());
+            let (from, to) =
+                range.ok_or_else(|| format!("cannot slice({from}, {to}), list is length {}", list.len()))?;
             Ok(list[from..to].to_vec().into())
         }
         ("sort", [_]) => {

@@ -112,7 +112,11 @@ fn split(s: &str, separator: &str, n: i64) -> Val {
 fn substring(s: &str, from: i64, to: i64) -> Outcome {
     let length = s.chars().count() as i64;
     if from > to || from < 0 || to > length {
-        let message = if from > to { format!("invalid substring range. start: {from}, end: {to}") } else { format!("index out of range: {}", if from < 0 { from } else { to }) };
+        let message = if from > to {
+            format!("invalid substring range. start: {from}, end: {to}")
+        } else {
+            format!("index out of range: {}", if from < 0 { from } else { to })
+        };
         return Err(message);
     }
     Ok(s.chars().skip(from as usize).take((to - from) as usize).collect::<String>().into())

@@ -287,8 +287,27 @@ fn same_kind(a: &Type, b: &Type) -> bool {
 
 /// Words that cannot be field names in an expression.
 const ESCAPED_WORDS: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// A property name as an expression writes it: `__dot__` for `.`, `__kebab__`... are Kubernetes's escapes.
@@ -301,7 +320,11 @@ pub fn escape(name: &str) -> std::borrow::Cow<'_, str> {
     if !name.contains(['.', '-', '/']) && !name.contains("__") {
         return name.into();
     }
-    name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__").into()
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
+        .into()
 }
 
 fn unescape(name: &str) -> String {

@@ -8,7 +8,10 @@ use cel::{Budget, CompileError, Decl, Environment, EvalError, Program, Type, Val
 
 fn environment() -> Environment {
     let string = || Arc::new(Decl::sized(Type::String, 20));
-    let item = Decl::object("Item", [("name".to_owned(), string()), ("count".to_owned(), Arc::new(Decl::new(Type::Int)))].into());
+    let item = Decl::object(
+        "Item",
+        [("name".to_owned(), string()), ("count".to_owned(), Arc::new(Decl::new(Type::Int)))].into(),
+    );
     let fields = [
         ("name".to_owned(), string()),
         ("replicas".to_owned(), Arc::new(Decl::new(Type::Int))),
@@ -29,7 +32,11 @@ fn values() -> BTreeMap<&'static str, Val> {
         "created": "2026-01-02T03:04:05Z", "unbounded": []});
     let environment = environment();
     let decl = Program::compile("self", &environment).expect("compiles").output().clone();
-    [("self", Val::from_json(&object, Some(&Decl::new(decl)))), ("any", Val::from_json(&json!({"x": [1, "two"]}), None))].into()
+    [
+        ("self", Val::from_json(&object, Some(&Decl::new(decl)))),
+        ("any", Val::from_json(&json!({"x": [1, "two"]}), None)),
+    ]
+    .into()
 }
 
 fn run(source: &str) -> Result<Val, String> {
@@ -152,7 +159,8 @@ fn no_expression_runs_for_long() {
     for i in 0..9 {
         nested = format!("{ten}.all(x{i}, {nested})");
     }
-    let doubling = format!("{ten}.map(a, {ten}.map(b, {ten}.map(c, 'xxxxxxxxxx'.split('').join('yyyyyyyyyyyyyy')))).size() == 0");
+    let doubling =
+        format!("{ten}.map(a, {ten}.map(b, {ten}.map(c, 'xxxxxxxxxx'.split('').join('yyyyyyyyyyyyyy')))).size() == 0");
     for source in [nested.as_str(), "lists.range(1000000).map(x, lists.range(1000000)).size() > 0"] {
         let program = Program::compile(source, &environment()).expect("compiles");
         let mut budget = Budget::new(1_000_000);
@@ -183,6 +191,7 @@ fn estimates_bound_what_is_spent() {
         let spent = 1_000_000 - budget.remaining;
         assert!(spent <= program.cost().max, "{source}: spent {spent}, estimated {:?}", program.cost());
     }
-    let unbounded = Program::compile("self.unbounded.all(x, self.unbounded.all(y, x != y))", &environment()).expect("compiles");
+    let unbounded =
+        Program::compile("self.unbounded.all(x, self.unbounded.all(y, x != y))", &environment()).expect("compiles");
     assert!(unbounded.cost().max > 100_000_000, "{:?}", unbounded.cost());
 }
