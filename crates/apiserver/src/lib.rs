@@ -23,6 +23,7 @@ pub mod in_process;
 pub mod managed_fields;
 mod metrics;
 pub mod negotiate;
+pub mod openapi;
 pub mod options;
 pub mod output;
 pub mod pods;

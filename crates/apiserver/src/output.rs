@@ -351,15 +351,23 @@ pub fn status_response(status: &Status, headers: &http::HeaderMap) -> Response<B
     response
 }
 
-/// Compresses a large answer for a client that accepts it.
-pub fn compress(response: Response<Body>, headers: &http::HeaderMap) -> Response<Body> {
-    use std::io::Write;
-    let accepts = headers
+/// Whether the client reads gzip.
+pub fn accepts_gzip(headers: &http::HeaderMap) -> bool {
+    headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
-        .any(|v| v.split(';').next().is_some_and(|v| v.trim() == "gzip"));
+        .any(|v| v.split(';').next().is_some_and(|v| v.trim() == "gzip"))
+}
+
+/// Compresses a large answer for a client that accepts it.
+pub fn compress(response: Response<Body>, headers: &http::HeaderMap) -> Response<Body> {
+    use std::io::Write;
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
+    let accepts = accepts_gzip(headers);
     let (mut parts, body) = response.into_parts();
     let bytes = match body {
         Body::Full(Some(bytes)) if accepts && bytes.len() > GZIP_BYTES_MIN && parts.status == StatusCode::OK => bytes,

@@ -34,6 +34,7 @@ use crate::handlers::{self, Cx};
 use crate::hooks::WriteHooks;
 use crate::in_process::{InProcess, InProcessUser};
 use crate::metrics::Metrics;
+use crate::openapi::Published;
 use crate::output::{compress, raw_response, status_response};
 use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
@@ -64,6 +65,8 @@ pub struct Inner {
     pub storage: Arc<Storage>,
     pub admission: AdmissionChain,
     pub hooks: WriteHooks,
+    /// OpenAPI documents of custom resources.
+    pub openapi: Published,
     pub(crate) metrics: Metrics,
     /// Cancelled when the server stops: ends watches and background tasks.
     pub stop: CancellationToken,
@@ -93,6 +96,7 @@ impl ApiServer {
         let inner = Arc::new(Inner {
             admission: config.admission.clone(),
             hooks: config.hooks.clone(),
+            openapi: Published::default(),
             metrics: Metrics::default(),
             storage,
             config,
@@ -237,7 +241,7 @@ impl ApiServer {
         });
         let mut response = compress(response, &headers);
         let out = response.headers_mut();
-        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        out.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         let audit_id = headers.get("audit-id").cloned();
         let audit_id = audit_id.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
         if let Some(id) = audit_id {
@@ -352,6 +356,7 @@ impl ApiServer {
                 let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
                 Some(raw_response(200, content_type, inner.metrics.render(counts.into_iter())))
             }
+            "openapi" => inner.openapi.answer(info, headers, std::time::SystemTime::now()),
             _ => discovery::answer(inner, info, headers),
         };
         answer.unwrap_or_else(|| raw_response(404, TEXT, "404 page not found\n"))

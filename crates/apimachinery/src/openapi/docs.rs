@@ -5,6 +5,11 @@ use std::io::Read;
 
 static PACKED: &[u8] = include_bytes!("../schema/data/docs.deflate");
 
+/// The compressed text.
+pub(super) fn source() -> &'static [u8] {
+    PACKED
+}
+
 /// Descriptions by model name.
 #[derive(Debug, Default)]
 pub struct Docs {

@@ -2,10 +2,11 @@
 //!
 //! v3: one document per group and version. v2: one document for everything, also as protobuf. The documents are large
 //! and asked for rarely: nothing is kept here, callers cache the encoded bytes. Custom resources bring their own
-//! schemas; [`paths::resource_paths`] makes their paths and the API server merges both in.
+//! schemas: [`custom_v3`] and [`custom_fragment`] turn them into documents and parts of them.
 //!
 //! Follows: `kube-openapi/pkg/{builder,builder3}`, `apiserver/pkg/endpoints/installer.go` (operation names, parameters).
 
+mod custom;
 mod docs;
 pub mod paths;
 mod schemas;
@@ -17,6 +18,7 @@ use crate::json::{Map, Value};
 use crate::resources::{self, Resource};
 use crate::schema;
 
+pub use custom::{CustomResource, custom_fragment, custom_v3};
 pub use docs::Docs;
 use paths::Fixed;
 pub use paths::{ServedResource, ServedSubresource};
@@ -99,6 +101,11 @@ pub fn v3_document(paths: Map, components: Map) -> Value {
         .with("components", Value::Object(components))
 }
 
+/// What the built-in documents are made from: equal bytes give equal documents.
+pub fn sources() -> [&'static [u8]; 2] {
+    [schema::builtin::source(), docs::source()]
+}
+
 /// The v2 document of all built-in groups.
 pub fn v2() -> Value {
     let docs = Docs::load();
@@ -122,16 +129,6 @@ pub fn v2() -> Value {
     .with("securityDefinitions", security_schemes())
     .with("paths", Value::Object(paths))
     .with("definitions", Value::Object(definitions))
-}
-
-/// The built-in schemas that custom resources refer to (`ObjectMeta`, `Status`, `DeleteOptions`, ...), by name.
-pub fn meta_schemas(dialect: Dialect) -> Map {
-    let docs = Docs::load();
-    let mut builder = Builder::new(dialect, &docs);
-    for name in ["ObjectMeta", "ListMeta", "Status", "DeleteOptions", "Patch", "WatchEvent"] {
-        builder.refer(&format!("{META}.{name}"));
-    }
-    builder.finish().1
 }
 
 fn security_schemes() -> Value {

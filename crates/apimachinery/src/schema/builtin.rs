@@ -25,6 +25,11 @@ static BUILTIN: LazyLock<Builtin> = LazyLock::new(|| match parse(TABLE) {
     Err(e) => panic!("the built-in schema table is broken: {e}"),
 });
 
+/// The text of the table.
+pub(crate) fn source() -> &'static [u8] {
+    TABLE.as_bytes()
+}
+
 /// The schema that holds every built-in type.
 pub fn schema() -> &'static Schema {
     &BUILTIN.schema
