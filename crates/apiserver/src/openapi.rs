@@ -143,7 +143,8 @@ impl Published {
 
     fn v3_index(&self) -> Value {
         let mut paths = Map::new();
-        let mut add = |path: &str, etag: &str| paths.insert(path, json!({"serverRelativeURL": relative_url(path, etag)}));
+        let mut add =
+            |path: &str, etag: &str| paths.insert(path, json!({"serverRelativeURL": relative_url(path, etag)}));
         for path in BUILTIN.v3.keys() {
             add(path, &BUILTIN.v3_etag(path));
         }
@@ -335,7 +336,12 @@ mod tests {
         let (response, body) = get(&published, &url, &[]).unwrap();
         assert_eq!(response.headers()[header::CACHE_CONTROL], "public, immutable");
         assert_eq!(response.headers()[header::EXPIRES], "Fri, 01 Jan 1971 00:00:00 GMT");
-        assert!(Value::from_slice(&body).unwrap().at(&["components", "schemas", "io.k8s.api.coordination.v1.Lease"]).is_some());
+        assert!(
+            Value::from_slice(&body)
+                .unwrap()
+                .at(&["components", "schemas", "io.k8s.api.coordination.v1.Lease"])
+                .is_some()
+        );
         let etag = response.headers()[header::ETAG].to_str().unwrap().to_owned();
         let (unchanged, _) = get(&published, &url, &[("if-none-match", &etag)]).unwrap();
         assert_eq!(unchanged.status(), StatusCode::NOT_MODIFIED);
