@@ -20,6 +20,7 @@ pub mod quantity;
 pub mod resources;
 pub mod schema;
 pub mod status;
+pub mod table;
 pub mod text;
 pub mod time;
 

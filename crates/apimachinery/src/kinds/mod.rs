@@ -4,12 +4,13 @@
 //! Pure functions over object trees, chosen by group, version and kind. Objects of custom resources never come here.
 //! Trees are as decoding leaves them: known fields have the right type, and an absent field means its zero value.
 
-mod access;
+pub(crate) mod access;
 mod apps;
 mod batch;
 mod certificates;
 mod check;
-mod core;
+mod conversion;
+pub(crate) mod core;
 mod defaults;
 mod object_meta;
 mod prepare;
@@ -18,6 +19,7 @@ mod selectable;
 mod strategy;
 mod validation;
 
+pub use conversion::{event_to_core, event_to_events_group, hpa_to_v1, hpa_to_v2};
 pub use core::resources::qos_class;
 pub use defaults::default_object;
 pub use object_meta::field_manager as validate_field_manager;
