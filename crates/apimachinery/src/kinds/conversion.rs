@@ -41,13 +41,8 @@ pub fn hpa_to_v2(v1: &Value) -> Value {
     let conditions = take_annotation(&mut out, CONDITIONS);
     let behavior = take_annotation(&mut out, BEHAVIOR);
     let spec = object_at(&mut out, "spec").make_object();
-    let mut metrics: Vec<Value> = extra
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|m| metric_from_v1(m, false))
-        .collect();
+    let mut metrics: Vec<Value> =
+        extra.as_ref().and_then(Value::as_array).into_iter().flatten().map(|m| metric_from_v1(m, false)).collect();
     if let Some(percent) = spec.remove("targetCPUUtilizationPercentage").filter(|p| !p.is_null()) {
         metrics.push(cpu_metric(percent));
     }
@@ -59,13 +54,8 @@ pub fn hpa_to_v2(v1: &Value) -> Value {
         spec.insert("behavior", recase(&behavior, false));
     }
     let status = object_at(&mut out, "status").make_object();
-    let mut now: Vec<Value> = current
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|m| metric_from_v1(m, true))
-        .collect();
+    let mut now: Vec<Value> =
+        current.as_ref().and_then(Value::as_array).into_iter().flatten().map(|m| metric_from_v1(m, true)).collect();
     if let Some(percent) = status.remove("currentCPUUtilizationPercentage").filter(|p| !p.is_null())
         && now.is_empty()
     {
@@ -176,13 +166,20 @@ fn metric_from_v1(metric: &Value, status: bool) -> Value {
     let flat = metric.v(member);
     let mut source = Map::new();
     let mut value = Map::new();
-    let (value_key, plain, average) =
-        if status { ("current", "currentValue", "currentAverageValue") } else { ("target", "targetValue", "targetAverageValue") };
+    let (value_key, plain, average) = if status {
+        ("current", "currentValue", "currentAverageValue")
+    } else {
+        ("target", "targetValue", "targetAverageValue")
+    };
     let percent = if status { "currentAverageUtilization" } else { "targetAverageUtilization" };
     if let Some(p) = flat.o(percent) {
         value.insert("averageUtilization", p.clone());
     }
-    if let Some(v) = flat.o(if matches!(member, "object" | "external") && flat.has("averageValue") { "averageValue" } else { average }) {
+    if let Some(v) = flat.o(if matches!(member, "object" | "external") && flat.has("averageValue") {
+        "averageValue"
+    } else {
+        average
+    }) {
         value.insert("averageValue", v.clone());
     }
     if let Some(v) = flat.o(plain) {
@@ -226,7 +223,8 @@ fn metric_to_v1(metric: &Value, status: bool) -> Value {
     let Some(member) = metric_member(metric) else { return metric.clone() };
     let source = metric.v(member);
     let value = source.v(if status { "current" } else { "target" });
-    let (plain, average) = if status { ("currentValue", "currentAverageValue") } else { ("targetValue", "targetAverageValue") };
+    let (plain, average) =
+        if status { ("currentValue", "currentAverageValue") } else { ("targetValue", "targetAverageValue") };
     let percent = if status { "currentAverageUtilization" } else { "targetAverageUtilization" };
     let mut flat = Map::new();
     for key in ["name", "container"] {

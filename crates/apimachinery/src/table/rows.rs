@@ -174,13 +174,7 @@ pub(super) fn cells(gvk: &GroupVersionKind, object: &Value, now: Timestamp) -> V
                 Some(n) => n.to_string().into(),
                 None => Value::from("N/A"),
             };
-            vec![
-                name,
-                bound("minAvailable"),
-                bound("maxUnavailable"),
-                number(status, "disruptionsAllowed"),
-                created(),
-            ]
+            vec![name, bound("minAvailable"), bound("maxUnavailable"), number(status, "disruptionsAllowed"), created()]
         }
         ("", "Service") => service(object, now),
         ("networking.k8s.io", "Ingress") => {
@@ -315,18 +309,10 @@ pub(super) fn cells(gvk: &GroupVersionKind, object: &Value, now: Timestamp) -> V
             if !status.s("certificate").is_empty() {
                 state.push_str(",Issued");
             }
-            let duration = spec.oi("expirationSeconds").map_or_else(
-                || NONE.to_owned(),
-                |s| human_duration(std::time::Duration::from_secs(s.max(0) as u64)),
-            );
-            vec![
-                name,
-                created(),
-                or(spec.s("signerName"), NONE),
-                text(spec, "username"),
-                duration.into(),
-                state.into(),
-            ]
+            let duration = spec
+                .oi("expirationSeconds")
+                .map_or_else(|| NONE.to_owned(), |s| human_duration(std::time::Duration::from_secs(s.max(0) as u64)));
+            vec![name, created(), or(spec.s("signerName"), NONE), text(spec, "username"), duration.into(), state.into()]
         }
         ("coordination.k8s.io", "Lease") => vec![name, text(spec, "holderIdentity"), created()],
         ("storage.k8s.io", "StorageClass") => vec![
@@ -469,8 +455,9 @@ fn job(object: &Value, now: Timestamp) -> Vec<Value> {
     let time = |key: &str| Timestamp::parse(status.s(key));
     let duration =
         time("startTime").map_or_else(String::new, |s| human_duration(time("completionTime").unwrap_or(now).since(s)));
-    let holds =
-        |kind: &str| status.list("conditions").iter().find(|c| c.s("type") == kind).is_some_and(|c| c.s("status") == "True");
+    let holds = |kind: &str| {
+        status.list("conditions").iter().find(|c| c.s("type") == kind).is_some_and(|c| c.s("status") == "True")
+    };
     let state = if holds("Complete") {
         "Complete"
     } else if holds("Failed") {
@@ -572,7 +559,9 @@ fn endpoints(subsets: &[Value]) -> Value {
         }
         for port in subset.list("ports") {
             let port = port.i("port");
-            all.extend(addresses().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }));
+            all.extend(
+                addresses().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }),
+            );
         }
     }
     list_with_more(all, 3, "")
@@ -663,17 +652,12 @@ fn event(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn access_modes(modes: &[Value]) -> String {
-    [
-        ("ReadWriteOnce", "RWO"),
-        ("ReadOnlyMany", "ROX"),
-        ("ReadWriteMany", "RWX"),
-        ("ReadWriteOncePod", "RWOP"),
-    ]
-    .iter()
-    .filter(|(mode, _)| modes.iter().any(|m| m == mode))
-    .map(|(_, short)| *short)
-    .collect::<Vec<_>>()
-    .join(",")
+    [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")]
+        .iter()
+        .filter(|(mode, _)| modes.iter().any(|m| m == mode))
+        .map(|(_, short)| *short)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
