@@ -2,10 +2,14 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/authorization/authorizer`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::authn::{SYSTEM_MASTERS, UserInfo};
+use crate::rbac::PolicyRule;
 use crate::request_info::RequestInfo;
+use crate::storage::Storage;
 
 /// What is to be decided.
 #[derive(Clone, Debug, Default)]
@@ -63,10 +67,28 @@ pub struct Authorization {
     pub reason: String,
 }
 
+/// What a user may do in a namespace, as far as it can be listed.
+#[derive(Clone, Debug, Default)]
+pub struct RulesReview {
+    pub rules: Vec<PolicyRule>,
+    /// There may be more than `rules`.
+    pub incomplete: bool,
+    /// What went wrong while the rules were looked up.
+    pub error: String,
+}
+
 /// Decides on requests.
 #[async_trait]
 pub trait Authorizer: Send + Sync {
+    /// Gives the authorizer read access to the server's objects; called once, before the first request.
+    fn attach(&self, _storage: &Arc<Storage>) {}
+
     async fn authorize(&self, attributes: &Attributes) -> Authorization;
+
+    /// What a user may do in a namespace.
+    async fn rules(&self, _user: &UserInfo, _namespace: &str) -> RulesReview {
+        RulesReview { incomplete: true, ..RulesReview::default() }
+    }
 }
 
 /// Allows everything (`--authorization-mode=AlwaysAllow`).
@@ -77,6 +99,15 @@ pub struct AlwaysAllow;
 impl Authorizer for AlwaysAllow {
     async fn authorize(&self, _: &Attributes) -> Authorization {
         Authorization { decision: Decision::Allow, reason: String::new() }
+    }
+
+    async fn rules(&self, _: &UserInfo, _: &str) -> RulesReview {
+        let star = || vec!["*".to_owned()];
+        let rules = vec![
+            PolicyRule { verbs: star(), api_groups: star(), resources: star(), ..PolicyRule::default() },
+            PolicyRule { verbs: star(), non_resource_urls: star(), ..PolicyRule::default() },
+        ];
+        RulesReview { rules, ..RulesReview::default() }
     }
 }
 

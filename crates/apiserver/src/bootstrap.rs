@@ -16,6 +16,9 @@ pub const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public
 
 /// Creates what is missing; what is there stays as it is.
 pub async fn run(storage: &Arc<Storage>, config: &Config) -> StatusResult<()> {
+    if config.bootstrap_rbac {
+        crate::rbac::reconcile::run(storage).await?;
+    }
     for name in SYSTEM_NAMESPACES {
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",

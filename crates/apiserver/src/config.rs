@@ -8,6 +8,7 @@ use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
 use crate::hooks::WriteHooks;
 use crate::pods::PodBackend;
+use crate::tokens::{TokenAuthenticator, TokenAuthority};
 
 /// The configuration of one server. The default allows everything to everybody who shows a client certificate, and
 /// anonymous requests.
@@ -15,9 +16,17 @@ use crate::pods::PodBackend;
 pub struct Config {
     /// Asked in order; the first that recognises a credential decides.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Asked about bearer tokens, in order, after `authenticators`.
+    pub token_authenticators: Vec<Arc<dyn TokenAuthenticator>>,
+    /// `--api-audiences`: what bearer tokens must be for.
+    pub api_audiences: Vec<String>,
+    /// Issues service account tokens. Without one `serviceaccounts/token` is refused.
+    pub tokens: Option<Arc<TokenAuthority>>,
     /// Requests without a credential are `system:anonymous` instead of 401.
     pub anonymous: bool,
     pub authorizer: Arc<dyn Authorizer>,
+    /// Brings the default roles and bindings into the store at start.
+    pub bootstrap_rbac: bool,
     pub admission: AdmissionChain,
     pub hooks: WriteHooks,
     /// Answers what only the node of a pod knows (logs, exec, ...).
@@ -39,8 +48,12 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             authenticators: vec![Arc::new(ClientCertificates)],
+            token_authenticators: Vec::new(),
+            api_audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            tokens: None,
             anonymous: true,
             authorizer: Arc::new(AlwaysAllow),
+            bootstrap_rbac: false,
             admission: AdmissionChain::default(),
             hooks: WriteHooks::default(),
             pods: None,

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::AdmissionChain;
-use crate::authn::{PeerCertificate, UserInfo};
+use crate::authn::{PeerCertificate, UserInfo, bearer_token};
 use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, RequestBody, request_body};
 use crate::cache::{CacheError, Caches};
@@ -39,7 +39,7 @@ use crate::output::{compress, raw_response, status_response};
 use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, health};
+use crate::{bootstrap, discovery, health, impersonate, tokens};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -92,6 +92,8 @@ impl ApiServer {
         });
         let registry = Registry::builtin(&caches);
         let storage = Arc::new(Storage { store, caches, registry });
+        config.authorizer.attach(&storage);
+        config.token_authenticators.iter().for_each(|a| a.attach(&storage));
         bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
         let inner = Arc::new(Inner {
             admission: config.admission.clone(),
@@ -273,6 +275,11 @@ impl ApiServer {
             Some(user) => user,
             None => return status_response(&Status::unauthorized("Unauthorized"), &parts.headers),
         };
+        let authorizer = inner.config.authorizer.as_ref();
+        let user = match impersonate::effective_user(authorizer, user, &info, &parts.headers).await {
+            Ok(user) => user,
+            Err(status) => return status_response(&status, &parts.headers),
+        };
         if let Err(status) = self.authorize(&user, &info).await {
             return status_response(&status, &parts.headers);
         }
@@ -320,6 +327,13 @@ impl ApiServer {
                 }
             }
         }
+        if let Some(token) = bearer_token(parts) {
+            let config = &self.inner.config;
+            match tokens::authenticate(&config.token_authenticators, token, &config.api_audiences).await {
+                Ok(found) => return Some(Arc::new(found.user)),
+                Err(error) => tracing::debug!(error, "a bearer token was refused"),
+            }
+        }
         let has_token = parts.headers.contains_key(header::AUTHORIZATION);
         (!refused && !has_token && self.inner.config.anonymous).then(|| Arc::new(UserInfo::anonymous()))
     }
@@ -338,11 +352,30 @@ impl ApiServer {
         Err(Box::new(Status::forbidden(&resource, &info.name, message)))
     }
 
+    /// The public half of the keys that sign service account tokens.
+    fn answer_openid(&self, path: &str) -> Option<Response<Body>> {
+        let config = &self.inner.config;
+        let tokens = config.tokens.as_ref()?;
+        let (content_type, body) = match path {
+            "/openid/v1/jwks" => ("application/jwk-set+json", tokens.jwks()),
+            "/.well-known/openid-configuration" => {
+                let address = std::net::SocketAddr::new(config.advertise_address, config.secure_port);
+                ("application/json", tokens.openid_configuration(&address.to_string()))
+            }
+            _ => return None,
+        };
+        let mut response = raw_response(200, content_type, body.to_string());
+        let age = HeaderValue::from_static("public, max-age=3600");
+        response.headers_mut().insert(header::CACHE_CONTROL, age);
+        Some(response)
+    }
+
     /// Answers a path that names no resource.
     async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
         let inner = &self.inner;
         let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
         let answer = match first {
+            "openid" | ".well-known" => self.answer_openid(&info.path),
             "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query),
             "metrics" if info.path == "/metrics" => {
                 let resources = inner.storage.registry.current();

@@ -120,6 +120,11 @@ impl ResourceCache {
         self.state.read().objects.get(key).map(|e| e.0.clone())
     }
 
+    /// The revision of the last change.
+    pub fn revision(&self) -> Revision {
+        *self.changed.borrow()
+    }
+
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
     }

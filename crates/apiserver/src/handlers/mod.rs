@@ -8,7 +8,9 @@
 pub mod delete;
 pub mod patch;
 pub mod read;
+pub mod reviews;
 pub mod subresources;
+pub mod token_request;
 pub mod write;
 
 use std::sync::Arc;

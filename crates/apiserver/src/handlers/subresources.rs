@@ -8,6 +8,7 @@ use crate::body::{Body, RequestBody};
 
 pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     match (cx.info.subresource.as_str(), cx.info.verb.as_str()) {
+        ("token", "create") => super::token_request::create(cx, body).await,
         ("status", "get") => read::get(cx).await,
         ("status", "update") => write::update(cx, body).await,
         ("status", "patch") => super::patch::patch(cx, body).await,
@@ -18,7 +19,10 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     }
 }
 
-pub async fn dispatch_unstored(cx: &Cx, _body: RequestBody) -> StatusResult<Response<Body>> {
+pub async fn dispatch_unstored(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    if super::reviews::handles(cx) {
+        return super::reviews::create(cx, body).await;
+    }
     let message = format!("{} is not supported yet", cx.resource.gvk.kind);
     Err(Box::new(Status::failure(501, "NotImplemented", message)))
 }

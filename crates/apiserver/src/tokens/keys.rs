@@ -1,0 +1,210 @@
+//! Keys that sign and verify service account tokens, from PEM, and their public form for relying parties.
+//!
+//! Follows: `pkg/serviceaccount/{jwt.go,openidmetadata.go}`.
+
+use apimachinery::{Value, json};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use sha2::{Digest, Sha256};
+
+/// Why keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("the signing key is not a PEM-encoded private key (PKCS#8, EC P-256 or P-384, or RSA)")]
+    SigningKey,
+    #[error("verification key {index} is not a PEM-encoded public or private key (EC P-256 or P-384, or RSA)")]
+    VerificationKey { index: usize },
+}
+
+struct PublicKey {
+    id: String,
+    algorithm: Algorithm,
+    key: DecodingKey,
+    jwk: Value,
+}
+
+/// One key that signs and all keys that verify.
+pub struct ServiceAccountKeys {
+    signing: EncodingKey,
+    header: Header,
+    public: Vec<PublicKey>,
+}
+
+impl ServiceAccountKeys {
+    /// Reads the keys. The signing key's public half always verifies; `verification` adds others (public or private).
+    pub fn from_pem(signing: &str, verification: &[&str]) -> Result<ServiceAccountKeys, KeyError> {
+        let (signing, own) = private_key(signing).ok_or(KeyError::SigningKey)?;
+        let mut header = Header::new(own.algorithm);
+        header.kid = Some(own.id.clone());
+        // As upstream: no `typ`.
+        header.typ = None;
+        let mut public = vec![own];
+        for (index, pem) in verification.iter().enumerate() {
+            let key = match private_key(pem) {
+                Some((_, key)) => Some(key),
+                None => public_key(pem),
+            };
+            let key = key.ok_or(KeyError::VerificationKey { index })?;
+            if public.iter().all(|k| k.id != key.id) {
+                public.push(key);
+            }
+        }
+        Ok(ServiceAccountKeys { signing, header, public })
+    }
+
+    /// A signed token with these claims.
+    pub fn sign(&self, claims: &impl serde::Serialize) -> Result<String, String> {
+        jsonwebtoken::encode(&self.header, claims, &self.signing).map_err(|e| e.to_string())
+    }
+
+    /// The claims of a token that one of the keys signed. Nothing but the signature is checked.
+    pub fn verify<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, &'static str> {
+        const NO_KEY: &str = "invalid signature, no keys found";
+        let header = jsonwebtoken::decode_header(token).map_err(|_| NO_KEY)?;
+        for key in &self.public {
+            if header.kid.as_ref().is_some_and(|id| *id != key.id) || header.alg != key.algorithm {
+                continue;
+            }
+            let mut validation = jsonwebtoken::Validation::new(key.algorithm);
+            validation.validate_exp = false;
+            validation.validate_aud = false;
+            validation.required_spec_claims.clear();
+            if let Ok(data) = jsonwebtoken::decode::<T>(token, &key.key, &validation) {
+                return Ok(data.claims);
+            }
+        }
+        Err(NO_KEY)
+    }
+
+    /// `/openid/v1/jwks`.
+    pub fn jwks(&self) -> Value {
+        json!({"keys": self.public.iter().map(|k| k.jwk.clone()).collect::<Vec<_>>()})
+    }
+
+    /// The names of the signing algorithms, sorted.
+    pub fn algorithms(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.public.iter().map(|k| format!("{:?}", k.algorithm)).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+fn private_key(pem: &str) -> Option<(EncodingKey, PublicKey)> {
+    if let Ok(key) = EncodingKey::from_ec_pem(pem.as_bytes()) {
+        for algorithm in [Algorithm::ES256, Algorithm::ES384] {
+            if let Some(public) = Jwk::from_encoding_key(&key, algorithm).ok().and_then(|jwk| describe(&jwk))
+                && public.algorithm == algorithm
+            {
+                return Some((key, public));
+            }
+        }
+        return None;
+    }
+    let key = EncodingKey::from_rsa_pem(pem.as_bytes()).ok()?;
+    let jwk = Jwk::from_encoding_key(&key, Algorithm::RS256).ok()?;
+    Some((key, describe(&jwk)?))
+}
+
+fn public_key(pem: &str) -> Option<PublicKey> {
+    let key = DecodingKey::from_ec_pem(pem.as_bytes()).or_else(|_| DecodingKey::from_rsa_pem(pem.as_bytes())).ok()?;
+    describe(&Jwk::from_decoding_key(&key, None).ok()?)
+}
+
+/// The public key as clients see it; its id is the hash of its DER form.
+fn describe(jwk: &Jwk) -> Option<PublicKey> {
+    let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
+    let (algorithm, der, members) = match &jwk.algorithm {
+        AlgorithmParameters::EllipticCurve(ec) => {
+            let (algorithm, curve, oid): (_, _, &[u8]) = match ec.curve {
+                EllipticCurve::P256 => (Algorithm::ES256, "P-256", &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]),
+                EllipticCurve::P384 => (Algorithm::ES384, "P-384", &[0x2b, 0x81, 0x04, 0x00, 0x22]),
+                _ => return None,
+            };
+            let point = [&[4][..], &bytes(&ec.x)?, &bytes(&ec.y)?].concat();
+            // id-ecPublicKey
+            let algorithm_id = [der_item(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01]), der_item(6, oid)].concat();
+            let members = vec![("crv", curve), ("x", ec.x.as_str()), ("y", ec.y.as_str()), ("kty", "EC")];
+            (algorithm, spki(&algorithm_id, &point), members)
+        }
+        AlgorithmParameters::RSA(rsa) => {
+            // rsaEncryption
+            let oid = der_item(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01]);
+            let algorithm_id = [oid, der_item(5, &[])].concat();
+            let numbers = [der_integer(&bytes(&rsa.n)?), der_integer(&bytes(&rsa.e)?)].concat();
+            let members = vec![("n", rsa.n.as_str()), ("e", rsa.e.as_str()), ("kty", "RSA")];
+            (Algorithm::RS256, spki(&algorithm_id, &der_item(0x30, &numbers)), members)
+        }
+        _ => return None,
+    };
+    let id = URL_SAFE_NO_PAD.encode(Sha256::digest(&der));
+    let mut value = json!({"use": "sig", "kid": id.clone(), "alg": format!("{algorithm:?}")});
+    for (key, text) in members {
+        value[key] = text.into();
+    }
+    Some(PublicKey { id, algorithm, key: DecodingKey::from_jwk(jwk).ok()?, jwk: value })
+}
+
+fn spki(algorithm_id: &[u8], key: &[u8]) -> Vec<u8> {
+    let key = [&[0][..], key].concat();
+    der_item(0x30, &[der_item(0x30, algorithm_id), der_item(3, &key)].concat())
+}
+
+fn der_integer(magnitude: &[u8]) -> Vec<u8> {
+    let first = magnitude.iter().position(|b| *b != 0).unwrap_or(magnitude.len());
+    let mut bytes = magnitude[first..].to_vec();
+    if bytes.first().is_none_or(|b| b & 0x80 != 0) {
+        bytes.insert(0, 0);
+    }
+    der_item(2, &bytes)
+}
+
+fn der_item(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match content.len() {
+        n if n < 0x80 => out.push(n as u8),
+        n => {
+            let length = n.to_be_bytes();
+            let first = length.iter().position(|b| *b != 0).unwrap_or(0);
+            out.push(0x80 | (length.len() - first) as u8);
+            out.extend_from_slice(&length[first..]);
+        }
+    }
+    out.extend_from_slice(content);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_verified_by_private_and_public_halves_and_refused_by_other_keys() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let other = rcgen::KeyPair::generate().unwrap();
+        let keys = ServiceAccountKeys::from_pem(&pair.serialize_pem(), &[&pair.public_key_pem()]).unwrap();
+        assert_eq!(keys.public.len(), 1, "both halves have one id");
+        let token = keys.sign(&serde_json::json!({"sub": "a"})).unwrap();
+        let by_public = ServiceAccountKeys::from_pem(&other.serialize_pem(), &[&pair.public_key_pem()]).unwrap();
+        for verifier in [&keys, &by_public] {
+            let claims: serde_json::Value = verifier.verify(&token).unwrap();
+            assert_eq!(claims["sub"], "a");
+        }
+        let stranger = ServiceAccountKeys::from_pem(&other.serialize_pem(), &[]).unwrap();
+        assert!(stranger.verify::<serde_json::Value>(&token).is_err());
+        assert!(ServiceAccountKeys::from_pem("garbage", &[]).is_err());
+        let jwk = &keys.jwks()["keys"][0];
+        assert_eq!((jwk.str_at(&["kty"]), jwk.str_at(&["alg"])), ("EC", "ES256"));
+    }
+
+    #[test]
+    fn the_key_id_is_the_hash_of_the_public_key() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let keys = ServiceAccountKeys::from_pem(&pair.serialize_pem(), &[]).unwrap();
+        let pem: String = pair.public_key_pem().lines().filter(|l| !l.starts_with("---")).collect();
+        let der = base64::engine::general_purpose::STANDARD.decode(pem.trim()).unwrap();
+        assert_eq!(keys.public[0].id, URL_SAFE_NO_PAD.encode(Sha256::digest(der)));
+    }
+}
