@@ -57,7 +57,7 @@ pub async fn create(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
     let kind = cx.resource.gvk.kind.clone();
     let tracked = matches!(kind.as_str(), "SelfSubjectReview" | "SelfSubjectRulesReview");
     if !tracked {
-        managed_fields::track_create(cx, &mut object, &options.manager(cx.user_agent()))?;
+        managed_fields::track_create(cx, &mut object, &options.manager(cx.user_agent()));
     }
     check(&kind, &object)?;
     cx.validate(admission(object.clone())).await?;

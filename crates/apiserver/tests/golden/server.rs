@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use apiserver::{ApiServer, Config};
+use apiserver::{ApiServer, Config, SecureOptions};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,10 @@ pub async fn start() -> TestServer {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let store = store::Store::in_memory(store::Options::default()).await;
-    let config = Config { secure_port: address.port(), ..Config::default() };
+    let token_key = KeyPair::generate().expect("a key");
+    let options = SecureOptions { service_account_signing_key: token_key.serialize_pem(), ..SecureOptions::default() };
+    let config = apiserver::secure_config(&options).expect("a configuration");
+    let config = Config { secure_port: address.port(), ..config };
     let server = ApiServer::start(config, store).await.expect("the server starts");
     let serving = server.clone();
     tokio::spawn(async move { serving.serve(listener, tls, CancellationToken::new()).await });
