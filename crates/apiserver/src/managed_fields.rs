@@ -3,7 +3,8 @@
 //! Follows: `k8s.io/apimachinery/pkg/util/managedfields`, `k8s.io/apiserver/pkg/endpoints/handlers/fieldmanager`.
 
 use apimachinery::Value;
-use apimachinery::apply::FieldManager;
+use apimachinery::apply::{BuiltinVersions, FieldManager};
+use apimachinery::gvk::GroupVersionKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::time::Timestamp;
 
@@ -42,6 +43,19 @@ pub fn with_manager<T>(cx: &Cx, f: impl FnOnce(&FieldManager<'_>) -> T) -> T {
 /// Records a create.
 pub fn track_create(cx: &Cx, object: &mut Value, manager: &str) {
     *object = with_manager(cx, |m| m.update(None, object.take(), manager));
+}
+
+/// Records a create of an object of a built-in kind that is not the resource's, as some subresources take.
+pub fn track_create_of(cx: &Cx, kind: &GroupVersionKind, name: &'static str, object: &mut Value, manager: &str) {
+    let same = |object: &Value, _: &str| Ok(object.clone());
+    let tracker = FieldManager {
+        kind,
+        subresource: &cx.info.subresource,
+        versions: &BuiltinVersions { kind: name, convert: &same },
+        filters: &Default::default(),
+        now: Timestamp::from(std::time::SystemTime::now()),
+    };
+    *object = tracker.update(None, object.take(), manager);
 }
 
 /// Records an update.

@@ -43,7 +43,8 @@ pub async fn create(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
         cx.admission(Operation::Create, &kind, Some(object), None, options_value.clone(), options.dry_run)
     };
     let mut request = cx.admit(admission(request)).await?.unwrap_or_default();
-    managed_fields::track_create(cx, &mut request, &options.manager(cx.user_agent()));
+    let manager = options.manager(cx.user_agent());
+    managed_fields::track_create_of(cx, &kind, "TokenRequest", &mut request, &manager);
 
     let (namespace, name) = (cx.info.namespace.as_str(), cx.info.name.as_str());
     let metadata = FieldPath::new("metadata");
