@@ -28,11 +28,9 @@ const MANY_CHECKS: usize = 4;
 
 /// Whom the headers ask for; `None` without such headers, 400 when they name no user.
 fn wanted(headers: &HeaderMap) -> StatusResult<Option<UserInfo>> {
-    let text = |name: &str| {
-        headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
-    };
-    let mut user =
-        UserInfo { name: text("impersonate-user"), uid: text("impersonate-uid"), ..UserInfo::default() };
+    let text =
+        |name: &str| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();
+    let mut user = UserInfo { name: text("impersonate-user"), uid: text("impersonate-uid"), ..UserInfo::default() };
     for group in headers.get_all("impersonate-group") {
         user.groups.push(String::from_utf8_lossy(group.as_bytes()).into_owned());
     }
@@ -191,18 +189,14 @@ impl Check<'_> {
 
     async fn groups(&self, api_group: &str, groups: &[String]) -> StatusResult<()> {
         if self.mode != Mode::Legacy {
-            let refuse = |name: &str, reason: &str| {
-                Err(forbidden(&self.attributes(api_group, "groups", name), reason))
-            };
+            let refuse = |name: &str, reason: &str| Err(forbidden(&self.attributes(api_group, "groups", name), reason));
             if groups.iter().any(String::is_empty) {
                 return refuse("", "impersonating the empty string group is not allowed");
             }
             if groups.iter().any(|g| g == SYSTEM_MASTERS) {
                 return refuse(SYSTEM_MASTERS, "impersonating the system:masters group is not allowed");
             }
-            if groups.len() >= MANY_CHECKS
-                && self.authorize(&self.attributes(api_group, "groups", "*")).await.is_ok()
-            {
+            if groups.len() >= MANY_CHECKS && self.authorize(&self.attributes(api_group, "groups", "*")).await.is_ok() {
                 return Ok(());
             }
         }

@@ -44,14 +44,7 @@ pub async fn create(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
     write::match_namespace(cx, &mut object)?;
     let options_value = options.to_value("CreateOptions");
     let admission = |object: Value| {
-        cx.admission(
-            Operation::Create,
-            &cx.resource.gvk,
-            Some(object),
-            None,
-            options_value.clone(),
-            options.dry_run,
-        )
+        cx.admission(Operation::Create, &cx.resource.gvk, Some(object), None, options_value.clone(), options.dry_run)
     };
     let mut object = cx.admit(admission(object)).await?.unwrap_or_default();
     let kind = cx.resource.gvk.kind.clone();
@@ -159,10 +152,7 @@ fn check_access_review(kind: &str, review: &Value) -> Vec<FieldError> {
         )),
         _ => {}
     }
-    if kind != "SelfSubjectAccessReview"
-        && spec.str_at(&["user"]).is_empty()
-        && spec.array_at(&["groups"]).is_empty()
-    {
+    if kind != "SelfSubjectAccessReview" && spec.str_at(&["user"]).is_empty() && spec.array_at(&["groups"]).is_empty() {
         errors.push(FieldError::invalid(&path.child("user"), "", "at least one of user or group must be specified"));
     }
     check_selectors(resource, &mut errors);

@@ -65,7 +65,8 @@ fn object(line: &str) -> Bootstrap {
         other => unreachable!("the text is ours: {other:?}"),
     };
     let name = words.next().unwrap_or_default();
-    let (namespace, name) = if kind.starts_with("Cluster") { ("", name) } else { name.split_once('/').unwrap_or(("", name)) };
+    let (namespace, name) =
+        if kind.starts_with("Cluster") { ("", name) } else { name.split_once('/').unwrap_or(("", name)) };
     let mut object = json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind,
         "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
             "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}}});

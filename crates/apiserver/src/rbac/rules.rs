@@ -136,13 +136,18 @@ impl PolicyRule {
             })
         };
         let names = self.resource_names.is_empty()
-            || (!other.resource_names.is_empty() && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
+            || (!other.resource_names.is_empty()
+                && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
         let urls = other.non_resource_urls.iter().all(|url| {
             self.non_resource_urls.iter().any(|mine| {
                 mine == "*" || mine == url || mine.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
             })
         });
-        all(&self.verbs, &other.verbs) && all(&self.api_groups, &other.api_groups) && resources(&other.resources) && names && urls
+        all(&self.verbs, &other.verbs)
+            && all(&self.api_groups, &other.api_groups)
+            && resources(&other.resources)
+            && names
+            && urls
     }
 }
 
@@ -232,7 +237,11 @@ mod tests {
                 is_resource: true,
                 ..Attributes::default()
             };
-            assert_eq!(rule(text).allows(&attributes), want, "{text} for {verb} {group} {resource}/{subresource} {name}");
+            assert_eq!(
+                rule(text).allows(&attributes),
+                want,
+                "{text} for {verb} {group} {resource}/{subresource} {name}"
+            );
         }
         for (text, path, want) in [
             ("get @ /healthz", "/healthz", true),
