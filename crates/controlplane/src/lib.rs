@@ -11,6 +11,7 @@
 
 mod certificates;
 mod host;
+mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

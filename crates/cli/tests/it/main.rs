@@ -1,4 +1,6 @@
 //! The binary as its users meet it.
 
+mod kubectl;
+mod lifecycle;
 mod snapshots;
 mod support;

@@ -27,3 +27,67 @@ pub fn transcript(home: &Path, output: &Output) -> String {
     }
     text
 }
+
+/// A home directory with a running development host; `alcove down` at the end.
+pub struct World {
+    pub home: tempfile::TempDir,
+}
+
+impl World {
+    /// `alcove up`.
+    #[track_caller]
+    pub fn up() -> World {
+        let world = World { home: tempfile::Builder::new().prefix("alcove-test-").tempdir().unwrap() };
+        world.alcove(&["up", "--nodes", "2"]);
+        world
+    }
+
+    /// Runs `alcove` and returns its standard output; fails the test when it fails.
+    #[track_caller]
+    pub fn alcove(&self, arguments: &[&str]) -> String {
+        let output = alcove(self.home.path()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "alcove {}\n{}{}", arguments.join(" "), transcript(self.home.path(), &output), self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `alcove`, which must end with this code; returns both outputs.
+    #[track_caller]
+    pub fn alcove_fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = alcove(self.home.path()).args(arguments).output().unwrap();
+        let text = transcript(self.home.path(), &output);
+        assert_eq!(output.status.code(), Some(code), "alcove {}\n{text}", arguments.join(" "));
+        text
+    }
+
+    /// Runs `kubectl` with an input; returns exit code and both outputs.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> (i32, String) {
+        use std::io::Write;
+        use std::process::Stdio;
+        let mut child = Command::new("kubectl")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .current_dir(self.home.path())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    /// What the host process has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join(".alcove/alcove.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = alcove(self.home.path()).arg("down").output();
+    }
+}
