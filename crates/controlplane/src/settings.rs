@@ -58,7 +58,10 @@ pub(crate) fn settings(name: &str, config: &Config) -> Settings {
             .replicate_services
             .to_host
             .iter()
-            .map(|mapping| ReplicatedService { from: split(&mapping.from), to: NamespacedName::new("", mapping.to.as_str()) })
+            .map(|mapping| ReplicatedService {
+                from: split(&mapping.from),
+                to: NamespacedName::new("", mapping.to.as_str()),
+            })
             .collect(),
         replicate_from_host: config
             .networking
@@ -170,7 +173,9 @@ mod tests {
         assert_eq!(default.dns_service, Some(NamespacedName::new("kube-system", "kube-dns")));
         let changed = settings(
             "a",
-            &read("sync: {toHost: {secrets: {all: true}, configMaps: {enabled: false}, pods: {translateImage: {x: other}}}}\ncontrolPlane: {coredns: {enabled: false}}"),
+            &read(
+                "sync: {toHost: {secrets: {all: true}, configMaps: {enabled: false}, pods: {translateImage: {x: other}}}}\ncontrolPlane: {coredns: {enabled: false}}",
+            ),
         );
         assert_eq!(changed.secrets, Wanted::All);
         assert_eq!(changed.config_maps, Wanted::Off);

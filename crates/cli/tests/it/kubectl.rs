@@ -15,7 +15,14 @@ fn run(world: &World, steps: &[Step<'_>]) {
             wrong.push(format!("$ kubectl {arguments}\nexit {got_code}, wanted {code} and {want:?}\n{got}"));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} steps failed:\n{}\n{}", wrong.len(), steps.len(), wrong.join("\n"), world.log());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} steps failed:\n{}\n{}",
+        wrong.len(),
+        steps.len(),
+        wrong.join("\n"),
+        world.log()
+    );
 }
 
 const WEB: &str = "

@@ -17,7 +17,11 @@ fn a_virtual_cluster_is_created_used_and_deleted() {
     assert_eq!(list[0]["Connected"], true);
 
     assert!(world.alcove_fails(4, &["create", "team-a"]).contains("exists already"));
-    assert!(world.alcove_fails(4, &["create", "team-b", "-n", "vcluster-team-a"]).contains("one virtual cluster per namespace"));
+    assert!(
+        world
+            .alcove_fails(4, &["create", "team-b", "-n", "vcluster-team-a"])
+            .contains("one virtual cluster per namespace")
+    );
     assert!(world.alcove_fails(3, &["connect", "team-x"]).contains("does not exist"));
     world.alcove(&["create", "team-a", "--upgrade", "--set", "controlPlane.proxy.extraSANs={a.example}"]);
     assert!(world.alcove(&["describe", "team-a", "--config-only"]).contains("a.example"));

@@ -46,7 +46,13 @@ impl World {
     #[track_caller]
     pub fn alcove(&self, arguments: &[&str]) -> String {
         let output = alcove(self.home.path()).args(arguments).output().unwrap();
-        assert!(output.status.success(), "alcove {}\n{}{}", arguments.join(" "), transcript(self.home.path(), &output), self.log());
+        assert!(
+            output.status.success(),
+            "alcove {}\n{}{}",
+            arguments.join(" "),
+            transcript(self.home.path(), &output),
+            self.log()
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
