@@ -42,7 +42,9 @@ pub fn with_manager<T>(cx: &Cx, f: impl FnOnce(&FieldManager<'_>) -> T) -> T {
 
 /// Records a create.
 pub fn track_create(cx: &Cx, object: &mut Value, manager: &str) {
-    *object = with_manager(cx, |m| m.update(None, object.take(), manager));
+    with_conversion_traces(cx, object, |object| {
+        *object = with_manager(cx, |m| m.update(None, object.take(), manager));
+    });
 }
 
 /// Records a create of an object of a built-in kind that is not the resource's, as some subresources take.
@@ -60,5 +62,22 @@ pub fn track_create_of(cx: &Cx, kind: &GroupVersionKind, name: &'static str, obj
 
 /// Records an update.
 pub fn track_update(cx: &Cx, current: &Value, new: &mut Value, manager: &str) {
-    *new = with_manager(cx, |m| m.update(Some(current), new.take(), manager));
+    with_conversion_traces(cx, new, |new| {
+        *new = with_manager(cx, |m| m.update(Some(current), new.take(), manager));
+    });
+}
+
+/// Upstream tracks what comes back from its internal version, where a DaemonSet's template generation is a field of its
+/// own: the annotation that carries it is there for the tracking even when nobody sent it.
+fn with_conversion_traces(cx: &Cx, object: &mut Value, track: impl FnOnce(&mut Value)) {
+    const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+    let absent =
+        cx.resource.builtin && cx.resource.gvk.kind == "DaemonSet" && object.annotation(TEMPLATE_GENERATION).is_none();
+    if absent {
+        object.set_annotation(TEMPLATE_GENERATION, "0");
+    }
+    track(object);
+    if absent {
+        object.remove_annotation(TEMPLATE_GENERATION);
+    }
 }

@@ -113,6 +113,7 @@ pub async fn create_object(
 ) -> StatusResult<Written> {
     let strategy = &cx.resource.strategy;
     managed_fields::dedup_owner_references(cx, &mut object);
+    wipe_system_fields(&mut object);
     strategy.default_object(&mut object);
     if tracked.is_none() {
         managed_fields::track_create(cx, &mut object, &options.manager(cx.user_agent()));
@@ -129,6 +130,14 @@ pub async fn create_object(
             }
             other => return other,
         }
+    }
+}
+
+/// Drops what only the server sets, before anybody can own it.
+fn wipe_system_fields(object: &mut Value) {
+    let metadata = object.metadata_mut();
+    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(field);
     }
 }
 
