@@ -6,6 +6,7 @@
 //! Two words only: *virtual* (the tenant's cluster) and *host* (where the pods run).
 
 pub mod diff;
+mod engine;
 pub mod kind;
 pub mod metadata;
 pub mod names;
@@ -13,3 +14,5 @@ pub mod plan;
 pub mod selectors;
 pub mod settings;
 pub mod types;
+
+pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

@@ -10,8 +10,15 @@
 use apimachinery::{Map, Value};
 
 use crate::diff::{merge_patch, split_status};
-use crate::metadata::{HostOnlyKeys, Owner, is_deleting, owner, uid_of};
+use crate::metadata::{HostOnlyKeys, Owner, annotation, is_deleting, owner, uid_of};
 use crate::types::{Context, Refusal, ToHost};
+
+/// On a host object: the virtual object that is being created again in place of the deleted one.
+pub const RECREATE_ANNOTATION: &str = "alcove.dev/recreate";
+/// On a host Service that was made before its virtual one: when, in seconds since 1970.
+pub const HOST_FIRST_ANNOTATION: &str = "alcove.dev/host-first";
+/// A virtual object that does not appear within this time after its host object was refused or forgotten.
+const HOST_FIRST_SECONDS: i64 = 30;
 
 /// What is remembered about an object between two runs, for as long as the process lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub enum Action {
         uid: String,
         grace_period_seconds: Option<i64>,
     },
+    /// Finishes what [`Action::RecreateVirtual`] began.
+    CreateVirtual(Value),
     /// Deletes the virtual object and creates this one in its place: for fields that cannot be changed.
     RecreateVirtual(Value),
     /// Makes sure the node exists in the virtual cluster and binds the pod to it.
@@ -122,14 +131,24 @@ pub fn plan(
     match (virtual_, host) {
         (None, None) => Plan::default(),
         (None, Some(host)) => match owner(host, ty.kind(), ctx.names) {
-            Owner::Ours { .. } if !is_deleting(host) => {
-                Plan::only(Action::delete_host(host, None, "the virtual object was deleted"))
-            }
+            Owner::Ours { .. } if !is_deleting(host) => plan_host_only(host, ctx),
             Owner::Ours { .. } | Owner::Foreign => Plan::default(),
         },
         (Some(virtual_), None) => plan_virtual_only(ty, virtual_, last, ctx),
         (Some(virtual_), Some(host)) => plan_both(ty, virtual_, host, last, ctx),
     }
+}
+
+fn plan_host_only(host: &Value, ctx: &Context<'_>) -> Plan {
+    if let Ok(object @ Value::Object(_)) = Value::from_slice(annotation(host, RECREATE_ANNOTATION).as_bytes()) {
+        return Plan::only(Action::CreateVirtual(object));
+    }
+    let made: i64 = annotation(host, HOST_FIRST_ANNOTATION).parse().unwrap_or(0);
+    let age = ctx.now.as_second() - made;
+    if made > 0 && age < HOST_FIRST_SECONDS {
+        return Plan::only(Action::Again { seconds: (HOST_FIRST_SECONDS - age).max(1) as u64 });
+    }
+    Plan::only(Action::delete_host(host, None, "the virtual object was deleted"))
 }
 
 fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &Context<'_>) -> Plan {
@@ -184,8 +203,17 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
         };
     }
     match ty.reconcile(virtual_, host, last, ctx) {
-        Ok(desired) => {
+        Ok(mut desired) => {
             let mut actions = Vec::new();
+            if !desired.actions.iter().any(|a| matches!(a, Action::RecreateVirtual(_))) {
+                for note in [RECREATE_ANNOTATION, HOST_FIRST_ANNOTATION] {
+                    desired.host.remove_at(&["metadata", "annotations", note]);
+                }
+            }
+            // A pod has its node before it has a status from there.
+            let (first, rest): (Vec<Action>, Vec<Action>) =
+                desired.actions.drain(..).partition(|a| matches!(a, Action::BindVirtual { .. }));
+            actions.extend(first);
             push_patches(&mut actions, host, &desired.host, |patch, subresource| Action::PatchHost {
                 patch,
                 subresource,
@@ -194,7 +222,7 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
                 patch,
                 subresource,
             });
-            actions.extend(desired.actions);
+            actions.extend(rest);
             Plan { actions, seen: LastSeen { on_host: true, ..desired.seen } }
         }
         Err(refusal) => Plan { actions: vec![refused(refusal)], seen },

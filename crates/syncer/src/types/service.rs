@@ -18,7 +18,7 @@ use crate::types::{Context, Desired, Refusal, ToHost, object};
 const EXCLUDED: [&str; 1] = ["field.cattle.io/publicEndpoints"];
 
 /// Fields of the spec that either side may change.
-const TWO_WAY: [&str; 12] = [
+const TWO_WAY: [&str; 11] = [
     "type",
     "externalName",
     "loadBalancerIP",
@@ -28,7 +28,6 @@ const TWO_WAY: [&str; 12] = [
     "internalTrafficPolicy",
     "sessionAffinity",
     "sessionAffinityConfig",
-    "healthCheckNodePort",
     "trafficDistribution",
     "allocateLoadBalancerNodePorts",
 ];
@@ -110,8 +109,12 @@ impl ToHost for Services {
         let namespace = service.str_at(&["metadata", "namespace"]).to_owned();
         let mut synced = LastSynced::of(host);
         if annotation(host, metadata::UID_ANNOTATION) != salt {
-            // Recreated on the virtual side: what it says now is what is wanted.
+            // Made again on the virtual side: what it says now is what is wanted, but for the ports that each side allocates.
             synced = LastSynced::default();
+            if without_node_ports(service) == without_node_ports(host) {
+                let ports = present(service, &["spec", "ports"]).unwrap_or(&Value::Null);
+                synced.set("ports", &hash_value(&salt, ports));
+            }
         }
 
         for field in TWO_WAY {
@@ -178,6 +181,11 @@ impl ToHost for Services {
                 put(&mut new_virtual, &["spec", member], host.at(&["spec", member]).cloned());
             }
             new_virtual.remove_at(&["status"]);
+            // The host's node ports come with the next look; the virtual cluster may not have them free right now.
+            new_virtual.remove_at(&["spec", "healthCheckNodePort"]);
+            if let Some(ports) = new_virtual.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut) {
+                ports.iter_mut().for_each(|p| drop(p.remove_at(&["nodePort"])));
+            }
             let metadata = new_virtual["metadata"].make_object();
             for member in [
                 "uid",
@@ -191,12 +199,17 @@ impl ToHost for Services {
             ] {
                 metadata.remove(member);
             }
-            // The host's node ports come with the next look; the virtual cluster may not have them free right now.
             actions.push(Action::RecreateVirtual(new_virtual));
             return Ok(Desired { virtual_: service.clone(), host: host.clone(), actions, seen });
         }
         Ok(Desired { virtual_: new_virtual, host: new_host, actions, seen })
     }
+}
+
+fn without_node_ports(service: &Value) -> Vec<Value> {
+    let mut ports = service.array_at(&["spec", "ports"]).to_vec();
+    ports.iter_mut().for_each(|p| drop(p.remove_at(&["nodePort"])));
+    ports
 }
 
 /// Virtual ports for the host: node ports that the virtual side allocated are not asked for, those both sides know are kept.
@@ -234,7 +247,7 @@ pub fn host_first(service: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> 
 
 /// Copies what the host chose into a virtual Service that is about to be created.
 pub fn adopt(service: &mut Value, host: &Value) {
-    for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+    for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
         put(service, &["spec", member], host.at(&["spec", member]).cloned());
     }
     let host_ports = host.array_at(&["spec", "ports"]);

@@ -119,19 +119,23 @@ fn affinity_term(pod: &Value, term: &Value, ctx: &Context<'_>, warning: &mut Opt
     out
 }
 
-/// Makes names resolve as in the virtual cluster, keeping what the user asked for.
-pub fn translate_dns(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
+/// True when the pod asks for the cluster's DNS.
+pub fn is_cluster_first(pod: &Value) -> bool {
     let policy = match pod.str_at(&["spec", "dnsPolicy"]) {
         "" => "ClusterFirst",
         policy => policy,
     };
     let host_network = pod.at(&["spec", "hostNetwork"]).is_some_and(|v| *v == true);
-    let cluster_first = match policy {
+    match policy {
         "ClusterFirstWithHostNet" => true,
         "ClusterFirst" => !host_network,
         _ => false,
-    };
-    if !cluster_first {
+    }
+}
+
+/// Makes names resolve as in the virtual cluster, keeping what the user asked for.
+pub fn translate_dns(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
+    if !is_cluster_first(pod) {
         return;
     }
     if ctx.facts.dns_ip.is_empty() {

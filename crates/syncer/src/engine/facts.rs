@@ -1,0 +1,90 @@
+//! What a translation has to know besides the two objects, read from the caches.
+
+use apimachinery::{Map, Value};
+use informer::ObjectKey;
+
+use super::Engine;
+use super::tokens::belongs_to;
+use crate::kind::{self, Kind};
+use crate::metadata::{UID_ANNOTATION, annotation, name_of, string_map, uid_of};
+use crate::names::NamespacedName;
+use crate::types::Facts;
+use crate::types::endpoints::service_of;
+
+/// Index of virtual pods and ingresses by what they refer to: `namespace/name`.
+pub const BY_CONFIG_MAP: &str = "configmap";
+pub const BY_SECRET: &str = "secret";
+
+impl Engine {
+    pub(super) fn facts(&self, kind: &Kind, virtual_: Option<&Value>, host: Option<&Value>) -> Facts {
+        let mut facts = Facts::default();
+        let Some(virtual_) = virtual_ else { return facts };
+        let name = name_of(virtual_);
+        let side = &self.virtual_side;
+        let referred = |kind: &Kind, index: &'static str| {
+            let value = format!("{}/{}", name.namespace, name.name);
+            side.cache(kind).is_some_and(|c| c.count_index(index, &value) > 0)
+        };
+        if *kind == kind::POD {
+            self.pod_facts(&mut facts, virtual_, host);
+        } else if *kind == kind::CONFIG_MAP {
+            facts.referred = referred(&kind::POD, BY_CONFIG_MAP);
+        } else if *kind == kind::SECRET {
+            facts.referred = referred(&kind::POD, BY_SECRET) || referred(&kind::INGRESS, BY_SECRET);
+        } else if *kind == kind::ENDPOINTS || *kind == kind::ENDPOINT_SLICE {
+            let service = NamespacedName::new(name.namespace, service_of(virtual_));
+            facts.service = side.get(&kind::SERVICE, &service);
+        } else if *kind == kind::PERSISTENT_VOLUME_CLAIM {
+            self.class_fact(&mut facts, &kind::HOST_STORAGE_CLASS, virtual_.str_at(&["spec", "storageClassName"]));
+        } else if *kind == kind::INGRESS {
+            self.class_fact(&mut facts, &kind::INGRESS_CLASS, virtual_.str_at(&["spec", "ingressClassName"]));
+        }
+        facts
+    }
+
+    fn pod_facts(&self, facts: &mut Facts, pod: &Value, host: Option<&Value>) {
+        let name = name_of(pod);
+        let side = &self.virtual_side;
+        if let Some(namespace) = side.get(&kind::NAMESPACE, &NamespacedName::new("", name.namespace.clone())) {
+            let labels = namespace.at(&["metadata", "labels"]).cloned().unwrap_or_default();
+            facts.namespace_labels = string_map(Some(&labels)).map(|(k, v)| (k, Value::from(v))).collect::<Map>();
+        }
+        if self.names.syncs_namespaces() {
+            let all = side.cache(&kind::NAMESPACE).map(|c| c.list()).unwrap_or_default();
+            facts.namespaces =
+                all.iter().map(|n| (n.metadata.name.to_string(), n.metadata.labels.to_value())).collect();
+        }
+        facts.kube_ip = self.kube_ip.read().clone();
+        if let Some(dns) = &self.settings.dns_service {
+            let host_dns = self.names.host_service(&dns.name, &dns.namespace);
+            let service = self.host_side.get(&kind::SERVICE, &host_dns);
+            facts.dns_ip = service.map(|s| s.str_at(&["spec", "clusterIP"]).to_owned()).unwrap_or_default();
+        }
+        // Only a pod that is made now, or gets new containers, needs the variables.
+        let containers = |p: &Value| p.array_at(&["spec", "ephemeralContainers"]).len();
+        if host.is_none_or(|h| containers(h) < containers(pod))
+            && pod.at(&["spec", "enableServiceLinks"]).is_some_and(|v| *v == true)
+            && let Some(cache) = side.cache(&kind::SERVICE)
+        {
+            facts.services =
+                cache.list_namespace(&name.namespace).iter().filter_map(|s| s.to_tree().ok()).collect();
+        }
+        let node = pod.str_at(&["spec", "nodeName"]);
+        facts.node_exists =
+            !node.is_empty() && side.cache(&kind::NODE).is_some_and(|c| c.get(&ObjectKey::cluster(node)).is_some());
+        let secret = self.names.token_secret(&name.name, &name.namespace);
+        facts.token_secret = self
+            .host_side
+            .get(&kind::SECRET, &secret)
+            .filter(|s| belongs_to(s, &name) && annotation(s, UID_ANNOTATION) == uid_of(pod));
+        self.class_fact(facts, &kind::HOST_PRIORITY_CLASS, pod.str_at(&["spec", "priorityClassName"]));
+        self.class_fact(facts, &kind::RUNTIME_CLASS, pod.str_at(&["spec", "runtimeClassName"]));
+    }
+
+    fn class_fact(&self, facts: &mut Facts, kind: &'static Kind, class: &str) {
+        if !class.is_empty() && self.host_side.cache(kind).is_some() {
+            let object = self.host_side.get(kind, &NamespacedName::new("", class));
+            facts.classes.push((kind.kind.as_ref(), object));
+        }
+    }
+}

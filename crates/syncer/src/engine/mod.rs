@@ -1,0 +1,333 @@
+//! The engine: caches of both clusters, a queue per type, and the execution of plans.
+//!
+//! Level-triggered: a key in a queue only says "look again". What is done follows from the objects of both sides, by
+//! [`crate::plan::plan`]. A restart looks at everything once and does what is missing.
+//!
+//! Invariants:
+//! - Nothing is decided before the caches of both sides have been complete once.
+//! - One object that cannot be synced is retried with growing delays, tells its owner with an event, and holds up nothing.
+//! - No lock is held while a request is on its way, but the one that makes nodes one at a time.
+
+mod execute;
+mod facts;
+mod host_events;
+mod imports;
+mod metrics;
+mod nodes;
+mod shown_volumes;
+mod side;
+mod start;
+mod tokens;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use apimachinery::Value;
+use informer::events::Recorder;
+use informer::{ApiError, Clock, Outcome, Queue};
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::metrics::TypeMetrics;
+use self::side::Side;
+use crate::kind::{self, Kind};
+use crate::metadata::{HostOwner, uid_of};
+use crate::names::{Names, NamespacedName};
+use crate::plan::{LastSeen, plan};
+use crate::settings::Settings;
+use crate::types::ToHost;
+
+/// Where the control plane is reached from pods on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlPlaneAddress {
+    /// The cluster IP of this Service in the install namespace; it is also the owner of what is synced.
+    HostService(String),
+    /// A fixed address.
+    Ip(String),
+}
+
+/// What a syncer is started with.
+#[derive(Clone, Debug)]
+pub struct SyncerConfig {
+    pub names: Names,
+    pub settings: Settings,
+    pub control_plane: ControlPlaneAddress,
+    pub clock: Clock,
+    /// Objects of one type worked on at a time.
+    pub workers: usize,
+}
+
+impl SyncerConfig {
+    /// The default for virtual cluster `name` installed in `host_namespace`.
+    pub fn new(name: &str, host_namespace: &str) -> SyncerConfig {
+        SyncerConfig {
+            names: Names::new(name, host_namespace),
+            settings: Settings { workload_service_account: format!("vc-workload-{name}"), ..Settings::default() },
+            control_plane: ControlPlaneAddress::HostService(name.to_owned()),
+            clock: Clock::system(),
+            workers: 16,
+        }
+    }
+}
+
+/// Why an object could not be synced now. Tried again, with growing delays.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("could not get a token of service account {account}")]
+    Token {
+        account: String,
+        #[source]
+        source: ApiError,
+    },
+    #[error("{0} on the host is somebody else's object")]
+    Clash(NamespacedName),
+}
+
+impl SyncError {
+    fn api(&self) -> Option<&ApiError> {
+        match self {
+            SyncError::Api(error) | SyncError::Token { source: error, .. } => Some(error),
+            SyncError::Clash(_) => None,
+        }
+    }
+
+    /// Ends by itself: not worth an event.
+    fn is_passing(&self) -> bool {
+        self.api().is_some_and(|e| {
+            e.is_conflict() || e.is_not_found() || e.is_already_exists() || matches!(e.code(), 0 | 429 | 500..=599)
+        })
+    }
+}
+
+/// One type that goes to the host.
+struct TypeState {
+    name: &'static str,
+    ty: Box<dyn ToHost>,
+    queue: Queue<NamespacedName>,
+    seen: Mutex<HashMap<NamespacedName, (String, LastSeen)>>,
+    metrics: TypeMetrics,
+}
+
+impl TypeState {
+    fn new(name: &'static str, ty: impl ToHost + 'static) -> TypeState {
+        let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
+        TypeState {
+            name,
+            ty: Box::new(ty),
+            queue: Queue::new(config),
+            seen: Mutex::default(),
+            metrics: TypeMetrics::default(),
+        }
+    }
+
+    /// What is remembered about this very object; a new one of the same name starts fresh.
+    fn last_seen(&self, key: &NamespacedName, uid: &str) -> LastSeen {
+        let seen = self.seen.lock();
+        seen.get(key).filter(|(of, _)| of == uid).map(|(_, seen)| seen.clone()).unwrap_or_default()
+    }
+
+    fn remember(&self, key: &NamespacedName, uid: &str, last: LastSeen) {
+        if last == LastSeen::default() {
+            self.seen.lock().remove(key);
+        } else {
+            self.seen.lock().insert(key.clone(), (uid.to_owned(), last));
+        }
+    }
+}
+
+struct Engine {
+    names: Names,
+    settings: Settings,
+    clock: Clock,
+    virtual_side: Arc<Side>,
+    host_side: Arc<Side>,
+    recorder: Recorder,
+    owner: RwLock<Option<HostOwner>>,
+    kube_ip: RwLock<String>,
+    types: Vec<Arc<TypeState>>,
+    node_queue: Queue<String>,
+    node_creation: tokio::sync::Mutex<()>,
+    volume_queue: Queue<String>,
+    event_queue: Queue<NamespacedName>,
+    imports: imports::Imports,
+    synced: AtomicBool,
+}
+
+impl Engine {
+    fn type_of(&self, kind: &Kind) -> Option<&Arc<TypeState>> {
+        self.types.iter().find(|t| t.ty.kind() == kind)
+    }
+
+    fn enqueue(&self, kind: &Kind, namespace: &str, name: &str) {
+        if let Some(ty) = self.type_of(kind).filter(|_| !name.is_empty()) {
+            ty.queue.add(NamespacedName::new(namespace, name));
+        }
+    }
+
+    async fn reconcile(&self, ty: &TypeState, key: &NamespacedName) -> Result<Outcome, SyncError> {
+        let began = tokio::time::Instant::now();
+        let kind = ty.ty.kind();
+        let host_name = kind.host_name(&self.names, key);
+        let virtual_ = self.virtual_side.get(kind, key);
+        let host = self.host_side.get(kind, &host_name);
+        let uid = virtual_.as_ref().map_or("", uid_of).to_owned();
+        let last = ty.last_seen(key, &uid);
+        let facts = self.facts(kind, virtual_.as_ref(), host.as_ref());
+        let owner = self.owner.read().clone();
+        let ctx = crate::types::Context {
+            names: &self.names,
+            settings: &self.settings,
+            owner: owner.as_ref(),
+            facts: &facts,
+            now: self.clock.now(),
+        };
+        let plan = plan(ty.ty.as_ref(), virtual_.as_ref(), host.as_ref(), &last, &ctx);
+        ty.remember(key, &uid, plan.seen);
+        let result = self.execute(ty, key, &host_name, virtual_.as_ref(), host.as_ref(), plan.actions).await;
+        if let Err(error) = &result {
+            ty.metrics.errors.fetch_add(1, Ordering::Relaxed);
+            // What is remembered of our own writes may be what does not fit.
+            self.host_side.forget(kind, &host_name);
+            self.virtual_side.forget(kind, key);
+            if !error.is_passing()
+                && let Some(virtual_) = &virtual_
+            {
+                let mut text = error.to_string();
+                let mut source = std::error::Error::source(error);
+                while let Some(cause) = source {
+                    text = format!("{text}: {cause}");
+                    source = cause.source();
+                }
+                let text = self.names.to_virtual_text(&text, Some((&host_name, key)));
+                self.warn(kind, virtual_, "SyncError", &format!("Error syncing: {text}"));
+            }
+        }
+        ty.metrics.observe(began.elapsed());
+        match result {
+            Err(SyncError::Api(ApiError::Status { retry_after: Some(after), .. })) => Ok(Outcome::After(after)),
+            Err(error) if error.api().is_some_and(ApiError::is_conflict) => Ok(Outcome::Retry),
+            other => other,
+        }
+    }
+
+    fn warn(&self, kind: &Kind, virtual_: &Value, reason: &str, message: &str) {
+        let of = |path: &[&str]| virtual_.str_at(path).into();
+        let reference = informer::events::ObjectReference {
+            api_version: kind.api_version().into(),
+            kind: kind.kind.as_ref().into(),
+            namespace: of(&["metadata", "namespace"]),
+            name: of(&["metadata", "name"]),
+            uid: of(&["metadata", "uid"]),
+            resource_version: of(&["metadata", "resourceVersion"]),
+            field_path: "".into(),
+        };
+        self.recorder.warning(&reference, reason, message);
+    }
+}
+
+/// A running syncer. Dropping it stops it without waiting; [`Syncer::shutdown`] waits.
+pub struct Syncer {
+    engine: Arc<Engine>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why a syncer could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the virtual cluster's name must not be empty")]
+    NoName,
+    #[error("the host namespace must not be empty")]
+    NoNamespace,
+}
+
+impl Syncer {
+    /// Starts syncing. Returns at once; [`Syncer::wait_synced`] tells when the first look is complete.
+    pub fn start(
+        virtual_client: kube::Client,
+        host_client: kube::Client,
+        config: SyncerConfig,
+    ) -> Result<Syncer, StartError> {
+        if config.names.virtual_cluster().is_empty() {
+            return Err(StartError::NoName);
+        }
+        if config.names.install_namespace().is_empty() {
+            return Err(StartError::NoNamespace);
+        }
+        Ok(start::start(virtual_client, host_client, config))
+    }
+
+    /// Whether the caches of both sides have been complete and all that was found then has been worked on once.
+    pub fn has_synced(&self) -> bool {
+        self.engine.synced.load(Ordering::Acquire) && self.engine.types.iter().all(|t| t.queue.is_idle())
+    }
+
+    /// Returns once the caches of both sides are complete.
+    pub async fn wait_synced(&self) {
+        self.engine.virtual_side.factory.wait_synced().await;
+        self.engine.host_side.factory.wait_synced().await;
+    }
+
+    /// Stops watches and workers; what is being written is finished.
+    pub async fn shutdown(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.engine.virtual_side.factory.shutdown().await;
+        self.engine.host_side.factory.shutdown().await;
+    }
+
+    /// Requests sent to the host and to the virtual cluster so far, watches aside.
+    pub fn requests(&self) -> (u64, u64) {
+        let of = |side: &Side| side.requests.load(Ordering::Relaxed);
+        (of(&self.engine.host_side), of(&self.engine.virtual_side))
+    }
+
+    /// Host names that were found taken, so far.
+    pub fn name_clashes(&self) -> u64 {
+        self.engine.types.iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub fn metrics(&self) -> String {
+        let mut out = String::new();
+        for ty in &self.engine.types {
+            ty.metrics.render(ty.name, ty.queue.len(), &mut out);
+        }
+        out
+    }
+
+    /// The host pod of a virtual pod, when it is there and is this very pod's.
+    pub fn host_pod_for(&self, virtual_pod: &Value) -> Option<NamespacedName> {
+        let name = crate::metadata::name_of(virtual_pod);
+        let host_name = kind::POD.host_name(&self.engine.names, &name);
+        let host = self.engine.host_side.get(&kind::POD, &host_name)?;
+        match crate::metadata::owner(&host, &kind::POD, &self.engine.names) {
+            crate::metadata::Owner::Ours { name: of, uid } if of == name && uid == uid_of(virtual_pod) => {
+                Some(host_name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes the host Service for a virtual one that is about to be created, and copies the host's choices into it.
+    ///
+    /// For API servers that can ask before they store; the virtual object gets its uid and is adopted by the engine after.
+    /// Errors are the host's own, with host names removed: quota and admission reach the tenant at once.
+    pub async fn create_service_on_host(&self, service: &mut Value) -> Result<(), ApiError> {
+        self.engine.create_service_on_host(service).await
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.engine.virtual_side.factory.cancellation().cancel();
+        self.engine.host_side.factory.cancellation().cancel();
+    }
+}

@@ -1,0 +1,236 @@
+//! One of the two clusters: its client, its caches, and what was written but is not in the caches yet.
+//!
+//! Invariant: [`Side::get`] never goes back in time: after a write of ours it gives that result until the cache has it, so a
+//! run right after does not do the same again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use apimachinery::Value;
+use informer::{
+    ApiError, Change, DeleteOptions, Factory, Informer, ObjectKey, PatchType, RawObject, Resource, Rest, Source,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use crate::kind::Kind;
+use crate::metadata::uid_of;
+use crate::names::NamespacedName;
+
+/// A written object is held this long at most: an event that never comes must not hide the truth.
+const WRITTEN_MAX: Duration = Duration::from_secs(20);
+
+type Address = (String, NamespacedName);
+
+struct Written {
+    value: Value,
+    version: u64,
+    at: Instant,
+}
+
+pub struct Side {
+    pub rest: Rest,
+    pub factory: Factory,
+    caches: RwLock<HashMap<String, Informer<RawObject>>>,
+    written: Arc<Mutex<HashMap<Address, Written>>>,
+    /// Deletions that were asked for, so that they are not asked again before they show.
+    deleted: Mutex<HashMap<Address, (String, Option<i64>, Instant)>>,
+    /// Requests sent, watches aside.
+    pub requests: AtomicU64,
+}
+
+pub fn resource(kind: &Kind) -> Resource {
+    Resource {
+        group: kind.group.as_ref().into(),
+        version: kind.version.as_ref().into(),
+        resource: kind.plural.as_ref().into(),
+    }
+}
+
+fn key(name: &NamespacedName) -> ObjectKey {
+    ObjectKey::new(name.namespace.as_str(), name.name.as_str())
+}
+
+fn address(kind: &Kind, name: &NamespacedName) -> Address {
+    (cache_name(kind), name.clone())
+}
+
+fn cache_name(kind: &Kind) -> String {
+    format!("{}.{}", kind.plural, kind.group)
+}
+
+impl Side {
+    pub fn new(rest: Rest) -> Side {
+        Side {
+            factory: Factory::new(rest.clone()),
+            rest,
+            caches: RwLock::default(),
+            written: Arc::default(),
+            deleted: Mutex::default(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Starts a cache of a kind, or gives the one there is.
+    pub fn watch(&self, kind: &Kind, source: Source) -> Informer<RawObject> {
+        let name = cache_name(kind);
+        if let Some(cache) = self.caches.read().get(&name) {
+            return cache.clone();
+        }
+        let informer: Informer<RawObject> = self.factory.informer(source);
+        let written = self.written.clone();
+        let plural = name.clone();
+        informer.on_change(move |change| {
+            let object = change.object();
+            let at = NamespacedName::new(object.metadata.namespace.as_str(), object.metadata.name.as_str());
+            let mut written = written.lock();
+            let address = (plural.clone(), at);
+            let Some(known) = written.get(&address) else { return };
+            let seen: u64 = object.metadata.resource_version.parse().unwrap_or(u64::MAX);
+            let same = uid_of(&known.value) == object.metadata.uid.as_str();
+            if seen >= known.version || (same && matches!(change, Change::Deleted(_))) {
+                written.remove(&address);
+            }
+        });
+        self.caches.write().insert(name, informer.clone());
+        informer
+    }
+
+    pub fn cache(&self, kind: &Kind) -> Option<Informer<RawObject>> {
+        self.caches.read().get(&cache_name(kind)).cloned()
+    }
+
+    /// The object as it is known: from the cache, or newer from our own last write.
+    pub fn get(&self, kind: &Kind, name: &NamespacedName) -> Option<Value> {
+        let cached = self.cache(kind).and_then(|c| c.get(&key(name)));
+        let mut written = self.written.lock();
+        let at = address(kind, name);
+        if let Some(known) = written.get(&at) {
+            let newer = match &cached {
+                None => true,
+                Some(cached) => {
+                    cached.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen < known.version)
+                }
+            };
+            if newer && known.at.elapsed() < WRITTEN_MAX {
+                return Some(known.value.clone());
+            }
+            written.remove(&at);
+        }
+        drop(written);
+        cached.and_then(|c| c.to_tree().ok())
+    }
+
+    /// All cached objects that an index gives, as trees.
+    pub fn by_index(&self, kind: &Kind, index: &'static str, value: &str) -> Vec<Value> {
+        let Some(cache) = self.cache(kind) else { return Vec::new() };
+        cache.by_index(index, value).iter().filter_map(|o| o.to_tree().ok()).collect()
+    }
+
+    pub fn remember(&self, kind: &Kind, name: &NamespacedName, value: &Value) {
+        let Ok(version) = value.str_at(&["metadata", "resourceVersion"]).parse() else { return };
+        let cached = self.cache(kind).and_then(|c| c.get(&key(name)));
+        if cached.is_some_and(|c| c.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen >= version)) {
+            return;
+        }
+        let written = Written { value: value.clone(), version, at: Instant::now() };
+        let mut all = self.written.lock();
+        if all.len() > 10_000 {
+            all.retain(|_, w| w.at.elapsed() < WRITTEN_MAX);
+        }
+        all.insert(address(kind, name), written);
+    }
+
+    /// Forgets what was written: the server said something that does not fit.
+    pub fn forget(&self, kind: &Kind, name: &NamespacedName) {
+        self.written.lock().remove(&address(kind, name));
+        self.deleted.lock().remove(&address(kind, name));
+    }
+
+    fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub async fn create(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
+        self.count();
+        let name = crate::metadata::name_of(object);
+        let made = self.rest.create(&resource(kind), &name.namespace, object).await?;
+        self.remember(kind, &name, &made);
+        Ok(made)
+    }
+
+    pub async fn read(&self, kind: &Kind, name: &NamespacedName) -> Result<Value, ApiError> {
+        self.count();
+        let object = self.rest.get(&resource(kind), &name.namespace, &name.name).await?;
+        Ok(object)
+    }
+
+    pub async fn patch(
+        &self,
+        kind: &Kind,
+        name: &NamespacedName,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<Value, ApiError> {
+        self.count();
+        let made = self
+            .rest
+            .patch(&resource(kind), subresource, &name.namespace, &name.name, PatchType::Merge, patch)
+            .await?;
+        // Some subresources answer with another kind.
+        if subresource.is_empty() || subresource == "status" {
+            self.remember(kind, name, &made);
+        }
+        Ok(made)
+    }
+
+    /// Asks for a deletion once: the same again within some seconds is not sent.
+    pub async fn delete(
+        &self,
+        kind: &Kind,
+        name: &NamespacedName,
+        uid: &str,
+        grace_period_seconds: Option<i64>,
+    ) -> Result<(), ApiError> {
+        let at = address(kind, name);
+        {
+            let mut deleted = self.deleted.lock();
+            if deleted.len() > 10_000 {
+                deleted.retain(|_, (_, _, asked)| asked.elapsed() < WRITTEN_MAX);
+            }
+            let asked = deleted.get(&at).is_some_and(|(u, grace, asked)| {
+                u == uid && *grace == grace_period_seconds && asked.elapsed() < Duration::from_secs(5)
+            });
+            if asked {
+                return Ok(());
+            }
+            deleted.insert(at.clone(), (uid.to_owned(), grace_period_seconds, Instant::now()));
+        }
+        self.count();
+        let options = DeleteOptions { uid: uid.into(), grace_period_seconds, ..DeleteOptions::default() };
+        let result = self.rest.delete(&resource(kind), &name.namespace, &name.name, &options).await;
+        self.written.lock().remove(&at);
+        match result {
+            // Gone, or another object has the name by now: what was to be deleted is.
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => {
+                self.deleted.lock().remove(&at);
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    pub async fn subresource(
+        &self,
+        kind: &Kind,
+        name: &NamespacedName,
+        subresource: &str,
+        body: &Value,
+    ) -> Result<Value, ApiError> {
+        self.count();
+        self.rest.create_subresource(&resource(kind), &name.namespace, &name.name, subresource, body).await
+    }
+}
