@@ -66,8 +66,7 @@ impl Engine {
             && pod.at(&["spec", "enableServiceLinks"]).is_some_and(|v| *v == true)
             && let Some(cache) = side.cache(&kind::SERVICE)
         {
-            facts.services =
-                cache.list_namespace(&name.namespace).iter().filter_map(|s| s.to_tree().ok()).collect();
+            facts.services = cache.list_namespace(&name.namespace).iter().filter_map(|s| s.to_tree().ok()).collect();
         }
         let node = pod.str_at(&["spec", "nodeName"]);
         facts.node_exists =

@@ -50,11 +50,8 @@ impl TypeMetrics {
         }
         for (bound, bucket) in BUCKETS_MS.iter().zip(&self.buckets) {
             let le = *bound as f64 / 1000.0;
-            let _ = writeln!(
-                out,
-                "alcove_syncer_reconcile_seconds_bucket{{type=\"{name}\",le=\"{le}\"}} {}",
-                get(bucket)
-            );
+            let _ =
+                writeln!(out, "alcove_syncer_reconcile_seconds_bucket{{type=\"{name}\",le=\"{le}\"}} {}", get(bucket));
         }
         let count = get(&self.reconciles);
         let _ = writeln!(out, "alcove_syncer_reconcile_seconds_bucket{{type=\"{name}\",le=\"+Inf\"}} {count}");

@@ -110,9 +110,7 @@ impl Side {
         if let Some(known) = written.get(&at) {
             let newer = match &cached {
                 None => true,
-                Some(cached) => {
-                    cached.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen < known.version)
-                }
+                Some(cached) => cached.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen < known.version),
             };
             if newer && known.at.elapsed() < WRITTEN_MAX {
                 return Some(known.value.clone());
@@ -175,10 +173,8 @@ impl Side {
         patch: &Value,
     ) -> Result<Value, ApiError> {
         self.count();
-        let made = self
-            .rest
-            .patch(&resource(kind), subresource, &name.namespace, &name.name, PatchType::Merge, patch)
-            .await?;
+        let made =
+            self.rest.patch(&resource(kind), subresource, &name.namespace, &name.name, PatchType::Merge, patch).await?;
         // Some subresources answer with another kind.
         if subresource.is_empty() || subresource == "status" {
             self.remember(kind, name, &made);

@@ -141,10 +141,17 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
         async move { engine.reconcile_node(&key).await }
     }));
     let of = engine.clone();
-    tasks.spawn(run_workers("persistentvolumes", 2, engine.volume_queue.clone(), cancel.clone(), stats(), move |key: String| {
-        let engine = of.clone();
-        async move { engine.reconcile_volume(&key).await }
-    }));
+    tasks.spawn(run_workers(
+        "persistentvolumes",
+        2,
+        engine.volume_queue.clone(),
+        cancel.clone(),
+        stats(),
+        move |key: String| {
+            let engine = of.clone();
+            async move { engine.reconcile_volume(&key).await }
+        },
+    ));
     let of = engine.clone();
     let queue = engine.event_queue.clone();
     tasks.spawn(run_workers("events", 4, queue, cancel.clone(), stats(), move |key: NamespacedName| {
@@ -406,7 +413,8 @@ fn watch_host(engine: &Arc<Engine>) {
         side.watch(ty.ty.kind(), host_source(engine, ty.ty.kind())).on_change(move |change| {
             let annotations = &change.object().metadata.annotations;
             let of = |key| annotations.get(key).unwrap_or("");
-            if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk) {
+            if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk)
+            {
                 queue.add(NamespacedName::new(of(NAMESPACE_ANNOTATION), of(NAME_ANNOTATION)));
             }
         });
