@@ -63,6 +63,8 @@ pub enum StartError {
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
     Store(#[from] store::OpenError),
+    #[error("the configuration of the API server")]
+    Secure(#[from] apiserver::secure::SecureError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
@@ -94,13 +96,18 @@ impl ControlPlane {
             ("", None) => None,
             (range, _) => Some(range.to_string()),
         };
-        let defaults = apiserver::Config::default();
-        let api_config = apiserver::Config {
-            service_cluster_ip_range: range.unwrap_or(defaults.service_cluster_ip_range.clone()),
+        let file = |name: &str| certificates.file(name).unwrap_or_default();
+        let secure = apiserver::SecureOptions {
+            service_account_signing_key: file("sa.key").to_string(),
+            service_account_keys: vec![file("sa.pub").to_string()],
             service_account_issuer: format!("https://kubernetes.default.svc.{domain}"),
-            secure_port: address.port(),
-            ..defaults
+            ..Default::default()
         };
+        let mut api_config = apiserver::secure_config(&secure)?;
+        api_config.secure_port = address.port();
+        if let Some(range) = range {
+            api_config.service_cluster_ip_range = range;
+        }
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -110,7 +117,6 @@ impl ControlPlane {
         };
         let serving = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let file = |name: &str| certificates.file(name).unwrap_or_default();
         let tls = apiserver::tls::server_config(
             file("apiserver.crt").as_bytes(),
             file("apiserver.key").as_bytes(),

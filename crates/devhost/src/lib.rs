@@ -61,6 +61,8 @@ pub enum StartError {
     Certificates(#[from] pki::PkiError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the configuration of the API server")]
+    Secure(#[from] apiserver::secure::SecureError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
     #[error("TLS")]
@@ -101,11 +103,13 @@ impl DevHost {
             Some(file("client-ca.crt").as_bytes()),
         )?;
         let store = open_store(&config).await?;
-        let api_config = apiserver::Config {
-            secure_port: address.port(),
-            pods: Some(Arc::new(pods::SimulatedPods)),
-            ..apiserver::Config::default()
-        };
+        let mut api_config = apiserver::secure_config(&apiserver::SecureOptions {
+            service_account_signing_key: file("sa.key"),
+            service_account_keys: vec![file("sa.pub")],
+            ..Default::default()
+        })?;
+        api_config.secure_port = address.port();
+        api_config.pods = Some(Arc::new(pods::SimulatedPods));
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {

@@ -54,8 +54,11 @@ pub struct ApiServerArgs {
     /// Range of node ports
     #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST")]
     pub service_node_port_range: String,
-    /// How requests are authorized
-    #[arg(long, value_delimiter = ',', value_name = "MODES")]
+    /// Audiences of tokens for this API [default: the issuer]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub api_audiences: Vec<String>,
+    /// How requests are authorized: RBAC, Node, AlwaysAllow
+    #[arg(long, value_delimiter = ',', value_name = "MODES", default_value = "Node,RBAC")]
     pub authorization_mode: Vec<String>,
     /// Admission plugins to switch on
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
@@ -115,16 +118,23 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
                 .with_context(|| format!("cannot open the store in {}", folder.display()))?
         }
     };
-    let config = apiserver::Config {
-        anonymous: args.anonymous_auth,
-        service_cluster_ip_range: args.service_cluster_ip_range.clone(),
-        node_port_range,
+    let secure = apiserver::SecureOptions {
+        service_account_signing_key: file("sa.key"),
+        service_account_keys: service_account_keys(args, &file("sa.pub"))?,
         service_account_issuer: args.service_account_issuer.clone(),
-        allow_privileged: args.allow_privileged,
-        advertise_address: advertise,
-        secure_port: address.port(),
-        ..apiserver::Config::default()
+        api_audiences: args.api_audiences.clone(),
     };
+    let mut config = apiserver::secure_config(&secure)?;
+    config.anonymous = args.anonymous_auth;
+    config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
+    config.node_port_range = node_port_range;
+    config.allow_privileged = args.allow_privileged;
+    config.advertise_address = advertise;
+    config.secure_port = address.port();
+    // As in kube-apiserver: without RBAC in the list nobody is refused.
+    if args.authorization_mode.iter().all(|mode| mode == "AlwaysAllow") && !args.authorization_mode.is_empty() {
+        config.authorizer = std::sync::Arc::new(apiserver::authz::AlwaysAllow);
+    }
     let server = ApiServer::start(config, store.clone()).await.context("the API server did not start")?;
     if let Some(path) = &args.kubeconfig_out {
         let reach = if args.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { args.bind_address };
@@ -161,6 +171,14 @@ fn read(path: &PathBuf) -> anyhow::Result<String> {
         .map_err(|error| Failure::invalid(format!("cannot read {}: {error}", path.display())).into())
 }
 
+fn service_account_keys(args: &ApiServerArgs, own: &str) -> anyhow::Result<Vec<String>> {
+    let mut keys = vec![own.to_string()];
+    for path in &args.service_account_key_file {
+        keys.push(read(path)?);
+    }
+    Ok(keys)
+}
+
 fn certificates(
     data_dir: Option<&PathBuf>,
     args: &ApiServerArgs,
@@ -189,8 +207,8 @@ fn certificates(
     if let Some(path) = &args.service_account_signing_key_file {
         kept.insert("sa.key".into(), read(path)?);
     }
-    if let Some(path) = args.service_account_key_file.first() {
-        kept.insert("sa.pub".into(), read(path)?);
+    if args.service_account_signing_key_file.is_some() {
+        kept.insert("sa.pub".into(), kept["sa.key"].clone());
     }
     let certificates = ClusterCertificates::complete(kept, &names)?;
     if let Some(folder) = folder
