@@ -2,7 +2,7 @@
 //!
 //! Optional members with empty values vanish unless the Go field is a pointer; members without `omitempty` and embedded
 //! structs are always there. Stored as protobuf, an empty list is the same as none: required lists that are empty
-//! become `null`, except in the groups that upstream stores as JSON.
+//! become `null`, except in the groups that upstream stores as JSON and in lists of objects, which are never stored.
 
 use crate::json::{Map, Number, Value};
 use crate::schema::{FieldRef, Scalar, Shape, TypeRef};
@@ -44,7 +44,7 @@ pub(crate) fn finish(map: &mut Map, ty: TypeRef<'_>) {
             Some(v) if !v.is_null() => {
                 if is_left_out(field, v) {
                     map.remove(name);
-                } else if !keep_empty && !field.pointer && is_empty_collection(v) && is_collection(field.ty()) {
+                } else if !keep_empty && name != "items" && !field.pointer && is_empty_collection(v) && is_collection(field.ty()) {
                     *v = Value::Null;
                 }
             }

@@ -83,3 +83,37 @@ fn watch_frames_can_be_read_one_by_one() {
     assert_eq!(read_watch_frame(&stream[used..]).unwrap().unwrap().0, "DELETED");
     assert_eq!(read_watch_frame(&stream[..first - 1]).unwrap(), None);
 }
+
+#[test]
+fn upstream_fixtures_decode_to_their_objects_and_encode_to_their_bytes() {
+    macro_rules! fixtures {
+        ($($name:literal),* $(,)?) => {
+            [$(($name,
+                &include_bytes!(concat!("fixtures/", $name, ".json"))[..],
+                &include_bytes!(concat!("fixtures/", $name, ".pb"))[..])),*]
+        };
+    }
+    // Every field is set in these, to a value that is not zero.
+    for (name, text, bytes) in fixtures![
+        "apiextensions.k8s.io.v1.CustomResourceDefinition",
+        "apps.v1.ControllerRevision",
+        "authentication.k8s.io.v1.TokenReview",
+        "autoscaling.v2.HorizontalPodAutoscaler",
+        "coordination.k8s.io.v1.Lease",
+        "core.v1.ConfigMap",
+        "core.v1.Endpoints",
+        "core.v1.Event",
+        "core.v1.Service",
+        "networking.k8s.io.v1.Ingress",
+        "rbac.authorization.k8s.io.v1.ClusterRole",
+    ] {
+        let object = Value::from_slice(text).unwrap();
+        assert_eq!(decode(bytes).unwrap(), object, "{name}");
+        assert!(encode(&object).unwrap() == bytes, "{name}");
+        let gvk = GroupVersionKind::of(&object).unwrap();
+        let ty = schema::lookup(&gvk.group, &gvk.version, &gvk.kind).unwrap();
+        let read = crate::decode::object(text, crate::decode::Format::Json, &gvk, ty).unwrap();
+        assert_eq!(read.object, object, "{name}");
+        assert!(read.strict_errors.is_empty(), "{name}");
+    }
+}
