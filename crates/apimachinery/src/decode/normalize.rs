@@ -44,7 +44,12 @@ pub(crate) fn finish(map: &mut Map, ty: TypeRef<'_>) {
             Some(v) if !v.is_null() => {
                 if is_left_out(field, v) {
                     map.remove(name);
-                } else if !keep_empty && name != "items" && !field.pointer && is_empty_collection(v) && is_collection(field.ty()) {
+                } else if !keep_empty
+                    && name != "items"
+                    && !field.pointer
+                    && is_empty_collection(v)
+                    && is_collection(field.ty())
+                {
                     *v = Value::Null;
                 }
             }
