@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use apimachinery::json;
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::time::Timestamp;
 use apimachinery::{Map, Value};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -146,7 +147,7 @@ pub async fn object_response(
         }
         Some(c) => return Err(not_list_form(resource, &c.kind, &c.version)),
     };
-    encode_response(resource, form, code, &transformed)
+    encode_response(form, code, &transformed)
 }
 
 fn not_list_form(resource: &Resource, kind: &str, version: &str) -> Box<Status> {
@@ -244,7 +245,7 @@ pub fn objects_response(
             return Err(Box::new(Status::failure(406, "NotAcceptable", message)));
         }
     };
-    encode_response(resource, form, 200, &answer)
+    encode_response(form, 200, &answer)
 }
 
 /// Only the metadata of an object.
@@ -264,7 +265,7 @@ pub fn table(
     objects: Vec<Value>,
     headers: bool,
 ) -> Value {
-    let now = jiff::Timestamp::now();
+    let now = Timestamp::from(std::time::SystemTime::now());
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| {
@@ -293,16 +294,16 @@ pub fn table(
 }
 
 /// Encodes a tree in the negotiated encoding.
-pub fn encode(resource: Option<&Resource>, form: &Form, value: &Value) -> StatusResult<Vec<u8>> {
+pub fn encode(form: &Form, value: &Value) -> StatusResult<Vec<u8>> {
     match form.accepted.encoding {
         Encoding::Json => Ok(value.to_vec()),
         Encoding::Yaml => Ok(negotiate::to_yaml(&value.to_vec())),
-        Encoding::Protobuf => crate::protobuf::encode(resource, value),
+        Encoding::Protobuf => crate::protobuf::encode(value),
     }
 }
 
-fn encode_response(resource: &Resource, form: &Form, code: u16, value: &Value) -> StatusResult<Response<Body>> {
-    let encoded = encode(Some(resource), form, value)?;
+fn encode_response(form: &Form, code: u16, value: &Value) -> StatusResult<Response<Body>> {
+    let encoded = encode(form, value)?;
     Ok(bytes_response(code, form, encoded))
 }
 
@@ -339,7 +340,7 @@ pub fn status_response(status: &Status, headers: &http::HeaderMap) -> Response<B
     };
     let value = status.to_value();
     let form = Form { accepted: Accepted { encoding, convert: None, pretty: false }, include: IncludeObject::None };
-    let mut response = match encode(None, &form, &value) {
+    let mut response = match encode(&form, &value) {
         Ok(bytes) => raw_response(status.code, encoding.media_type(), bytes),
         Err(_) => json_response(status.code, &value),
     };

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use apimachinery::Value;
 use apimachinery::apply::{self, BuiltinVersions};
-use apimachinery::decode;
+use apimachinery::decode::{self, Format};
 use apimachinery::field::FieldError;
 use apimachinery::gvk::GroupVersionKind;
 use apimachinery::kinds;
+use apimachinery::protobuf;
 use apimachinery::resources;
 use apimachinery::schema::{self, TypeRef};
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::table;
 use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
@@ -95,7 +97,7 @@ pub trait Strategy: Send + Sync {
     /// The column definitions of a Table.
     fn table_columns(&self) -> Vec<Value>;
     /// The cells of an object's row, and its conditions.
-    fn table_row(&self, object: &Value, now: jiff::Timestamp) -> (Vec<Value>, Vec<Value>);
+    fn table_row(&self, object: &Value, now: Timestamp) -> (Vec<Value>, Vec<Value>);
 
     /// Converts a stored object (in any version of the resource) to the version of `kind`.
     async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value>;
@@ -108,17 +110,23 @@ pub struct BuiltIn {
     versions: BuiltinVersions<'static>,
 }
 
-/// Versions of a built-in kind differ in little more than their name so far as ownership sees them.
-fn rename_version(object: &Value, api_version: &str) -> Result<Value, String> {
-    let mut out = object.clone();
-    out["apiVersion"] = api_version.into();
-    Ok(out)
+/// Converts an object of a kind that is served in two versions.
+fn convert(object: &Value, api_version: &str) -> Result<Value, String> {
+    let kind = object.str_at(&["kind"]);
+    match (kind, object.str_at(&["apiVersion"]), api_version) {
+        (_, from, to) if from == to => Ok(object.clone()),
+        ("Event", "v1", "events.k8s.io/v1") => Ok(kinds::event_to_events_group(object)),
+        ("Event", "events.k8s.io/v1", "v1") => Ok(kinds::event_to_core(object)),
+        ("HorizontalPodAutoscaler", "autoscaling/v2", "autoscaling/v1") => Ok(kinds::hpa_to_v1(object)),
+        ("HorizontalPodAutoscaler", "autoscaling/v1", "autoscaling/v2") => Ok(kinds::hpa_to_v2(object)),
+        (_, from, to) => Err(format!("{kind} cannot be converted from {from} to {to}")),
+    }
 }
 
 impl BuiltIn {
     pub fn new(resource: &'static resources::Resource) -> BuiltIn {
         let gvk = GroupVersionKind::new(resource.group, resource.version, resource.kind);
-        let versions = BuiltinVersions { kind: resource.kind, convert: &rename_version };
+        let versions = BuiltinVersions { kind: resource.kind, convert: &convert };
         BuiltIn { resource, gvk, versions }
     }
 }
@@ -134,27 +142,27 @@ impl Strategy for BuiltIn {
         kind: &GroupVersionKind,
         body: &[u8],
         encoding: Encoding,
-        _validation: FieldValidation,
+        validation: FieldValidation,
     ) -> StatusResult<Decoded> {
         let bad = |message: String| Box::new(Status::bad_request(message));
-        let mut object = match encoding {
-            Encoding::Json => Value::from_slice(body).map_err(|e| bad(e.to_string()))?,
-            Encoding::Yaml => {
-                let text = std::str::from_utf8(body).map_err(|e| bad(e.to_string()))?;
-                serde_saphyr::from_str(text).map_err(|e| bad(e.to_string()))?
-            }
-            Encoding::Protobuf => return Err(bad("protobuf is not supported yet".to_owned())),
+        let ty = schema::lookup(&kind.group, &kind.version, &kind.kind);
+        let decoded = match (encoding, ty) {
+            (Encoding::Protobuf, _) => protobuf::object(body, kind),
+            (Encoding::Json, Some(ty)) => decode::object(body, Format::Json, kind, ty),
+            (Encoding::Yaml, Some(ty)) => decode::object(body, Format::Yaml, kind, ty),
+            (_, None) => return Err(bad(format!("no kind {:?} is registered", kind.kind.as_str()))),
         };
-        kind.set_on(&mut object);
-        Ok(Decoded { object, warnings: Vec::new() })
+        strict(decoded.map_err(|e| bad(e.message))?, kind, validation)
     }
 
     fn decode_tree(&self, tree: Value) -> Result<DecodedTree, String> {
         let Some(ty) = self.patch_schema() else { return Ok(DecodedTree { object: tree, strict_errors: Vec::new() }) };
-        match decode::value(&tree, ty) {
-            Ok(decoded) => Ok(DecodedTree { object: decoded.object, strict_errors: decoded.strict_errors }),
-            Err(error) => Err(error.to_string()),
-        }
+        let (api_version, kind) = decode::type_meta(&tree);
+        decode::check_kind(api_version, kind, &self.gvk).map_err(|e| e.message)?;
+        let mut decoded = decode::value(&tree, ty).map_err(|e| e.to_string())?;
+        // A patch may take `kind` away: it is the endpoint's all the same.
+        self.gvk.set_on(&mut decoded.object);
+        Ok(DecodedTree { object: decoded.object, strict_errors: decoded.strict_errors })
     }
 
     fn patch_schema(&self) -> Option<TypeRef<'_>> {
@@ -186,11 +194,11 @@ impl Strategy for BuiltIn {
         kinds::prepare_update(&self.gvk, subresource, new, old, &now);
     }
 
-    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
-        Vec::new()
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        kinds::validate_create(&self.gvk, object)
     }
-    fn validate_update(&self, _subresource: &str, _new: &Value, _old: &Value) -> Vec<FieldError> {
-        Vec::new()
+    fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        kinds::validate_update(&self.gvk, subresource, new, old)
     }
     fn warnings_create(&self, _object: &Value) -> Vec<String> {
         Vec::new()
@@ -207,16 +215,33 @@ impl Strategy for BuiltIn {
     }
 
     fn table_columns(&self) -> Vec<Value> {
-        Vec::new()
+        table::columns(&self.gvk).iter().map(table::Column::to_value).collect()
     }
-    fn table_row(&self, object: &Value, _now: jiff::Timestamp) -> (Vec<Value>, Vec<Value>) {
-        (vec![object.str_at(&["metadata", "name"]).into()], Vec::new())
+    fn table_row(&self, object: &Value, now: Timestamp) -> (Vec<Value>, Vec<Value>) {
+        let row = table::row(&self.gvk, object, now);
+        (row.cells, row.conditions)
     }
 
-    async fn to_version(&self, mut object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
-        if object.str_at(&["apiVersion"]) != kind.api_version() {
-            kind.set_on(&mut object);
+    async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
+        if object.str_at(&["apiVersion"]) == kind.api_version() {
+            return Ok(object);
         }
-        Ok(object)
+        convert(&object, &kind.api_version()).map_err(|e| Box::new(Status::internal_error(e)))
+    }
+}
+
+/// What becomes of unknown and duplicate members.
+pub fn strict(
+    decoded: decode::Decoded,
+    kind: &GroupVersionKind,
+    validation: FieldValidation,
+) -> StatusResult<Decoded> {
+    match (validation, decoded.strict_error()) {
+        (FieldValidation::Strict, Some(error)) => {
+            let message = decode::cannot_be_handled(kind, &kind.kind, &error);
+            Err(Box::new(Status::bad_request(message)))
+        }
+        (FieldValidation::Warn, Some(_)) => Ok(Decoded { object: decoded.object, warnings: decoded.strict_errors }),
+        _ => Ok(Decoded { object: decoded.object, warnings: Vec::new() }),
     }
 }

@@ -340,7 +340,7 @@ impl Watch {
 
     fn frame(&self, event_type: &str, object: &Value) -> Bytes {
         if self.form.accepted.encoding == Encoding::Protobuf {
-            return crate::protobuf::watch_frame(&self.resource, event_type, object);
+            return crate::protobuf::watch_frame(event_type, object);
         }
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(format!("{{\"type\":\"{event_type}\",\"object\":").as_bytes());
