@@ -1,8 +1,8 @@
 //! The protobuf form of objects, around the messages of `apimachinery::protobuf`.
 
+use apimachinery::Value;
 use apimachinery::protobuf;
 use apimachinery::status::{Status, StatusResult};
-use apimachinery::Value;
 use bytes::Bytes;
 
 /// An object, list or Status with its envelope. Objects without a message form are refused.
@@ -22,7 +22,7 @@ pub fn decode_delete_options(body: &[u8]) -> Result<Value, String> {
     let mut value = protobuf::decode_message(unknown.raw, ty).map_err(|e| e.to_string())?;
     value["apiVersion"] = unknown.api_version.into();
     value["kind"] = unknown.kind.into();
-    
+
     Ok(value)
 }
 

@@ -231,11 +231,7 @@ impl Strategy for BuiltIn {
 }
 
 /// What becomes of unknown and duplicate members.
-pub fn strict(
-    decoded: decode::Decoded,
-    kind: &GroupVersionKind,
-    validation: FieldValidation,
-) -> StatusResult<Decoded> {
+pub fn strict(decoded: decode::Decoded, kind: &GroupVersionKind, validation: FieldValidation) -> StatusResult<Decoded> {
     match (validation, decoded.strict_error()) {
         (FieldValidation::Strict, Some(error)) => {
             let message = decode::cannot_be_handled(kind, &kind.kind, &error);
