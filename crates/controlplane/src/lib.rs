@@ -11,14 +11,17 @@
 
 mod certificates;
 mod host;
+mod link;
 mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use apiserver::{ApiServer, UserInfo};
 use deploy::secrets::AdminAccess;
 use store::Store;
+use syncer::{Syncer, SyncerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,7 +50,8 @@ pub struct ControlPlane {
     access: AdminAccess,
     server: ApiServer,
     store: Store,
-    controllers: controllers::Manager,
+    controllers: Option<controllers::Manager>,
+    syncer: Option<Arc<Syncer>>,
     serving: CancellationToken,
     tasks: TaskTracker,
 }
@@ -73,6 +77,8 @@ pub enum StartError {
     Tls(#[from] apiserver::tls::TlsError),
     #[error("the controllers did not start")]
     Controllers(#[from] controllers::ManagerError),
+    #[error("the syncer did not start")]
+    Syncer(#[from] syncer::StartError),
 }
 
 impl ControlPlane {
@@ -89,7 +95,6 @@ impl ControlPlane {
         let certificates =
             certificates::load(&name, &names, data_dir.as_deref(), host.as_ref(), service.as_ref()).await?;
 
-        let store = open_store(data_dir.as_deref()).await?;
         let domain = &config.networking.advanced.cluster_domain;
         let range = match (config.networking.service_cidr.as_str(), &host) {
             ("", Some(host)) => host.service_range().await,
@@ -97,6 +102,11 @@ impl ControlPlane {
             (range, _) => Some(range.to_string()),
         };
         let file = |name: &str| certificates.file(name).unwrap_or_default();
+        let tls = apiserver::tls::server_config(
+            file("apiserver.crt").as_bytes(),
+            file("apiserver.key").as_bytes(),
+            Some(file("client-ca.crt").as_bytes()),
+        )?;
         let secure = apiserver::SecureOptions {
             service_account_signing_key: file("sa.key").to_string(),
             service_account_keys: vec![file("sa.pub").to_string()],
@@ -105,9 +115,17 @@ impl ControlPlane {
         };
         let mut api_config = apiserver::secure_config(&secure)?;
         api_config.secure_port = address.port();
+        let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
+        if let Some(link) = &link {
+            if config.sync.to_host.services.enabled {
+                api_config.hooks.0.push(Arc::new(link::HostFirst(Arc::clone(link))));
+            }
+            api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
+        }
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
         }
+        let store = open_store(data_dir.as_deref()).await?;
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -117,24 +135,52 @@ impl ControlPlane {
         };
         let serving = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let tls = apiserver::tls::server_config(
-            file("apiserver.crt").as_bytes(),
-            file("apiserver.key").as_bytes(),
-            Some(file("client-ca.crt").as_bytes()),
-        )?;
         let (api, stop) = (server.clone(), serving.clone());
         tasks.spawn(async move { api.serve(listener, tls, stop).await });
 
-        let access = access(&certificates, &config, &public_url);
-        let controllers = controllers::Manager::start(
-            server.kube_client(UserInfo::new("system:kube-controller-manager", [apiserver::authn::SYSTEM_MASTERS])),
-            controllers::ManagerConfig { root_ca: Some(file("server-ca.crt").to_string()), ..Default::default() },
-        )?;
-        let control_plane = ControlPlane { name, address, access, server, store, controllers, serving, tasks };
-        if let (Some(host), Some(service)) = (&host, &service) {
-            host.write_kubeconfigs(&control_plane.name, &config, &control_plane.access, service).await?;
+        let mut control_plane = ControlPlane {
+            access: access(&certificates, &config, &public_url),
+            name,
+            address,
+            server,
+            store,
+            controllers: None,
+            syncer: None,
+            serving,
+            tasks,
+        };
+        match control_plane.start_clients(&config, file("server-ca.crt"), host.as_ref(), link, service.as_ref()).await {
+            Ok(()) => Ok(control_plane),
+            Err(error) => {
+                control_plane.stop().await;
+                Err(error)
+            }
         }
-        Ok(control_plane)
+    }
+
+    /// Starts what uses the API, and tells the host how to reach it.
+    async fn start_clients(
+        &mut self,
+        config: &config::Config,
+        root_ca: &str,
+        host: Option<&Host>,
+        link: Option<Arc<link::Link>>,
+        service: Option<&host::HostService>,
+    ) -> Result<(), StartError> {
+        let user = |name: &str| UserInfo::new(name, [apiserver::authn::SYSTEM_MASTERS]);
+        self.controllers = Some(controllers::Manager::start(
+            self.server.kube_client(user("system:kube-controller-manager")),
+            controllers::ManagerConfig { root_ca: Some(root_ca.to_string()), ..Default::default() },
+        )?);
+        let (Some(host), Some(link), Some(service)) = (host, link, service) else { return Ok(()) };
+        let mut syncer_config = SyncerConfig::new(&self.name, &host.namespace);
+        syncer_config.settings = settings::settings(&self.name, config);
+        let client = self.server.kube_client(user("system:vcluster-syncer"));
+        let syncer = Arc::new(Syncer::start(client, host.client.clone(), syncer_config)?);
+        link.set(&syncer);
+        self.syncer = Some(syncer);
+        host.write_kubeconfigs(&self.name, config, &self.access, service).await?;
+        Ok(())
     }
 
     pub fn name(&self) -> &str {
@@ -156,9 +202,14 @@ impl ControlPlane {
         self.server.kube_client(user)
     }
 
-    /// Ends controllers, requests and the store, in this order. The data stays.
+    /// Ends syncer, controllers, requests and the store, in this order. The data stays.
     pub async fn stop(self) {
-        self.controllers.shutdown().await;
+        if let Some(syncer) = &self.syncer {
+            syncer.shutdown().await;
+        }
+        if let Some(controllers) = self.controllers {
+            controllers.shutdown().await;
+        }
         self.serving.cancel();
         self.server.shutdown().await;
         self.tasks.close();
