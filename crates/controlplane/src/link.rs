@@ -70,7 +70,9 @@ impl WriteHook for HostFirst {
         match syncer.create_service_on_host(object).await {
             // What is not stored after all is removed by the syncer, which finds a host object without a virtual one.
             Ok(()) => Ok(None),
-            Err(ApiError::Status { code, reason, message, .. }) => Err(Box::new(Status::failure(code, &reason, message))),
+            Err(ApiError::Status { code, reason, message, .. }) => {
+                Err(Box::new(Status::failure(code, &reason, message)))
+            }
             Err(error) => {
                 let mut text = error.to_string();
                 let mut cause = std::error::Error::source(&error);
@@ -104,8 +106,10 @@ impl PodBackend for HostPods {
             path.push_str("container=");
             path.push_str(container);
         }
-        let failed = |text: String| Box::new(Status::internal_error(format!("the host cluster did not answer: {text}")));
-        let to_host = Request::get(path).body(kube::client::Body::empty()).map_err(|error| failed(error.to_string()))?;
+        let failed =
+            |text: String| Box::new(Status::internal_error(format!("the host cluster did not answer: {text}")));
+        let to_host =
+            Request::get(path).body(kube::client::Body::empty()).map_err(|error| failed(error.to_string()))?;
         let answer = self.0.host_client.send(to_host).await.map_err(|error| failed(error.to_string()))?;
         let (parts, body) = answer.into_parts();
         let chunks = body.into_data_stream().take_while(|chunk| std::future::ready(chunk.is_ok()));
