@@ -164,7 +164,12 @@ pub fn check_kind(api_version: &str, kind: &str, expected: &GroupVersionKind) ->
     };
     let kind = if kind.is_empty() { expected.kind.as_str() } else { kind };
     let actual = given.with_kind(kind);
-    if actual == *expected {
+    // Options belong to every group and version.
+    let everywhere = |k: &GroupVersionKind| {
+        let ty = schema::lookup(&k.group, &k.version, &k.kind).and_then(TypeRef::structure);
+        ty.and_then(|s| s.gvk.as_ref()).is_some_and(|(group, _, _)| group == "*")
+    };
+    if actual == *expected || actual.kind == expected.kind && everywhere(&actual) {
         return Ok(());
     }
     if !known(&actual) {

@@ -98,6 +98,14 @@ fn values_of_wrong_types_are_refused_in_go_words() {
 }
 
 #[test]
+fn options_may_name_any_group() {
+    let options = gvk("", "v1", "DeleteOptions");
+    let body = r#"{"apiVersion":"policy/v1","kind":"DeleteOptions","gracePeriodSeconds":0}"#;
+    assert_eq!(decode(&options, body).unwrap().object["gracePeriodSeconds"], 0);
+    assert!(decode(&options, r#"{"apiVersion":"v1","kind":"Pod"}"#).is_err());
+}
+
+#[test]
 fn objects_take_the_form_that_go_writes() {
     for (kind, body, want) in [
         (
