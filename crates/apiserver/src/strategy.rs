@@ -101,6 +101,31 @@ pub trait Strategy: Send + Sync {
 
     /// Converts a stored object (in any version of the resource) to the version of `kind`.
     async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value>;
+
+    /// Where `/scale` finds its values; the default is where the built-in kinds have them.
+    fn scale_paths(&self) -> ScalePaths {
+        ScalePaths::default()
+    }
+}
+
+/// The members of an object that its Scale shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: Vec<String>,
+    pub status_replicas: Vec<String>,
+    /// A label selector object, a map of labels, or text; `None` when there is no selector to show.
+    pub selector: Option<Vec<String>>,
+}
+
+impl Default for ScalePaths {
+    fn default() -> Self {
+        let path = |steps: [&str; 2]| steps.map(str::to_owned).to_vec();
+        ScalePaths {
+            spec_replicas: path(["spec", "replicas"]),
+            status_replicas: path(["status", "replicas"]),
+            selector: Some(path(["spec", "selector"])),
+        }
+    }
 }
 
 /// The kinds of Kubernetes.

@@ -9,6 +9,7 @@ pub mod delete;
 pub mod patch;
 pub mod read;
 pub mod reviews;
+pub mod scale;
 pub mod subresources;
 pub mod token_request;
 pub mod write;

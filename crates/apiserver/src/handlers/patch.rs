@@ -6,13 +6,16 @@
 //! Follows: `k8s.io/apiserver/pkg/endpoints/handlers/patch.go`.
 
 use apimachinery::Value;
+use apimachinery::apply::ApplyError;
 use apimachinery::decode::{self, Format};
 use apimachinery::field::{FieldError, FieldPath};
 use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::patch::{self, PatchError};
+use apimachinery::schema::TypeRef;
 use apimachinery::status::{Status, StatusDetails, StatusResult, reason};
 use apimachinery::text;
+use bytes::Bytes;
 use http::Response;
 
 use super::write::{Change, change_object, check_name};
@@ -21,7 +24,7 @@ use crate::body::{Body, RequestBody};
 use crate::managed_fields;
 use crate::options::WriteOptions;
 use crate::output::Form;
-use crate::strategy::FieldValidation;
+use crate::strategy::{DecodedTree, FieldValidation};
 
 /// The media types of patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,39 @@ impl PatchType {
         } else {
             Status::unsupported_media_type(&custom.map(PatchType::media_type))
         }))
+    }
+}
+
+/// What a patch is applied to: the object of the path, or what one of its subresources shows of it.
+pub trait Target: Sync {
+    /// Brings a tree that a patch made into decoded form.
+    fn decode_tree(&self, tree: Value) -> Result<DecodedTree, String>;
+    /// The schema of strategic merge patches.
+    fn patch_schema(&self) -> Option<TypeRef<'_>>;
+    fn default_object(&self, object: &mut Value);
+    /// Records who made `new` of `current`.
+    fn track(&self, current: &Value, new: &mut Value, manager: &str);
+    fn apply(&self, current: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, ApplyError>;
+}
+
+/// The object itself.
+struct Whole<'a>(&'a Cx);
+
+impl Target for Whole<'_> {
+    fn decode_tree(&self, tree: Value) -> Result<DecodedTree, String> {
+        self.0.resource.strategy.decode_tree(tree)
+    }
+    fn patch_schema(&self) -> Option<TypeRef<'_>> {
+        self.0.resource.strategy.patch_schema()
+    }
+    fn default_object(&self, object: &mut Value) {
+        self.0.resource.strategy.default_object(object);
+    }
+    fn track(&self, current: &Value, new: &mut Value, manager: &str) {
+        managed_fields::track_update(self.0, current, new, manager);
+    }
+    fn apply(&self, current: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
+        managed_fields::with_manager(self.0, |m| m.apply(current, config, manager, force))
     }
 }
 
@@ -119,13 +155,14 @@ fn invalid(bad_value: &str, error: impl Into<String>) -> Box<Status> {
 /// Makes an object of what the patch made, reporting unknown fields as asked.
 fn decode_result(
     cx: &Cx,
+    target: &dyn Target,
     options: &WriteOptions,
     tree: Value,
     mut strict_errors: Vec<String>,
     bad_value: impl Fn(&Value) -> String,
 ) -> StatusResult<Value> {
     let shown = bad_value(&tree);
-    let decoded = cx.resource.strategy.decode_tree(tree).map_err(|e| invalid(&shown, e))?;
+    let decoded = target.decode_tree(tree).map_err(|e| invalid(&shown, e))?;
     strict_errors.extend(decoded.strict_errors);
     match options.field_validation {
         FieldValidation::Strict if !strict_errors.is_empty() => {
@@ -137,31 +174,52 @@ fn decode_result(
     Ok(decoded.object)
 }
 
-/// Serves PATCH of an object, or of its status.
-pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
-    let patch_type = PatchType::of_request(cx)?;
-    let form = Form::negotiate(&cx.resource, &cx.info, &cx.headers)?;
-    let body = body_bytes(body).await?;
-    let options = WriteOptions::parse(&cx.info.query, "PatchOptions", patch_type == PatchType::Apply)?;
-    let mut decoded: Option<Decoded> = None;
-    let change = Change {
-        options: &options,
-        options_kind: "UpdateOptions",
-        force_create: patch_type == PatchType::Apply,
-        precondition_uid: None,
-        retry_conflicts: true,
-    };
-    let manager = options.manager(cx.user_agent());
-    let (written, created) = change_object(cx, &change, |current| {
-        if current.is_none() && patch_type != PatchType::Apply {
+/// A patch request: read once, applied as often as it takes.
+pub struct PatchRequest {
+    patch_type: PatchType,
+    body: Bytes,
+    pub options: WriteOptions,
+    manager: String,
+    decoded: Option<Decoded>,
+}
+
+impl PatchRequest {
+    pub async fn read(cx: &Cx, body: RequestBody) -> StatusResult<PatchRequest> {
+        let patch_type = PatchType::of_request(cx)?;
+        let body = body_bytes(body).await?;
+        let options = WriteOptions::parse(&cx.info.query, "PatchOptions", patch_type == PatchType::Apply)?;
+        let manager = options.manager(cx.user_agent());
+        Ok(PatchRequest { patch_type, body, options, manager, decoded: None })
+    }
+
+    /// Applies the patch to what is there.
+    pub fn make(&mut self, cx: &Cx, target: &dyn Target, current: Option<&Value>) -> StatusResult<Value> {
+        if current.is_none() && self.patch_type != PatchType::Apply {
             return Err(cx.not_found());
         }
         // The body is looked at only now: an object that does not exist is told first.
-        let decoded = match &mut decoded {
+        let decoded = match &self.decoded {
             Some(decoded) => decoded,
-            none => none.insert(decode(patch_type, &body)?),
+            None => self.decoded.insert(decode(self.patch_type, &self.body)?),
         };
-        let mut new = make(cx, &options, decoded, current, &manager)?;
+        make(cx, target, &self.options, decoded, current, &self.manager)
+    }
+}
+
+/// Serves PATCH of an object, or of its status.
+pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let mut request = PatchRequest::read(cx, body).await?;
+    let form = Form::negotiate(&cx.resource, &cx.info, &cx.headers)?;
+    let options = request.options.clone();
+    let change = Change {
+        options: &options,
+        options_kind: "UpdateOptions",
+        force_create: request.patch_type == PatchType::Apply,
+        precondition_uid: None,
+        retry_conflicts: true,
+    };
+    let (written, created) = change_object(cx, &change, |current| {
+        let mut new = request.make(cx, &Whole(cx), current)?;
         if current.is_none() && !new.uid().is_empty() {
             let text = format!(
                 "uid mismatch: the provided object specified uid {}, and no existing object was found",
@@ -178,60 +236,58 @@ pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     written.respond(cx, &form, if created { 201 } else { 200 }).await
 }
 
-/// Applies the patch to what is there.
 fn make(
     cx: &Cx,
+    target: &dyn Target,
     options: &WriteOptions,
     decoded: &Decoded,
     current: Option<&Value>,
     manager: &str,
 ) -> StatusResult<Value> {
-    let strategy = &cx.resource.strategy;
     let strict_errors = decoded.strict_errors.clone();
     let current = match (&decoded.patch, current) {
-        (Patch::Apply(config), current) => return apply(cx, options, config, strict_errors, current),
+        (Patch::Apply(config), current) => return apply(cx, target, options, config, strict_errors, current),
         (_, Some(current)) => current,
         (_, None) => return Err(cx.not_found()),
     };
     let mut new = match &decoded.patch {
         Patch::Json(patch) => {
             let tree = patch.apply(current).map_err(failed)?;
-            decode_result(cx, options, tree, strict_errors, Value::to_string)?
+            decode_result(cx, target, options, tree, strict_errors, Value::to_string)?
         }
         Patch::Merge(patch) => {
             let tree = patch::merge::apply(current, patch);
-            decode_result(cx, options, tree, strict_errors, Value::to_string)?
+            decode_result(cx, target, options, tree, strict_errors, Value::to_string)?
         }
         Patch::Strategic(patch) => {
-            let Some(ty) = strategy.patch_schema() else {
+            let Some(ty) = target.patch_schema() else {
                 return Err(Box::new(Status::bad_request("strategic merge patch format is not supported")));
             };
             let tree = patch::strategic::apply(current, patch, ty).map_err(failed)?;
-            decode_result(cx, options, tree, strict_errors, |_| text::go_value(patch))?
+            decode_result(cx, target, options, tree, strict_errors, |_| text::go_value(patch))?
         }
         Patch::Apply(_) => return Err(cx.not_found()),
     };
-    strategy.default_object(&mut new);
-    managed_fields::track_update(cx, current, &mut new, manager);
+    target.default_object(&mut new);
+    target.track(current, &mut new, manager);
     Ok(new)
 }
 
 fn apply(
     cx: &Cx,
+    target: &dyn Target,
     options: &WriteOptions,
     config: &Value,
     strict_errors: Vec<String>,
     current: Option<&Value>,
 ) -> StatusResult<Value> {
-    let strategy = &cx.resource.strategy;
     let force = options.force.unwrap_or(false);
-    let merged = managed_fields::with_manager(cx, |m| m.apply(current, config, &options.field_manager, force))
-        .map_err(|e| Box::new(e.to_status()))?;
-    let mut new = match strategy.decode_tree(merged) {
+    let merged = target.apply(current, config, &options.field_manager, force).map_err(|e| Box::new(e.to_status()))?;
+    let mut new = match target.decode_tree(merged) {
         Ok(decoded) => decoded.object,
         Err(error) => return Err(Box::new(Status::plain_error(error))),
     };
-    strategy.default_object(&mut new);
+    target.default_object(&mut new);
     if let Some(first) = strict_errors.first() {
         match options.field_validation {
             FieldValidation::Strict => return Err(bad_request("error strict decoding YAML: ", first)),

@@ -3,12 +3,15 @@
 use apimachinery::status::{Status, StatusResult};
 use http::Response;
 
-use super::{Cx, read, write};
+use super::{Cx, read, scale, write};
 use crate::body::{Body, RequestBody};
 
 pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     match (cx.info.subresource.as_str(), cx.info.verb.as_str()) {
         ("token", "create") => super::token_request::create(cx, body).await,
+        ("scale", "get") => scale::get(cx).await,
+        ("scale", "update") => scale::update(cx, body).await,
+        ("scale", "patch") => scale::patch(cx, body).await,
         ("status", "get") => read::get(cx).await,
         ("status", "update") => write::update(cx, body).await,
         ("status", "patch") => super::patch::patch(cx, body).await,

@@ -444,7 +444,8 @@ async fn check_update<'a>(
     admission: &(impl Fn(Value) -> crate::admission::AdmissionRequest<'a> + Sync),
 ) -> StatusResult<()> {
     let strategy = &cx.resource.strategy;
-    let subresource = cx.info.subresource.as_str();
+    // A Scale has become a change of the object itself by now.
+    let subresource = Some(cx.info.subresource.as_str()).filter(|s| *s != "scale").unwrap_or("");
     match_namespace(cx, new)?;
     new.set_generation(current.generation());
     strategy.prepare_update(subresource, new, current);
