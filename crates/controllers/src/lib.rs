@@ -7,10 +7,12 @@
 //! Follows: `k8s.io/kubernetes/pkg/controller`.
 
 mod context;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
 mod gc;
+mod history;
 mod job;
 mod manager;
 mod names;
@@ -23,6 +25,7 @@ mod resources;
 mod root_ca;
 mod selector;
 mod serviceaccount;
+mod statefulset;
 mod types;
 
 pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};

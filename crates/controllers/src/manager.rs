@@ -9,7 +9,9 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
-use crate::{deployment, endpoints, gc, job, namespace, pod_gc, replicaset, root_ca, serviceaccount};
+use crate::{
+    daemonset, deployment, endpoints, gc, job, namespace, pod_gc, replicaset, root_ca, serviceaccount, statefulset,
+};
 
 /// How a set of controllers runs.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("deployment-controller", true, deployment::start),
     ("endpointslice-controller", true, endpoints::slices::start),
     ("endpoints-controller", true, endpoints::legacy::start),
+    ("daemonset-controller", true, daemonset::start),
+    ("statefulset-controller", true, statefulset::start),
     ("job-controller", true, job::start),
     ("ttl-after-finished-controller", true, job::ttl::start),
     ("pod-garbage-collector-controller", true, pod_gc::start),
