@@ -8,6 +8,11 @@ use controllers::{Manager, ManagerConfig};
 use informer::{ApiError, Header, Informer, PatchType, Resource, Rest, TreeObject};
 
 pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
+pub const CONTROLLER_REVISIONS: Resource = Resource::new("apps", "v1", "controllerrevisions");
+pub const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets");
+pub const NODES: Resource = Resource::new("", "v1", "nodes");
+pub const PERSISTENT_VOLUME_CLAIMS: Resource = Resource::new("", "v1", "persistentvolumeclaims");
+pub const STATEFUL_SETS: Resource = Resource::new("apps", "v1", "statefulsets");
 pub const DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments");
 pub const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints");
 pub const ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
@@ -50,9 +55,10 @@ impl Cluster {
                 let _ = sender.send(change.object().clone());
             }
         });
+        let ended = self.kubelet.cancellation().clone();
         self.kubelet.spawn(async move {
             let mut number = 0u32;
-            while let Some(pod) = receiver.recv().await {
+            while let Some(Some(pod)) = ended.run_until_cancelled(receiver.recv()).await {
                 number += 1;
                 let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
                 if pod.metadata.is_deleting() {

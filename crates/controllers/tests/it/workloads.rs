@@ -147,3 +147,99 @@ async fn a_service_finds_its_pods() {
         .await;
     cluster.stop().await;
 }
+
+fn job(name: &str, spec: Value, phase: &str) -> Value {
+    let mut job = json!({"kind": "Job", "apiVersion": "batch/v1", "metadata": {"name": name}, "spec": {"template":
+        {"metadata": {"annotations": {"phase": phase}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    for (key, value) in spec.as_object().expect("an object").iter() {
+        job["spec"][key.as_str()] = value.clone();
+    }
+    job
+}
+
+fn has_condition(kind: &'static str) -> impl Fn(&Value) -> bool {
+    move |o| {
+        let mut conditions = o.array_at(&["status", "conditions"]).iter();
+        conditions.any(|c| c.str_at(&["type"]) == kind && c.str_at(&["status"]) == "True")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_complete_fail_and_are_counted_exactly() {
+    let cluster = Cluster::start().await;
+    cluster.run_pods();
+    let ns = "default";
+    cluster.create(&JOBS, ns, job("plain", json!({"completions": 5, "parallelism": 2}), "Succeeded")).await;
+    let indexed = json!({"completions": 4, "parallelism": 4, "completionMode": "Indexed"});
+    cluster.create(&JOBS, ns, job("indexed", indexed, "Succeeded")).await;
+    cluster.create(&JOBS, ns, job("failing", json!({"backoffLimit": 0}), "Failed")).await;
+    let done = cluster.until("completion", &JOBS, ns, "plain", has_condition("Complete")).await;
+    assert_eq!(done["status"]["succeeded"], 5, "{done}");
+    assert!(has_condition("SuccessCriteriaMet")(&done), "{done}");
+    let done = cluster.until("indexed completion", &JOBS, ns, "indexed", has_condition("Complete")).await;
+    assert_eq!(done["status"]["completedIndexes"], "0-3", "{done}");
+    let failed = cluster.until("failure", &JOBS, ns, "failing", has_condition("Failed")).await;
+    assert_eq!(failed["status"]["failed"], 1, "{failed}");
+    let released = |pods: &[Value]| pods.iter().all(|p| p.array_at(&["metadata", "finalizers"]).is_empty());
+    let pods = cluster.until_list("finalizers are gone", &PODS, ns, released).await;
+    assert_eq!(pods.len(), 5 + 4 + 1);
+    cluster.delete(&JOBS, ns, "plain", "Background").await;
+    cluster.until_list("pods are collected", &PODS, ns, |pods| pods.len() == 5).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_comes_up_in_order_and_rolls_from_the_end() {
+    let cluster = Cluster::start().await;
+    cluster.run_pods();
+    let ns = "default";
+    cluster
+        .create(&STATEFUL_SETS, ns, json!({"kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": {"name": "db"},
+            "spec": {"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+                "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}}}}]}}))
+        .await;
+    let all = |n: i64| move |s: &Value| s["status"]["availableReplicas"] == n && s["status"]["updatedReplicas"] == n;
+    cluster.until("three pods", &STATEFUL_SETS, ns, "db", all(3)).await;
+    let claims = cluster.list(&PERSISTENT_VOLUME_CLAIMS, ns).await;
+    let names: Vec<&str> = claims.iter().map(|c| c.str_at(&["metadata", "name"])).collect();
+    assert_eq!(names, ["data-db-0", "data-db-1", "data-db-2"]);
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+    cluster.patch(&STATEFUL_SETS, ns, "db", image).await;
+    let rolled = |s: &Value| all(3)(s) && s["status"]["currentRevision"] == s["status"]["updateRevision"];
+    cluster
+        .until_list("new pods", &PODS, ns, |pods| {
+            pods.len() == 3 && pods.iter().all(|p| p["spec"]["containers"][0].str_at(&["image"]) == "two")
+        })
+        .await;
+    cluster.until("rollout", &STATEFUL_SETS, ns, "db", rolled).await;
+    assert_eq!(cluster.list(&CONTROLLER_REVISIONS, ns).await.len(), 2);
+    cluster.patch(&STATEFUL_SETS, ns, "db", json!({"spec": {"replicas": 1}})).await;
+    cluster.until_list("one pod", &PODS, ns, |pods| pods.len() == 1).await;
+    assert_eq!(cluster.list(&PERSISTENT_VOLUME_CLAIMS, ns).await.len(), 3, "claims are kept");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_has_a_pod_on_every_node() {
+    let cluster = Cluster::start().await;
+    cluster.run_pods();
+    let ns = "default";
+    for name in ["n1", "n2"] {
+        cluster.create(&NODES, "", json!({"metadata": {"name": name}})).await;
+    }
+    cluster
+        .create(&DAEMON_SETS, ns, json!({"kind": "DaemonSet", "apiVersion": "apps/v1", "metadata": {"name": "agent"},
+            "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": {"metadata": {"labels": {"app": "agent"}},
+                "spec": {"containers": [{"name": "c", "image": "one"}]}}}}))
+        .await;
+    let ready =
+        |n: i64| move |s: &Value| s["status"]["numberAvailable"] == n && s["status"]["desiredNumberScheduled"] == n;
+    cluster.until("two pods", &DAEMON_SETS, ns, "agent", ready(2)).await;
+    cluster.create(&NODES, "", json!({"metadata": {"name": "n3"}})).await;
+    cluster.until("three pods", &DAEMON_SETS, ns, "agent", ready(3)).await;
+    assert_eq!(cluster.list(&PODS, ns).await.len(), 3);
+    cluster.stop().await;
+}
