@@ -370,6 +370,18 @@ fn decide(cx: &Cx, object: &mut Value, options: &DeleteOptions) -> Decision {
             graceful = true;
         }
     }
+    if cx.resource.gvk.group.is_empty() && cx.resource.gvk.kind == "Namespace" {
+        if !object.is_terminating() {
+            set_propagation_finalizers(cx, object, options);
+            object.metadata_mut().insert("deletionTimestamp", now.to_rfc3339().into());
+            object.set_at(&["status", "phase"], "Terminating".into());
+            return Decision::Update;
+        }
+        // The namespace controller takes its finalizer off when the content is gone.
+        if !object.array_at(&["spec", "finalizers"]).is_empty() {
+            return Decision::AlreadyDeleting;
+        }
+    }
     set_propagation_finalizers(cx, object, options);
     let pending_finalizers = !object.finalizers().is_empty();
     if !graceful {
@@ -450,7 +462,8 @@ fn mark_as_deleting(object: &mut Value, now: Timestamp) {
 /// Whether an update took the last finalizer from an object that waits for its deletion.
 pub fn finished_by_update(new: &Value, current: &Value) -> bool {
     new.finalizers().is_empty()
-        && current.deletion_grace_period_seconds() == Some(0)
+        && current.is_terminating()
+        && current.deletion_grace_period_seconds().unwrap_or(0) == 0
         && !(current.str_at(&["kind"]) == "Namespace" && !new.array_at(&["spec", "finalizers"]).is_empty())
 }
 
