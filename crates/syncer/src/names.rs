@@ -294,6 +294,9 @@ impl Names {
         if let Some((host, virtual_)) = known {
             if !host.namespace.is_empty() {
                 text = text.replace(&host.to_string(), &virtual_.to_string());
+                // The kubelet's form: pod=NAME_NAMESPACE(UID).
+                let kubelet = |n: &NamespacedName| format!("{}_{}", n.name, n.namespace);
+                text = text.replace(&kubelet(host), &kubelet(virtual_));
             }
             if !host.name.is_empty() {
                 text = text.replace(&host.name, &virtual_.name);

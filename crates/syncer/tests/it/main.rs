@@ -1,0 +1,6 @@
+//! The syncer as tables, and between two real API servers in this process: a development host, and a virtual control plane.
+
+mod clash;
+mod cluster;
+mod hostile;
+mod translate;
