@@ -18,6 +18,7 @@ pub const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public
 pub async fn run(storage: &Arc<Storage>, config: &Config) -> StatusResult<()> {
     if config.bootstrap_rbac {
         crate::rbac::reconcile::run(storage).await?;
+        crate::admission::priority::ensure_system_classes(storage).await?;
     }
     for name in SYSTEM_NAMESPACES {
         let namespace = json!({

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::admission::AdmissionChain;
+use crate::admission::chain::{PluginError, chain};
+use crate::authz::Authorizer;
 use crate::config::Config;
 use crate::rbac::Rbac;
 use crate::rbac::escalation::Escalation;
@@ -19,6 +20,10 @@ pub struct SecureOptions {
     pub service_account_issuer: String,
     /// `--api-audiences`; empty: the issuer.
     pub api_audiences: Vec<String>,
+    /// `--enable-admission-plugins`, beside the default ones.
+    pub enable_admission_plugins: Vec<String>,
+    /// `--disable-admission-plugins`.
+    pub disable_admission_plugins: Vec<String>,
 }
 
 /// Why a configuration is refused.
@@ -26,6 +31,8 @@ pub struct SecureOptions {
 pub enum SecureError {
     #[error("the keys of service account tokens cannot be used: {0}")]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
 }
 
 /// A configuration with RBAC, service account tokens and admission as kube-apiserver has them by default. The caller sets
@@ -49,6 +56,10 @@ pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
         config.token_authenticators.push(authority.clone());
         config.tokens = Some(authority);
     }
-    config.admission = AdmissionChain(vec![Arc::new(Escalation::new(rbac))]);
+    let authorizer: Arc<dyn Authorizer> = rbac.clone();
+    config.admission =
+        chain(&authorizer, &options.enable_admission_plugins, &options.disable_admission_plugins)?;
+    // Last: it looks at what will be stored.
+    config.admission.0.push(Arc::new(Escalation::new(rbac)));
     Ok(config)
 }

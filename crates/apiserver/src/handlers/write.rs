@@ -62,7 +62,7 @@ pub fn now() -> String {
 }
 
 /// A random name with this base.
-fn generated_name(base: &str) -> String {
+pub fn generated_name(base: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
     let base: String = base.chars().take(GENERATED_BASE_MAX).collect();

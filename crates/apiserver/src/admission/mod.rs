@@ -5,11 +5,23 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/admission`.
 
+pub mod certificates;
+pub mod chain;
+pub mod classes;
+pub mod defaults;
+pub mod lifecycle;
+pub mod limit_ranger;
+pub mod pod_resources;
+pub mod pods;
+pub mod priority;
+pub mod service_account;
+
 use std::sync::Arc;
 
 use apimachinery::Value;
 use apimachinery::gvk::{GroupVersionKind, GroupVersionResource};
-use apimachinery::status::StatusResult;
+use apimachinery::meta::ObjectMeta;
+use apimachinery::status::{Status, StatusResult};
 use async_trait::async_trait;
 
 use crate::authn::UserInfo;
@@ -61,6 +73,47 @@ impl AdmissionRequest<'_> {
     /// Whether the request is about this resource itself, not one of its subresources.
     pub fn is(&self, group: &str, resource: &str) -> bool {
         self.subresource.is_empty() && self.gvr.group == group && self.gvr.resource == resource
+    }
+
+    /// 403 as plugins answer it. Source: `admission.NewForbidden`.
+    pub fn forbidden(&self, reason: impl std::fmt::Display) -> Box<Status> {
+        let object = self.object.as_ref().unwrap_or(&Value::Null);
+        let name = [self.name.as_str(), object.name(), object.generate_name()];
+        let name = name.into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown");
+        Box::new(Status::forbidden(&self.gvr.group_resource(), name, reason))
+    }
+
+    /// A stored object as it is now.
+    pub async fn find(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> StatusResult<Option<Value>> {
+        match self.storage.registry.get(group, version, resource) {
+            Some(resource) => self.storage.read(&resource, namespace, name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// All stored objects of a resource in a namespace (`""`: all), ascending by name.
+    pub async fn list(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> StatusResult<Vec<Value>> {
+        let Some(resource) = self.storage.registry.get(group, version, resource) else { return Ok(Vec::new()) };
+        let request = crate::storage::ListRequest::default();
+        let page = self.storage.list(&resource, namespace, &request, |_| true).await?;
+        let mut objects = Vec::with_capacity(page.entries.len());
+        for entry in page.entries {
+            objects.push(resource.strategy.to_version(entry.to_value(), &resource.gvk).await?);
+        }
+        Ok(objects)
     }
 }
 
