@@ -28,6 +28,7 @@ pub async fn run(storage: &Arc<Storage>, config: &Config) -> StatusResult<()> {
         });
         ensure(storage, "", "v1", "namespaces", namespace).await?;
     }
+    crate::services::ensure_default_cidr(storage, &config.service_cluster_ip_range).await?;
     if let Some(ip) = first_service_ip(&config.service_cluster_ip_range) {
         let service = json!({
             "apiVersion": "v1", "kind": "Service",

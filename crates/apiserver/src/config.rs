@@ -8,6 +8,7 @@ use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
 use crate::hooks::WriteHooks;
 use crate::pods::PodBackend;
+use crate::services::ServiceAddressing;
 use crate::tokens::{TokenAuthenticator, TokenAuthority};
 
 /// The configuration of one server. The default allows everything to everybody who shows a client certificate, and
@@ -29,6 +30,8 @@ pub struct Config {
     pub bootstrap_rbac: bool,
     pub admission: AdmissionChain,
     pub hooks: WriteHooks,
+    /// Chooses the addresses of Services in place of the server (a virtual cluster adopts those of its host).
+    pub service_addressing: Option<Arc<dyn ServiceAddressing>>,
     /// Answers what only the node of a pod knows (logs, exec, ...).
     pub pods: Option<Arc<dyn PodBackend>>,
     /// `--service-cluster-ip-range`.
@@ -56,6 +59,7 @@ impl Default for Config {
             bootstrap_rbac: false,
             admission: AdmissionChain::default(),
             hooks: WriteHooks::default(),
+            service_addressing: None,
             pods: None,
             service_cluster_ip_range: "10.96.0.0/16".to_owned(),
             node_port_range: (30000, 32767),

@@ -26,6 +26,11 @@ pub trait Reservation: Send {
 pub trait WriteHook: Send + Sync {
     fn handles(&self, resource: &Resource, subresource: &str) -> bool;
 
+    /// Once, before the first request.
+    async fn start(&self, _storage: &Arc<Storage>) -> StatusResult<()> {
+        Ok(())
+    }
+
     /// Before a create is validated; may change the object.
     async fn before_create(
         &self,

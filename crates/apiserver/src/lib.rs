@@ -35,6 +35,7 @@ pub mod request_info;
 pub mod secure;
 pub mod selection;
 pub mod server;
+pub mod services;
 pub mod storage;
 pub mod strategy;
 pub mod tls;

@@ -60,6 +60,19 @@ pub fn track_create_of(cx: &Cx, kind: &GroupVersionKind, name: &'static str, obj
     *object = tracker.update(None, object.take(), manager);
 }
 
+/// Records a create by the server itself.
+pub fn track_system(kind: &GroupVersionKind, name: &'static str, object: &mut Value) {
+    let same = |object: &Value, _: &str| Ok(object.clone());
+    let tracker = FieldManager {
+        kind,
+        subresource: "",
+        versions: &BuiltinVersions { kind: name, convert: &same },
+        filters: &Default::default(),
+        now: Timestamp::from(std::time::SystemTime::now()),
+    };
+    *object = tracker.update(None, object.take(), "kube-apiserver");
+}
+
 /// Records an update.
 pub fn track_update(cx: &Cx, current: &Value, new: &mut Value, manager: &str) {
     with_conversion_traces(cx, new, |new| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::admission::chain::{PluginError, chain};
-use crate::authz::Authorizer;
+use crate::authz::{AlwaysAllow, Authorizer};
 use crate::config::Config;
 use crate::rbac::Rbac;
 use crate::rbac::escalation::Escalation;
@@ -24,6 +24,8 @@ pub struct SecureOptions {
     pub enable_admission_plugins: Vec<String>,
     /// `--disable-admission-plugins`.
     pub disable_admission_plugins: Vec<String>,
+    /// `--authorization-mode=AlwaysAllow`: no RBAC.
+    pub always_allow: bool,
 }
 
 /// Why a configuration is refused.
@@ -39,7 +41,9 @@ pub enum SecureError {
 /// addresses, ranges and the rest on it. One configuration belongs to one server.
 pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
     let rbac = Arc::new(Rbac::new());
-    let mut config = Config { authorizer: rbac.clone(), bootstrap_rbac: true, ..Config::default() };
+    let authorizer: Arc<dyn Authorizer> =
+        if options.always_allow { Arc::new(AlwaysAllow) } else { rbac.clone() };
+    let mut config = Config { authorizer: authorizer.clone(), bootstrap_rbac: true, ..Config::default() };
     if !options.service_account_issuer.is_empty() {
         config.service_account_issuer.clone_from(&options.service_account_issuer);
     }
@@ -56,10 +60,10 @@ pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
         config.token_authenticators.push(authority.clone());
         config.tokens = Some(authority);
     }
-    let authorizer: Arc<dyn Authorizer> = rbac.clone();
-    config.admission =
-        chain(&authorizer, &options.enable_admission_plugins, &options.disable_admission_plugins)?;
-    // Last: it looks at what will be stored.
-    config.admission.0.push(Arc::new(Escalation::new(rbac)));
+    config.admission = chain(&authorizer, &options.enable_admission_plugins, &options.disable_admission_plugins)?;
+    if !options.always_allow {
+        // Last: it looks at what will be stored.
+        config.admission.0.push(Arc::new(Escalation::new(rbac)));
+    }
     Ok(config)
 }

@@ -38,6 +38,7 @@ use crate::openapi::Published;
 use crate::output::{compress, raw_response, status_response};
 use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
+use crate::services::ServiceAddresses;
 use crate::storage::Storage;
 use crate::{bootstrap, discovery, health, impersonate, tokens};
 
@@ -95,9 +96,14 @@ impl ApiServer {
         config.authorizer.attach(&storage);
         config.token_authenticators.iter().for_each(|a| a.attach(&storage));
         bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+        let mut hooks = config.hooks.clone();
+        hooks.0.insert(0, Arc::new(ServiceAddresses::new(&config)));
+        for hook in &hooks.0 {
+            hook.start(&storage).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+        }
         let inner = Arc::new(Inner {
             admission: config.admission.clone(),
-            hooks: config.hooks.clone(),
+            hooks,
             openapi: Published::default(),
             metrics: Metrics::default(),
             storage,

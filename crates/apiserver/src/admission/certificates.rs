@@ -115,9 +115,10 @@ impl AdmissionPlugin for CertificateSubjectRestriction {
         }
         match organizations(csr.str_at(&["spec", "request"])) {
             None => Err(request.forbidden("failed to parse CSR: PEM block type must be CERTIFICATE REQUEST")),
-            Some(groups) if groups.iter().any(|g| g == SYSTEM_MASTERS) => Err(request.forbidden(format!(
-                "use of {CLIENT_SIGNER} signer with system:masters group is not allowed"
-            ))),
+            Some(groups) if groups.iter().any(|g| g == SYSTEM_MASTERS) => {
+                Err(request
+                    .forbidden(format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed")))
+            }
             Some(_) => Ok(()),
         }
     }

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pods, priority, service_account};
+use super::{
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pods, priority,
+    service_account,
+};
 use crate::authz::Authorizer;
 
 /// Why a list of plugins is refused.

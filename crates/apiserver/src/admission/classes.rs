@@ -45,10 +45,8 @@ impl AdmissionPlugin for DefaultStorageClass {
             return Ok(());
         }
         let classes = request.list("storage.k8s.io", "v1", "storageclasses", "").await?;
-        let annotations = [
-            "storageclass.kubernetes.io/is-default-class",
-            "storageclass.beta.kubernetes.io/is-default-class",
-        ];
+        let annotations =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
         if let (Some(class), Some(claim)) = (default_class(classes, &annotations), request.object.as_mut()) {
             claim.set_at(&["spec", "storageClassName"], class.into());
         }

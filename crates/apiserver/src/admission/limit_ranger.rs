@@ -56,11 +56,8 @@ impl AdmissionPlugin for LimitRanger {
         let ranges = Self::ranges(request).await?;
         let Some(object) = &request.object else { return Ok(()) };
         for range in &ranges {
-            let errors = if request.gvr.resource == "pods" {
-                check_pod(range, object)
-            } else {
-                check_claim(range, object)
-            };
+            let errors =
+                if request.gvr.resource == "pods" { check_pod(range, object) } else { check_claim(range, object) };
             if !errors.is_empty() {
                 return Err(request.forbidden(aggregate_texts(errors)));
             }
@@ -112,9 +109,8 @@ fn check_pod(range: &Value, pod: &Value) -> Vec<String> {
             "Container" => {
                 for key in ["containers", "initContainers"] {
                     for container in pod.array_at(&["spec", key]) {
-                        let of = |kind: &str| {
-                            ResourceList::read(container.at(&["resources", kind]).unwrap_or(&Value::Null))
-                        };
+                        let of =
+                            |kind: &str| ResourceList::read(container.at(&["resources", kind]).unwrap_or(&Value::Null));
                         check(limit, "Container", &of("requests"), &of("limits"), &mut errors);
                     }
                 }

@@ -99,13 +99,7 @@ impl AdmissionRequest<'_> {
     }
 
     /// All stored objects of a resource in a namespace (`""`: all), ascending by name.
-    pub async fn list(
-        &self,
-        group: &str,
-        version: &str,
-        resource: &str,
-        namespace: &str,
-    ) -> StatusResult<Vec<Value>> {
+    pub async fn list(&self, group: &str, version: &str, resource: &str, namespace: &str) -> StatusResult<Vec<Value>> {
         let Some(resource) = self.storage.registry.get(group, version, resource) else { return Ok(Vec::new()) };
         let request = crate::storage::ListRequest::default();
         let page = self.storage.list(&resource, namespace, &request, |_| true).await?;

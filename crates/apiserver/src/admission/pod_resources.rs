@@ -48,8 +48,7 @@ impl ResourceList {
     /// Subtracts; a resource that is not here becomes negative.
     pub fn sub(&mut self, other: &ResourceList) {
         for (name, quantity) in &other.0 {
-            let mut result =
-                self.0.get(name).cloned().unwrap_or_else(|| Quantity::new(0, Format::DecimalSI));
+            let mut result = self.0.get(name).cloned().unwrap_or_else(|| Quantity::new(0, Format::DecimalSI));
             result.sub(quantity);
             self.0.insert(name.clone(), result);
         }

@@ -82,11 +82,13 @@ impl AdmissionPlugin for RuntimeClass {
         let class = Self::class(request).await?;
         let pod = request.object.as_ref().unwrap_or(&Value::Null);
         match overhead(class.as_ref()) {
-            Some(fixed) if fixed != ResourceList::read(&pod["spec"]["overhead"]) => Err(request
-                .forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")),
-            None if pod["spec"]["overhead"].is_object() => Err(request.forbidden(
-                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
-            )),
+            Some(fixed) if fixed != ResourceList::read(&pod["spec"]["overhead"]) => {
+                Err(request.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"))
+            }
+            None if pod["spec"]["overhead"].is_object() => {
+                Err(request
+                    .forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+            }
             _ => Ok(()),
         }
     }

@@ -80,12 +80,12 @@ fn check_mirror_pod(request: &AdmissionRequest<'_>, pod: &Value) -> StatusResult
     }
     let volumes = pod.array_at(&["spec", "volumes"]);
     let containers = ["initContainers", "containers"].into_iter().flat_map(|k| pod.array_at(&["spec", k]));
-    let env_secret = containers.clone().flat_map(|c| c.array_at(&["env"])).any(|e| {
-        e.at(&["valueFrom", "secretKeyRef"]).is_some()
-    }) || containers.flat_map(|c| c.array_at(&["envFrom"])).any(|e| e.at(&["secretRef"]).is_some());
+    let env_secret =
+        containers.clone().flat_map(|c| c.array_at(&["env"])).any(|e| e.at(&["valueFrom", "secretKeyRef"]).is_some())
+            || containers.flat_map(|c| c.array_at(&["envFrom"])).any(|e| e.at(&["secretRef"]).is_some());
     let sources = volumes.iter().flat_map(|v| v.array_at(&["projected", "sources"]));
-    let volume_secret = volumes.iter().any(|v| v.at(&["secret"]).is_some())
-        || sources.clone().any(|s| s.at(&["secret"]).is_some());
+    let volume_secret =
+        volumes.iter().any(|v| v.at(&["secret"]).is_some()) || sources.clone().any(|s| s.at(&["secret"]).is_some());
     if env_secret || volume_secret || !pod.array_at(&["spec", "imagePullSecrets"]).is_empty() {
         return Err(request.forbidden("a mirror pod may not reference secrets"));
     }

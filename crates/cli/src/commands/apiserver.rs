@@ -123,6 +123,10 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         service_account_keys: service_account_keys(args, &file("sa.pub"))?,
         service_account_issuer: args.service_account_issuer.clone(),
         api_audiences: args.api_audiences.clone(),
+        enable_admission_plugins: args.enable_admission_plugins.clone(),
+        disable_admission_plugins: args.disable_admission_plugins.clone(),
+        // As in kube-apiserver: without RBAC in the list nobody is refused.
+        always_allow: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysAllow"),
     };
     let mut config = apiserver::secure_config(&secure)?;
     config.anonymous = args.anonymous_auth;
@@ -131,10 +135,6 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     config.allow_privileged = args.allow_privileged;
     config.advertise_address = advertise;
     config.secure_port = address.port();
-    // As in kube-apiserver: without RBAC in the list nobody is refused.
-    if args.authorization_mode.iter().all(|mode| mode == "AlwaysAllow") && !args.authorization_mode.is_empty() {
-        config.authorizer = std::sync::Arc::new(apiserver::authz::AlwaysAllow);
-    }
     let server = ApiServer::start(config, store.clone()).await.context("the API server did not start")?;
     if let Some(path) = &args.kubeconfig_out {
         let reach = if args.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { args.bind_address };

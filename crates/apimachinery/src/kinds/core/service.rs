@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::field::{BadValue, FieldPath};
+use crate::field::{BadValue, FieldError, FieldPath};
 use crate::json::Value;
 use crate::kinds::access::{Fields, semantic_equal};
 use crate::kinds::check::{
@@ -17,6 +17,15 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 fn is_headless(service: &Value) -> bool {
     strings(service.v("spec"), "clusterIPs") == ["None"]
+}
+
+/// What is wrong with the cluster IPs and IP families of a Service; asked before addresses are allocated.
+pub fn service_address_errors(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    if service.v("spec").s("type") != "ExternalName" {
+        cluster_ips(service, old, &FieldPath::new("spec"), &mut errors);
+    }
+    errors
 }
 
 fn externally_accessible(spec: &Value) -> bool {
