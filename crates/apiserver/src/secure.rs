@@ -41,8 +41,7 @@ pub enum SecureError {
 /// addresses, ranges and the rest on it. One configuration belongs to one server.
 pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
     let rbac = Arc::new(Rbac::new());
-    let authorizer: Arc<dyn Authorizer> =
-        if options.always_allow { Arc::new(AlwaysAllow) } else { rbac.clone() };
+    let authorizer: Arc<dyn Authorizer> = if options.always_allow { Arc::new(AlwaysAllow) } else { rbac.clone() };
     let mut config = Config { authorizer: authorizer.clone(), bootstrap_rbac: true, ..Config::default() };
     if !options.service_account_issuer.is_empty() {
         config.service_account_issuer.clone_from(&options.service_account_issuer);

@@ -293,7 +293,10 @@ mod tests {
     fn ranges_know_their_usable_addresses() {
         let range = Range::parse("10.96.0.0/16").unwrap();
         let (first, last) = range.usable().unwrap();
-        assert_eq!((range.ip(first).to_string(), range.ip(last).to_string()), ("10.96.0.1".into(), "10.96.255.254".into()));
+        assert_eq!(
+            (range.ip(first).to_string(), range.ip(last).to_string()),
+            ("10.96.0.1".into(), "10.96.255.254".into())
+        );
         assert!(range.contains("10.96.3.4".parse().unwrap()) && !range.contains("10.97.0.1".parse().unwrap()));
         let range = Range::parse("fd00::/112").unwrap();
         let (first, last) = range.usable().unwrap();

@@ -79,8 +79,7 @@ fn wants_node_ports(service: &Value) -> bool {
 }
 
 fn needs_health_check(service: &Value) -> bool {
-    service.str_at(&["spec", "type"]) == "LoadBalancer"
-        && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+    service.str_at(&["spec", "type"]) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
 }
 
 fn strings(value: &Value, key: &str) -> Vec<String> {
@@ -176,9 +175,7 @@ impl ServiceAddresses {
         dry_run: bool,
         taken: &mut Taken,
     ) -> StatusResult<()> {
-        if !service.str_at(&["spec", "clusterIP"]).is_empty()
-            && service.array_at(&["spec", "clusterIPs"]).is_empty()
-        {
+        if !service.str_at(&["spec", "clusterIP"]).is_empty() && service.array_at(&["spec", "clusterIPs"]).is_empty() {
             let ip = service["spec"]["clusterIP"].clone();
             service["spec"]["clusterIPs"] = Value::Array(vec![ip]);
         }
