@@ -5,12 +5,14 @@
 //!
 //! Two words only: *virtual* (the tenant's cluster) and *host* (where the pods run).
 
+pub mod backend;
 pub mod diff;
 mod engine;
 pub mod kind;
 pub mod metadata;
 pub mod names;
 pub mod plan;
+pub mod registry;
 pub mod selectors;
 pub mod settings;
 pub mod types;

@@ -386,7 +386,10 @@ pub fn put_annotation(object: &mut Value, key: &str, value: &str) {
 
 fn put_map(object: &mut Value, field: &str, map: Map) {
     if map.is_empty() {
-        object.remove_at(&["metadata", field]);
+        // An empty map that is there is as good as none.
+        if object.at(&["metadata", field]).and_then(Value::as_object).is_some_and(|m| !m.is_empty()) {
+            object.remove_at(&["metadata", field]);
+        }
     } else {
         object.set_at(&["metadata", field], map.into());
     }

@@ -59,6 +59,8 @@ impl Engine {
             let host_dns = self.names.host_service(&dns.name, &dns.namespace);
             let service = self.host_side.get(&kind::SERVICE, &host_dns);
             facts.dns_ip = service.map(|s| s.str_at(&["spec", "clusterIP"]).to_owned()).unwrap_or_default();
+            // A cluster without DNS does not wait for one.
+            facts.dns_pending = facts.dns_ip.is_empty() && side.get(&kind::SERVICE, dns).is_some();
         }
         // Only a pod that is made now, or gets new containers, needs the variables.
         let containers = |p: &Value| p.array_at(&["spec", "ephemeralContainers"]).len();

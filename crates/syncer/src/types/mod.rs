@@ -36,6 +36,8 @@ pub struct Facts {
     pub kube_ip: String,
     /// Cluster IP of the virtual DNS Service; empty when there is none.
     pub dns_ip: String,
+    /// The virtual DNS Service exists, but the host gave it no address yet.
+    pub dns_pending: bool,
     /// The pod's node is known in the virtual cluster.
     pub node_exists: bool,
     /// Something refers to this config map or secret.

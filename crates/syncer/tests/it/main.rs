@@ -2,5 +2,7 @@
 
 mod clash;
 mod cluster;
+mod docs;
 mod hostile;
+mod properties;
 mod translate;

@@ -192,7 +192,7 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
         return Err(Refusal::not_yet("the control plane's Service has no cluster IP yet", 1));
     }
 
-    if ctx.facts.dns_ip.is_empty() && settings.dns_service.is_some() && scheduling::is_cluster_first(pod) {
+    if ctx.facts.dns_pending && scheduling::is_cluster_first(pod) {
         return Err(Refusal::not_yet("the DNS Service has no cluster IP yet", 1));
     }
 
