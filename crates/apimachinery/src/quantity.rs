@@ -6,7 +6,7 @@
 //!   canonical already is kept as it was written. Clients see it, so the same texts are kept here.
 //! - Comparison is by value: `1` and `1000m` are equal, although they print differently.
 //!
-//! Numbers hold 38 decimal digits; longer ones are refused.
+//! Numbers hold 36 decimal digits; longer ones are refused.
 //!
 //! Follows: `k8s.io/apimachinery/pkg/api/resource`.
 
@@ -347,15 +347,19 @@ impl Quantity {
     }
 }
 
+/// Two digits below what the type holds: printing appends up to two zeros.
+const MAX_VALUE: i128 = 10i128.pow(36);
+
 /// The digits as `value * 10^scale`; `None` when the integer digits do not fit.
 fn accumulate(parts: &Parts<'_>) -> Option<(i128, i32)> {
+    let append = |value: i128, digit: u8| Some(value * 10 + i128::from(digit - b'0')).filter(|v| *v < MAX_VALUE);
     let mut value: i128 = 0;
     for digit in parts.integer.bytes() {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+        value = append(value, digit)?;
     }
     let mut scale = 0;
     for (i, digit) in parts.fraction.bytes().enumerate() {
-        match value.checked_mul(10).and_then(|v| v.checked_add(i128::from(digit - b'0'))) {
+        match append(value, digit) {
             Some(next) => {
                 value = next;
                 scale -= 1;
@@ -363,7 +367,7 @@ fn accumulate(parts: &Parts<'_>) -> Option<(i128, i32)> {
             None => {
                 // The rest is far below a nano and only decides whether rounding goes up.
                 if parts.fraction.as_bytes()[i..].iter().any(|d| *d != b'0') {
-                    value = value.saturating_add(1);
+                    value += 1;
                 }
                 break;
             }

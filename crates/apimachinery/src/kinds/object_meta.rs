@@ -120,6 +120,19 @@ pub(crate) fn validate_update(new: &Value, old: &Value, kube: bool, errors: &mut
     }
 }
 
+/// What every update is checked for before the kind's own rules, which repeat most of it: upstream answers a cause for
+/// each.
+///
+/// Source: `k8s.io/apiserver/pkg/registry/rest.validateCommonFields`.
+pub fn validate_common_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let name = names::name_is_path_segment;
+    let rules = MetaRules { namespaced, name, kube_finalizers: false, skip_generate_name: false };
+    validate(new, rules, &mut errors);
+    validate_update(new, old, false, &mut errors);
+    errors
+}
+
 /// The metadata of a template: nothing but labels and annotations.
 pub(crate) fn validate_template(meta: &Value, path: &FieldPath, errors: &mut Errors) {
     check::annotations(meta.members("annotations"), &path.child("annotations"), errors);

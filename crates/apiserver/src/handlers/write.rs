@@ -12,6 +12,7 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::field::{FieldError, FieldPath};
 use apimachinery::gvk::{GroupKind, GroupVersionKind};
+use apimachinery::kinds;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
 use http::Response;
@@ -467,7 +468,8 @@ async fn check_update<'a>(
         }
         metadata.remove("selfLink");
     }
-    let errors = strategy.validate_update(subresource, new, current);
+    let mut errors = kinds::validate_common_update(new, current, cx.resource.namespaced);
+    errors.extend(strategy.validate_update(subresource, new, current));
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), new.name(), &errors)));
     }
