@@ -10,10 +10,12 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/storage/etcd3`, `k8s.io/apiserver/pkg/storage` (continue tokens).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::decode;
 use apimachinery::status::{Status, StatusResult, cause};
 use base64::Engine;
 use bytes::Bytes;
@@ -190,7 +192,12 @@ impl Storage {
     pub async fn encode(&self, resource: &Resource, object: &Value) -> StatusResult<Bytes> {
         let storage = stored(resource)?;
         if storage.api_version == object.str_at(&["apiVersion"]) {
-            return Ok(encode_stored(object).into());
+            let own = resource.api_version() == storage.api_version;
+            let object = match resource.strategy.patch_schema().filter(|_| own) {
+                Some(ty) => decode::as_stored(object, ty),
+                None => Cow::Borrowed(object),
+            };
+            return Ok(encode_stored(&object).into());
         }
         let kind = match storage.api_version.rsplit_once('/') {
             Some((group, version)) => {

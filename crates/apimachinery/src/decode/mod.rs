@@ -22,7 +22,7 @@ use crate::resources;
 use crate::schema::{self, TypeRef};
 
 pub(crate) use normalize::finish as normalize_struct;
-pub use normalize::{normalize, zero};
+pub use normalize::{as_stored, normalize, zero};
 
 /// Deeper bodies are refused: less than what reading a stored object back allows.
 pub const MAX_DEPTH: usize = 120;

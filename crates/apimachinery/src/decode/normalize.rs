@@ -1,8 +1,9 @@
 //! The form in which Go's encoder writes a struct.
 //!
 //! Optional members with empty values vanish unless the Go field is a pointer; members without `omitempty` and embedded
-//! structs are always there. Stored as protobuf, an empty list is the same as none: required lists that are empty
-//! become `null`, except in the groups that upstream stores as JSON and in lists of objects, which are never stored.
+//! structs are always there.
+
+use std::borrow::Cow;
 
 use crate::json::{Map, Number, Value};
 use crate::schema::{FieldRef, Scalar, Shape, TypeRef};
@@ -36,21 +37,12 @@ pub fn normalize(value: &mut Value, ty: TypeRef<'_>) {
 
 /// Drops what Go would leave out of an object whose members are already in form, and adds what it would write.
 pub(crate) fn finish(map: &mut Map, ty: TypeRef<'_>) {
-    // Kinds stored as JSON keep the difference between an empty list and none.
-    let keep_empty = ty.name().starts_with("io.k8s.apiextensions-apiserver.");
     for field in ty.fields() {
         let name = field.name();
-        match map.get_mut(name) {
+        match map.get(name) {
             Some(v) if !v.is_null() => {
                 if is_left_out(field, v) {
                     map.remove(name);
-                } else if !keep_empty
-                    && name != "items"
-                    && !field.pointer
-                    && is_empty_collection(v)
-                    && is_collection(field.ty())
-                {
-                    *v = Value::Null;
                 }
             }
             found => {
@@ -69,8 +61,51 @@ pub(crate) fn finish(map: &mut Map, ty: TypeRef<'_>) {
     }
 }
 
-fn is_collection(ty: TypeRef<'_>) -> bool {
-    matches!(ty.shape(), Shape::List(_) | Shape::Map(_))
+/// The form of an object after it was stored and read again: protobuf does not tell an empty list from none, so
+/// required ones that are empty become `null`. Kinds that upstream stores as JSON keep them.
+pub fn as_stored<'v>(object: &'v Value, ty: TypeRef<'_>) -> Cow<'v, Value> {
+    if ty.name().starts_with("io.k8s.apiextensions-apiserver.") || !has_empty_required(object, ty) {
+        return Cow::Borrowed(object);
+    }
+    let mut object = object.clone();
+    empty_to_null(&mut object, ty);
+    Cow::Owned(object)
+}
+
+fn is_empty_required(field: FieldRef<'_>, v: &Value) -> bool {
+    !field.pointer
+        && !field.omit_empty
+        && is_empty_collection(v)
+        && matches!(field.ty().shape(), Shape::List(_) | Shape::Map(_))
+}
+
+fn has_empty_required(v: &Value, ty: TypeRef<'_>) -> bool {
+    match (v, ty.shape()) {
+        (Value::Object(map), Shape::Struct(_)) => map.iter().any(|(name, v)| {
+            ty.field(name).is_some_and(|f| is_empty_required(f, v) || has_empty_required(v, f.ty()))
+        }),
+        (Value::Object(map), Shape::Map(m)) => map.values().any(|v| has_empty_required(v, ty.other(m.value))),
+        (Value::Array(items), Shape::List(l)) => items.iter().any(|v| has_empty_required(v, ty.other(l.element))),
+        _ => false,
+    }
+}
+
+fn empty_to_null(v: &mut Value, ty: TypeRef<'_>) {
+    match (v, ty.shape()) {
+        (Value::Object(map), Shape::Struct(_)) => {
+            for (name, v) in map.iter_mut() {
+                let Some(field) = ty.field(name) else { continue };
+                if is_empty_required(field, v) {
+                    *v = Value::Null;
+                } else {
+                    empty_to_null(v, field.ty());
+                }
+            }
+        }
+        (Value::Object(map), Shape::Map(m)) => map.values_mut().for_each(|v| empty_to_null(v, ty.other(m.value))),
+        (Value::Array(items), Shape::List(l)) => items.iter_mut().for_each(|v| empty_to_null(v, ty.other(l.element))),
+        _ => {}
+    }
 }
 
 fn is_empty_collection(v: &Value) -> bool {

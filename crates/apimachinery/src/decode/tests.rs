@@ -125,7 +125,7 @@ fn objects_take_the_form_that_go_writes() {
         (
             gvk("rbac.authorization.k8s.io", "v1", "Role"),
             json!({"metadata": {"name": "a"}, "rules": []}),
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "a"}, "rules": null}),
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "a"}, "rules": []}),
         ),
         (
             gvk("", "v1", "Service"),
@@ -150,6 +150,30 @@ fn objects_take_the_form_that_go_writes() {
         let mut again = want.clone();
         normalize(&mut again, schema::lookup(&kind.group, &kind.version, &kind.kind).unwrap());
         assert_eq!(again, want, "normalizing changes nothing");
+    }
+}
+
+#[test]
+fn storing_forgets_that_a_required_list_was_empty() {
+    for (kind, object, want) in [
+        (
+            gvk("rbac.authorization.k8s.io", "v1", "Role"),
+            json!({"metadata": {"name": "a"}, "rules": []}),
+            json!({"metadata": {"name": "a"}, "rules": null}),
+        ),
+        (
+            gvk("", "v1", "PodTemplate"),
+            json!({"template": {"spec": {"containers": [], "nodeSelector": {}}}}),
+            json!({"template": {"spec": {"containers": null, "nodeSelector": {}}}}),
+        ),
+        (
+            gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
+            json!({"status": {"conditions": []}}),
+            json!({"status": {"conditions": []}}),
+        ),
+    ] {
+        let ty = schema::lookup(&kind.group, &kind.version, &kind.kind).unwrap();
+        assert_eq!(*as_stored(&object, ty), want);
     }
 }
 

@@ -59,7 +59,8 @@ struct Request {
     query: serde_json::Map<String, Value>,
     #[serde(default)]
     headers: serde_json::Map<String, Value>,
-    body: Option<Value>,
+    /// As it is written: the order of members decides the order of what the server finds wrong.
+    body: Option<Box<serde_json::value::RawValue>>,
     raw: Option<String>,
     base: Option<String>,
     auth: Option<Value>,
@@ -136,6 +137,10 @@ fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
         Value::Object(map) => map.get(segment),
         _ => None,
     })
+}
+
+fn parsed(body: &serde_json::value::RawValue) -> Result<Value, String> {
+    serde_json::from_str(body.get()).map_err(|e| e.to_string())
 }
 
 fn body_value(response: &HttpResponse) -> Value {
@@ -233,11 +238,12 @@ impl Replay<'_> {
             (Some(base), body, _) => {
                 let mut value = self.answers.get(base).cloned().ok_or_else(|| format!("base {base}: no answer"))?;
                 if let Some(body) = body {
-                    merge_patch(&mut value, &self.fill(body)?);
+                    merge_patch(&mut value, &self.fill(&parsed(body)?)?);
                 }
                 Some(value.to_string().into_bytes())
             }
-            (None, Some(body), _) => Some(self.fill(body)?.to_string().into_bytes()),
+            (None, Some(body), _) if !body.get().contains("${") => Some(body.get().as_bytes().to_vec()),
+            (None, Some(body), _) => Some(self.fill(&parsed(body)?)?.to_string().into_bytes()),
             (None, None, Some(raw)) => Some(self.fill_text(raw)?.into_bytes()),
             (None, None, None) => None,
         };
