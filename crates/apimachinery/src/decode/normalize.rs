@@ -81,9 +81,9 @@ fn is_empty_required(field: FieldRef<'_>, v: &Value) -> bool {
 
 fn has_empty_required(v: &Value, ty: TypeRef<'_>) -> bool {
     match (v, ty.shape()) {
-        (Value::Object(map), Shape::Struct(_)) => map.iter().any(|(name, v)| {
-            ty.field(name).is_some_and(|f| is_empty_required(f, v) || has_empty_required(v, f.ty()))
-        }),
+        (Value::Object(map), Shape::Struct(_)) => map
+            .iter()
+            .any(|(name, v)| ty.field(name).is_some_and(|f| is_empty_required(f, v) || has_empty_required(v, f.ty()))),
         (Value::Object(map), Shape::Map(m)) => map.values().any(|v| has_empty_required(v, ty.other(m.value))),
         (Value::Array(items), Shape::List(l)) => items.iter().any(|v| has_empty_required(v, ty.other(l.element))),
         _ => false,
