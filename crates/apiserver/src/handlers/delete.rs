@@ -78,7 +78,7 @@ impl DeleteOptions {
         Self::from_value(&value)
     }
 
-    fn from_value(value: &Value) -> StatusResult<DeleteOptions> {
+    pub fn from_value(value: &Value) -> StatusResult<DeleteOptions> {
         let dry_run: Vec<&str> = value.array_at(&["dryRun"]).iter().filter_map(Value::as_str).collect();
         let preconditions = &value["preconditions"];
         let text = |v: &Value| v.as_str().map(str::to_owned);
@@ -160,7 +160,7 @@ fn decode_options(body: &[u8], encoding: Encoding) -> Result<Value, String> {
 }
 
 /// What a delete did.
-enum Deleted {
+pub enum Deleted {
     /// The object is gone; its last state, with the revision of the removal.
     Gone(Value),
     /// The object is still there, being deleted.
@@ -209,7 +209,8 @@ fn default_propagation_warning(cx: &Cx, options: &DeleteOptions) {
     }
 }
 
-async fn delete_object(cx: &Cx, namespace: &str, name: &str, options: &DeleteOptions) -> StatusResult<Deleted> {
+/// Deletes one object as the options say, starting over when somebody else writes first.
+pub async fn delete_object(cx: &Cx, namespace: &str, name: &str, options: &DeleteOptions) -> StatusResult<Deleted> {
     let storage = &cx.server.storage;
     let resource = &cx.resource;
     let not_found = || Box::new(Status::not_found(&resource.group_resource(), name));
@@ -378,6 +379,18 @@ fn decide(cx: &Cx, object: &mut Value, options: &DeleteOptions) -> Decision {
             return Decision::Update;
         }
         // The namespace controller takes its finalizer off when the content is gone.
+        if !object.array_at(&["spec", "finalizers"]).is_empty() {
+            return Decision::AlreadyDeleting;
+        }
+    }
+    if cx.resource.gvk.group.is_empty() && cx.resource.gvk.kind == "Namespace" {
+        // Its content goes first: it stays until `spec.finalizers` is empty.
+        if !object.is_terminating() {
+            object.metadata_mut().insert("deletionTimestamp", now.to_rfc3339().into());
+            object.set_at(&["status", "phase"], "Terminating".into());
+            set_propagation_finalizers(cx, object, options);
+            return Decision::Update;
+        }
         if !object.array_at(&["spec", "finalizers"]).is_empty() {
             return Decision::AlreadyDeleting;
         }

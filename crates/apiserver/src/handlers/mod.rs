@@ -5,7 +5,9 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/endpoints/{installer.go,handlers}`.
 
+pub mod connect;
 pub mod delete;
+pub mod eviction;
 pub mod patch;
 pub mod read;
 pub mod reviews;

@@ -194,6 +194,11 @@ async fn check_create<'a>(
     let strategy = &cx.resource.strategy;
     match_namespace(cx, object)?;
     strategy.prepare_create(object);
+    if cx.resource.builtin && cx.resource.gvk.kind == "CertificateSigningRequest" {
+        let extra = cx.user.extra.iter().map(|(k, v)| (k.as_str(), Value::from(v.clone())));
+        let extra = Value::Object(extra.collect());
+        apimachinery::kinds::set_requester(object, &cx.user.name, &cx.user.uid, &cx.user.groups, extra);
+    }
     let errors = strategy.validate_create(object);
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), object.name(), &errors)));
@@ -496,11 +501,10 @@ async fn store_update(
             return Ok(Attempt::Done(Written::Object(new)));
         }
         return match storage.remove(resource, namespace, entry.name(), entry.revision).await {
-            Ok(revision) => {
+            // The answer keeps the version before the removal.
+            Ok(_) => {
                 cx.server.hooks.after_delete(storage, resource, &new).await;
-                let mut gone = new;
-                gone.set_resource_version(&revision.to_string());
-                Ok(Attempt::Done(Written::Object(gone)))
+                Ok(Attempt::Done(Written::Object(new)))
             }
             Err(WriteFailure::Conflict(newer)) => Ok(Attempt::Lost(newer)),
             Err(WriteFailure::Status(status)) => Err(status),
