@@ -90,9 +90,7 @@ pub async fn bind(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         return Err(Box::new(Status::bad_request("name in URL does not match name in Binding object")));
     }
     let pod_cx = on(cx, pods(cx)?, &name, "binding");
-    let refuse = |text: String| {
-        Box::new(Status::conflict(&GroupResource::new("", "pods/binding"), &name, text))
-    };
+    let refuse = |text: String| Box::new(Status::conflict(&GroupResource::new("", "pods/binding"), &name, text));
     let uid = binding.uid().to_owned();
     let change = Change {
         options: &options,
@@ -183,7 +181,8 @@ pub async fn evict(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     if !can_ignore_budgets(&pod) {
         let budgets = budgets_of(cx, &pod).await?;
         if budgets.len() > 1 {
-            let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let text =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Box::new(Status::failure(500, "", text)));
         }
         if let Some(budget) = budgets.into_iter().next() {
@@ -339,9 +338,8 @@ fn check_budget(budget: &Value) -> StatusResult<()> {
     if count("observedGeneration") < budget.generation() {
         return Err(Box::new(being_processed(name)));
     }
-    let forbidden = |text: &str| {
-        Err(Box::new(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), name, text)))
-    };
+    let forbidden =
+        |text: &str| Err(Box::new(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), name, text)));
     if count("disruptionsAllowed") < 0 {
         return forbidden("pdb disruptions allowed is negative");
     }
