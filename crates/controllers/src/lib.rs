@@ -6,10 +6,13 @@
 //!
 //! Follows: `k8s.io/kubernetes/pkg/controller`.
 
+mod cluster_role;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod gc;
 mod history;
@@ -26,6 +29,9 @@ mod root_ca;
 mod selector;
 mod serviceaccount;
 mod statefulset;
+mod tokens;
 mod types;
 
+pub use cronjob::schedule::{Schedule, ScheduleError};
 pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};
+pub use tokens::{TokenSigner, TokenSubject};

@@ -9,8 +9,10 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
+use crate::tokens::TokenSigner;
 use crate::{
-    daemonset, deployment, endpoints, gc, job, namespace, pod_gc, replicaset, root_ca, serviceaccount, statefulset,
+    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, pod_gc, replicaset,
+    root_ca, serviceaccount, statefulset, tokens,
 };
 
 /// How a set of controllers runs.
@@ -21,6 +23,8 @@ pub struct ManagerConfig {
     pub controllers: Vec<String>,
     /// The CA bundle (PEM) that pods verify the API server with; without it no ConfigMap is published.
     pub root_ca: Option<String>,
+    /// Signs the tokens of token Secrets; without it they stay empty.
+    pub token_signer: Option<TokenSigner>,
     /// How many terminated pods may exist before the oldest are removed; 0 keeps all.
     pub terminated_pod_threshold: usize,
     pub clock: Clock,
@@ -31,6 +35,7 @@ impl Default for ManagerConfig {
         ManagerConfig {
             controllers: vec!["*".into()],
             root_ca: None,
+            token_signer: None,
             terminated_pod_threshold: 12500,
             clock: Clock::system(),
         }
@@ -52,6 +57,10 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("daemonset-controller", true, daemonset::start),
     ("statefulset-controller", true, statefulset::start),
     ("job-controller", true, job::start),
+    ("cronjob-controller", true, cronjob::start),
+    ("disruption-controller", true, disruption::start),
+    ("clusterrole-aggregation-controller", true, cluster_role::start),
+    ("serviceaccount-token-controller", true, tokens::start),
     ("ttl-after-finished-controller", true, job::ttl::start),
     ("pod-garbage-collector-controller", true, pod_gc::start),
     // Last: it shares the caches that the others have started.

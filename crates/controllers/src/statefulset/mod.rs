@@ -10,7 +10,8 @@ use apimachinery::{Value, json};
 use informer::events::ObjectReference;
 use informer::{ApiError, Informer, ObjectKey, Outcome, OwnerReference, Source, UidExpectations};
 
-use self::plan::{Action, StatefulSet, StatefulSetStatus};
+pub use self::plan::StatefulSet;
+use self::plan::{Action, StatefulSetStatus};
 use crate::context::{
     Context, ReconcileError, ReconcileResult, ignore_not_found, key_queue, omit_empty, omit_zero, wait,
 };
