@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pods, priority,
-    service_account,
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods, priority,
+    quota, service_account,
 };
 use crate::authz::Authorizer;
 
@@ -46,6 +46,7 @@ fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)
         (Arc::new(limit_ranger::LimitRanger), true),
         (Arc::new(service_account::ServiceAccount), true),
         (Arc::new(defaults::TaintNodesByCondition), true),
+        (Arc::new(pod_security::PodSecurity), true),
         (Arc::new(priority::Priority), true),
         (Arc::new(defaults::DefaultTolerationSeconds), true),
         (Arc::new(classes::DefaultStorageClass), true),
@@ -57,6 +58,7 @@ fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)
         (Arc::new(certificates::CertificateSubjectRestriction), true),
         (Arc::new(classes::DefaultIngressClass), true),
         (Arc::new(defaults::PodTopologyLabels), true),
+        (Arc::new(quota::ResourceQuota), true),
     ]
 }
 

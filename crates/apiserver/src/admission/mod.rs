@@ -12,8 +12,10 @@ pub mod defaults;
 pub mod lifecycle;
 pub mod limit_ranger;
 pub mod pod_resources;
+pub mod pod_security;
 pub mod pods;
 pub mod priority;
+pub mod quota;
 pub mod service_account;
 
 use std::sync::Arc;
