@@ -73,6 +73,25 @@ pub fn track_system(kind: &GroupVersionKind, name: &'static str, object: &mut Va
     *object = tracker.update(None, object.take(), "kube-apiserver");
 }
 
+/// Records an update of a subresource by the server itself.
+pub fn track_system_update(
+    kind: &GroupVersionKind,
+    name: &'static str,
+    subresource: &str,
+    current: &Value,
+    new: &mut Value,
+) {
+    let same = |object: &Value, _: &str| Ok(object.clone());
+    let tracker = FieldManager {
+        kind,
+        subresource,
+        versions: &BuiltinVersions { kind: name, convert: &same },
+        filters: &Default::default(),
+        now: Timestamp::from(std::time::SystemTime::now()),
+    };
+    *new = tracker.update(Some(current), new.take(), "kube-apiserver");
+}
+
 /// Records an update.
 pub fn track_update(cx: &Cx, current: &Value, new: &mut Value, manager: &str) {
     with_conversion_traces(cx, new, |new| {

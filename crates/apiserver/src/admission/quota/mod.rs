@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apimachinery::Value;
-use apimachinery::gvk::GroupVersionResource;
+use apimachinery::gvk::{GroupVersionKind, GroupVersionResource};
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use super::pod_resources::ResourceList;
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::cache::Entry;
+use crate::managed_fields;
 use crate::storage::{ListRequest, WriteFailure};
 
 /// Attempts against other writers of the same quota.
@@ -101,7 +102,10 @@ impl ResourceQuota {
                     shown(&hard.mask(&exceeded))
                 )));
             }
+            let before = quota.clone();
             quota.set_at(&["status", "used"], total.to_value());
+            let kind = GroupVersionKind::new("", "v1", "ResourceQuota");
+            managed_fields::track_system_update(&kind, "ResourceQuota", "status", &before, &mut quota);
             charged.push(Charged { entry: entry.clone(), changed: quota });
         }
         Ok(charged)
