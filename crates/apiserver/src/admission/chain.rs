@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods, priority,
-    quota, service_account,
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods,
+    priority, quota, service_account,
 };
 use crate::authz::Authorizer;
 

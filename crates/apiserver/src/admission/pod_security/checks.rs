@@ -207,15 +207,13 @@ fn default_capabilities(pod: &Pod<'_>) -> Option<Finding> {
     if names.is_empty() {
         return None;
     }
-    let detail =
-        format!("{} must not include {} in securityContext.capabilities.add", containers(&names), quote(bad));
+    let detail = format!("{} must not include {} in securityContext.capabilities.add", containers(&names), quote(bad));
     found("non-default capabilities", detail)
 }
 
 fn restricted_capabilities(pod: &Pod<'_>) -> Option<Finding> {
-    let missing = pod.containers_that(|c| {
-        !c["securityContext"].array_at(&["capabilities", "drop"]).iter().any(|d| d == "ALL")
-    });
+    let missing =
+        pod.containers_that(|c| !c["securityContext"].array_at(&["capabilities", "drop"]).iter().any(|d| d == "ALL"));
     let (names, bad) = added(pod, &["NET_BIND_SERVICE"]);
     let mut details = Vec::new();
     if !missing.is_empty() {
@@ -359,11 +357,8 @@ fn se_linux(pod: &Pod<'_>, minor: u32) -> Option<Finding> {
     if role {
         data.push("role may not be set".to_owned());
     }
-    let detail = format!(
-        "{} set forbidden securityContext.seLinuxOptions: {}",
-        setters(pod_bad, &names),
-        data.join("; ")
-    );
+    let detail =
+        format!("{} set forbidden securityContext.seLinuxOptions: {}", setters(pod_bad, &names), data.join("; "));
     found("seLinuxOptions", detail)
 }
 
@@ -371,7 +366,9 @@ fn seccomp_annotations(pod: &Pod<'_>) -> Option<Finding> {
     let annotations = &pod.pod["metadata"]["annotations"];
     let mut keys = vec!["seccomp.security.alpha.kubernetes.io/pod".to_owned()];
     keys.extend(
-        pod.containers.iter().map(|c| format!("container.seccomp.security.alpha.kubernetes.io/{}", c.str_at(&["name"]))),
+        pod.containers
+            .iter()
+            .map(|c| format!("container.seccomp.security.alpha.kubernetes.io/{}", c.str_at(&["name"]))),
     );
     let valid = |v: &str| matches!(v, "runtime/default" | "docker/default") || v.starts_with("localhost/");
     let bad: BTreeSet<String> = keys
@@ -449,8 +446,7 @@ fn windows_host_process(pod: &Pod<'_>) -> Option<Finding> {
     if !pod_bad && names.is_empty() {
         return None;
     }
-    let detail =
-        format!("{} must not set securityContext.windowsOptions.hostProcess=true", setters(pod_bad, &names));
+    let detail = format!("{} must not set securityContext.windowsOptions.hostProcess=true", setters(pod_bad, &names));
     found("hostProcess", detail)
 }
 
@@ -561,7 +557,8 @@ mod tests {
         use Level::{Baseline, Privileged, Restricted};
         let plain = json!({"containers": [{"name": "c"}]});
         let host = json!({"hostNetwork": true, "hostIPC": true, "containers": [{"name": "c"}]});
-        let caps = json!({"containers": [{"name": "a", "securityContext": {"capabilities": {"add": ["SYS_ADMIN", "KILL"]}}}]});
+        let caps =
+            json!({"containers": [{"name": "a", "securityContext": {"capabilities": {"add": ["SYS_ADMIN", "KILL"]}}}]});
         let sysctl = json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem"}]}, "containers": []});
         for (level, minor, spec, want) in [
             (Privileged, 36, &host, ""),

@@ -111,11 +111,8 @@ impl Policy {
             Some(Ok(level) | Err(level)) => level,
         };
         let at = |level, version: Option<Option<u32>>| LevelVersion { level: given(level), minor: version.flatten() };
-        let mut policy = Policy {
-            enforce: at(enforce, versions[0]),
-            audit: at(audit, versions[1]),
-            warn: at(warn, versions[2]),
-        };
+        let mut policy =
+            Policy { enforce: at(enforce, versions[0]), audit: at(audit, versions[1]), warn: at(warn, versions[2]) };
         if warn.is_none() && matches!(enforce, Some(Ok(_))) && policy.enforce.level > policy.warn.level {
             policy.warn.level = policy.enforce.level;
             if versions[2].is_none() {
@@ -170,9 +167,8 @@ impl PodSecurity {
     async fn namespace(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
         let Some(new) = &request.object else { return Ok(()) };
         let (policy, errors) = Policy::of(new);
-        let invalid = |errors: &[FieldError]| {
-            Err(Box::new(Status::invalid(&request.gvk.group_kind(), &request.name, errors)))
-        };
+        let invalid =
+            |errors: &[FieldError]| Err(Box::new(Status::invalid(&request.gvk.group_kind(), &request.name, errors)));
         let Some(old) = &request.old_object else {
             return if errors.is_empty() { Ok(()) } else { invalid(&errors) };
         };

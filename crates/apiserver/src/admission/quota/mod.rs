@@ -72,8 +72,7 @@ impl ResourceQuota {
             return Ok(Vec::new());
         }
         let all = usage::usage(group, resource, object);
-        let negative: Vec<&str> =
-            all.0.iter().filter(|(_, q)| q.sign() < 0).map(|(name, _)| name.as_str()).collect();
+        let negative: Vec<&str> = all.0.iter().filter(|(_, q)| q.sign() < 0).map(|(name, _)| name.as_str()).collect();
         if !negative.is_empty() {
             let text = format!("quota usage is negative for resource(s): {}", negative.join(","));
             return Err(request.forbidden(text));
@@ -91,8 +90,7 @@ impl ResourceQuota {
             }
             let mut total = used.clone();
             total.add(&delta);
-            let exceeded: Vec<String> =
-                delta.0.keys().filter(|n| total.get(n) > hard.get(n)).cloned().collect();
+            let exceeded: Vec<String> = delta.0.keys().filter(|n| total.get(n) > hard.get(n)).cloned().collect();
             if !exceeded.is_empty() {
                 return Err(request.forbidden(format!(
                     "exceeded quota: {}, requested: {}, used: {}, limited: {}",

@@ -27,8 +27,7 @@ const POD_RESOURCES: [&str; 11] = [
     "limits.ephemeral-storage",
 ];
 /// What every container must say when a quota limits it.
-const MUST_SPECIFY: [&str; 6] =
-    ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+const MUST_SPECIFY: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 fn one() -> Quantity {
     Quantity::new(1, Format::DecimalSI)
@@ -171,8 +170,7 @@ pub fn unspecified(pod: &Value, limited: &[String]) -> Option<String> {
     if pod["spec"]["resources"].as_object().is_some_and(|r| !r.is_empty()) {
         return None;
     }
-    let required: BTreeSet<&str> =
-        limited.iter().map(String::as_str).filter(|n| MUST_SPECIFY.contains(n)).collect();
+    let required: BTreeSet<&str> = limited.iter().map(String::as_str).filter(|n| MUST_SPECIFY.contains(n)).collect();
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for container in ["containers", "initContainers"].iter().flat_map(|k| pod.array_at(&["spec", k])) {
         let of = |kind: &str| ResourceList::read(container.at(&["resources", kind]).unwrap_or(&Value::Null));
@@ -196,8 +194,7 @@ pub fn in_scope(quota: &Value, group: &str, resource: &str, object: &Value) -> b
     let scopes = quota.array_at(&["spec", "scopes"]).iter().filter_map(Value::as_str);
     let plain = scopes.map(|s| (s, "Exists", &[][..]));
     let selectors = quota.array_at(&["spec", "scopeSelector", "matchExpressions"]).iter();
-    let selectors =
-        selectors.map(|s| (s.str_at(&["scopeName"]), s.str_at(&["operator"]), s.array_at(&["values"])));
+    let selectors = selectors.map(|s| (s.str_at(&["scopeName"]), s.str_at(&["operator"]), s.array_at(&["values"])));
     plain.chain(selectors).all(|(scope, operator, values)| match (group, resource) {
         ("", "pods") => pod_in_scope(object, scope, operator, values),
         ("", "persistentvolumeclaims") if scope == "VolumeAttributesClass" => {
@@ -242,9 +239,9 @@ fn crosses_namespaces(pod: &Value) -> bool {
         let affinity = pod.at(&["spec", "affinity", kind]).unwrap_or(&Value::Null);
         let required = affinity.array_at(&["requiredDuringSchedulingIgnoredDuringExecution"]).iter();
         let preferred = affinity.array_at(&["preferredDuringSchedulingIgnoredDuringExecution"]).iter();
-        required.chain(preferred.filter_map(|p| p.at(&["podAffinityTerm"]))).any(|term| {
-            !term.array_at(&["namespaces"]).is_empty() || term["namespaceSelector"].is_object()
-        })
+        required
+            .chain(preferred.filter_map(|p| p.at(&["podAffinityTerm"])))
+            .any(|term| !term.array_at(&["namespaces"]).is_empty() || term["namespaceSelector"].is_object())
     })
 }
 
@@ -288,7 +285,8 @@ mod tests {
 
     #[test]
     fn containers_must_say_what_is_limited() {
-        let pod = json!({"spec": {"containers": [{"name": "c"}, {"name": "d", "resources": {"limits": {"memory": "1Gi"}}}]}});
+        let pod =
+            json!({"spec": {"containers": [{"name": "c"}, {"name": "d", "resources": {"limits": {"memory": "1Gi"}}}]}});
         let limited: Vec<String> = ["requests.cpu", "limits.memory", "pods"].map(str::to_owned).to_vec();
         assert_eq!(unspecified(&pod, &limited).unwrap(), "limits.memory for: c; requests.cpu for: c,d");
     }
