@@ -6,7 +6,9 @@ use apimachinery::Value;
 use apimachinery::field::{FieldError, FieldPath};
 use apimachinery::gvk::GroupKind;
 use apimachinery::json;
+use apimachinery::kinds;
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::text::is_print;
 
 use crate::request_info::Query;
 use crate::strategy::FieldValidation;
@@ -40,7 +42,7 @@ impl WriteOptions {
                     .push(FieldError::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
             }
         }
-        check_field_manager(manager, &mut errors);
+        kinds::validate_field_manager(manager, &FieldPath::new("fieldManager"), &mut errors);
         let field_validation = match query.str("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -91,9 +93,15 @@ impl WriteOptions {
         if !self.field_manager.is_empty() {
             return self.field_manager.clone();
         }
+        let mut manager = String::new();
         let prefix = user_agent.split('/').next().unwrap_or("");
-        let printable: String = prefix.chars().filter(|c| !c.is_control()).collect();
-        printable.chars().take(FIELD_MANAGER_MAX).collect()
+        for c in prefix.chars().filter(|c| is_print(*c)) {
+            if manager.len() + c.len_utf8() > FIELD_MANAGER_MAX {
+                break;
+            }
+            manager.push(c);
+        }
+        manager
     }
 }
 
@@ -101,19 +109,5 @@ pub fn check_dry_run(values: &[&str], errors: &mut Vec<FieldError>) {
     if let Some(_bad) = values.iter().find(|v| **v != "All") {
         let shown = Value::Array(values.iter().map(|v| Value::from(*v)).collect());
         errors.push(FieldError::not_supported(&FieldPath::new("dryRun"), shown, &["All"]));
-    }
-}
-
-fn check_field_manager(manager: &str, errors: &mut Vec<FieldError>) {
-    let path = FieldPath::new("fieldManager");
-    if manager.len() > FIELD_MANAGER_MAX {
-        errors.push(FieldError::too_long(&path, FIELD_MANAGER_MAX as i64));
-    }
-    if let Some((i, _)) = manager.char_indices().find(|(_, c)| c.is_control()) {
-        errors.push(FieldError::invalid(
-            &path,
-            manager,
-            format!("invalid character {:?} (at position {i})", manager[i..].chars().next().unwrap_or(' ')),
-        ));
     }
 }

@@ -8,6 +8,7 @@ use super::check::{self, Errors, Report, nonnegative};
 use crate::field::{BadValue, FieldError, FieldPath};
 use crate::json::Value;
 use crate::names::{self, Messages};
+use crate::text::is_print;
 
 /// How the metadata of a kind is checked.
 #[derive(Clone, Copy)]
@@ -268,7 +269,7 @@ pub fn field_manager(manager: &str, path: &FieldPath, errors: &mut Vec<FieldErro
         errors.push(FieldError::too_long(path, 128));
     }
     for (i, c) in manager.char_indices() {
-        if c.is_control() {
+        if !is_print(c) {
             errors.invalid(path, manager, format!("invalid character U+{:04X} (at position {i})", u32::from(c)));
         }
     }
