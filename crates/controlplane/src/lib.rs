@@ -118,7 +118,7 @@ impl ControlPlane {
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
         if let Some(link) = &link {
             if config.sync.to_host.services.enabled {
-                api_config.hooks.0.push(Arc::new(link::HostFirst(Arc::clone(link))));
+                api_config.service_addressing = Some(Arc::new(link::HostFirst(Arc::clone(link))));
             }
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
         }

@@ -1,23 +1,26 @@
-//! Where the API server of a virtual cluster asks the host: new Services, and what only a pod's node knows.
+//! Where the API server of a virtual cluster asks the host: addresses of Services, and what only a pod's node knows.
 //!
-//! The API server is started before the syncer that answers for it. Until then Services are stored as they come (the syncer
-//! gives them their address later) and pods cannot be looked into.
+//! The API server is started before the syncer that answers for it. Until then Services get addresses of the virtual
+//! cluster's own (the syncer replaces them) and pods cannot be looked into.
 
 use std::sync::{Arc, OnceLock, Weak};
 
 use apimachinery::Value;
 use apimachinery::status::{Status, StatusResult};
 use apiserver::body::{Body, RequestBody};
-use apiserver::hooks::{Reservation, WriteHook};
 use apiserver::pods::PodBackend;
-use apiserver::registry::Resource;
-use apiserver::storage::Storage;
+use apiserver::services::{Assigned, ServiceAddressing};
 use async_trait::async_trait;
 use futures::StreamExt;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
 use informer::ApiError;
 use syncer::Syncer;
+use syncer::backend::{TunnelRequest, tunnel};
+
+/// The largest body that is passed on to a pod through `proxy`.
+const PROXIED_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The host behind a virtual cluster.
 pub(crate) struct Link {
@@ -39,14 +42,16 @@ impl Link {
     fn syncer(&self) -> Option<Arc<Syncer>> {
         self.syncer.get()?.upgrade()
     }
+}
 
-    fn host_path(&self, pod: &Value, subresource: &str) -> StatusResult<String> {
-        let host_pod = self.syncer().and_then(|syncer| syncer.host_pod_for(pod)).ok_or_else(|| {
-            let name = pod.str_at(&["metadata", "name"]);
-            Box::new(Status::bad_request(format!("pod {name} does not run on the host yet")))
-        })?;
-        Ok(format!("/api/v1/namespaces/{}/pods/{}/{subresource}", host_pod.namespace, host_pod.name))
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
+    text
 }
 
 /// Creates the host Service before the virtual one is stored, so that both have one address and the host's refusal reaches
@@ -54,82 +59,121 @@ impl Link {
 pub(crate) struct HostFirst(pub Arc<Link>);
 
 #[async_trait]
-impl WriteHook for HostFirst {
-    fn handles(&self, resource: &Resource, subresource: &str) -> bool {
-        subresource.is_empty() && resource.gvk.kind == "Service" && resource.gvk.group.is_empty()
-    }
-
-    async fn before_create(
-        &self,
-        _storage: &Arc<Storage>,
-        _resource: &Resource,
-        object: &mut Value,
-        dry_run: bool,
-    ) -> StatusResult<Option<Box<dyn Reservation>>> {
+impl ServiceAddressing for HostFirst {
+    async fn assign(&self, service: &Value, old: Option<&Value>, dry_run: bool) -> StatusResult<Option<Assigned>> {
+        if let Some(old) = old {
+            // What the host changes on its Service comes back with the syncer.
+            let cluster_ips = strings(old, "clusterIPs");
+            return Ok(Some(Assigned { cluster_ips, ..Assigned::default() }));
+        }
         let Some(syncer) = self.0.syncer().filter(|_| !dry_run) else { return Ok(None) };
-        match syncer.create_service_on_host(object).await {
-            // What is not stored after all is removed by the syncer, which finds a host object without a virtual one.
-            Ok(()) => Ok(None),
+        let mut made = service.clone();
+        match syncer.create_service_on_host(&mut made).await {
+            Ok(()) => {}
             Err(ApiError::Status { code, reason, message, .. }) => {
-                Err(Box::new(Status::failure(code, &reason, message)))
+                return Err(Box::new(Status::failure(code, &reason, message)));
             }
             Err(error) => {
-                let mut text = error.to_string();
-                let mut cause = std::error::Error::source(&error);
-                while let Some(error) = cause {
-                    text = format!("{text}: {error}");
-                    cause = error.source();
-                }
-                Err(Box::new(Status::internal_error(format!("the host cluster did not create the Service: {text}"))))
+                let text = format!("the host cluster did not create the Service: {}", chain(&error));
+                return Err(Box::new(Status::internal_error(text)));
             }
         }
+        let cluster_ips = strings(&made, "clusterIPs");
+        if cluster_ips.is_empty() {
+            return Ok(None);
+        }
+        let number = |value: &Value| value.as_i64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        Ok(Some(Assigned {
+            cluster_ips,
+            node_ports: made.array_at(&["spec", "ports"]).iter().map(|port| number(&port["nodePort"])).collect(),
+            health_check_node_port: number(&made["spec"]["healthCheckNodePort"]),
+        }))
     }
+
+    /// The syncer finds a host Service without a virtual one and removes it.
+    async fn release(&self, _service: &Value) {}
+}
+
+fn strings(service: &Value, key: &str) -> Vec<String> {
+    service.array_at(&["spec", key]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+async fn read(mut body: RequestBody) -> StatusResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Box::new(Status::bad_request(format!("the request broke off: {error}"))))?;
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+        if bytes.len() > PROXIED_BYTES_MAX {
+            let message = format!("the request is larger than {PROXIED_BYTES_MAX} bytes");
+            return Err(Box::new(Status::failure(413, "RequestEntityTooLarge", message)));
+        }
+    }
+    Ok(bytes)
 }
 
 /// Logs and connections of pods, from the host.
 pub(crate) struct HostPods(pub Arc<Link>);
 
+impl HostPods {
+    async fn pass(
+        &self,
+        pod: &Value,
+        subresource: &str,
+        container: &str,
+        path: &str,
+        request: Request<RequestBody>,
+    ) -> StatusResult<Response<Body>> {
+        let host_pod = self.0.syncer().and_then(|syncer| syncer.host_pod_for(pod)).ok_or_else(|| {
+            let name = pod.str_at(&["metadata", "name"]);
+            Box::new(Status::bad_request(format!("pod {name} does not run on the host yet")))
+        })?;
+        let (mut parts, body) = request.into_parts();
+        let mut query = parts.uri.query().unwrap_or_default().to_owned();
+        // The container was chosen here when the tenant left it out.
+        if subresource != "proxy" && !container.is_empty() && !query.split('&').any(|p| p.starts_with("container=")) {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.push_str("container=");
+            query.push_str(container);
+        }
+        let body = read(body).await?;
+        let to_host = TunnelRequest {
+            method: parts.method.clone(),
+            subresource,
+            path,
+            query: &query,
+            headers: &parts.headers,
+            body: body.into(),
+            upgrade: parts.extensions.remove::<OnUpgrade>(),
+        };
+        let answer = tunnel(&self.0.host_client, &host_pod, to_host)
+            .await
+            .map_err(|error| Box::new(Status::internal_error(chain(&error))))?;
+        let (parts, body) = answer.into_parts();
+        // A broken connection ends the answer; its head has been sent by then.
+        let chunks = body.into_data_stream().take_while(|chunk| std::future::ready(chunk.is_ok()));
+        let stream = chunks.filter_map(|chunk| std::future::ready(chunk.ok()));
+        Ok(Response::from_parts(parts, Body::Stream(stream.boxed())))
+    }
+}
+
 #[async_trait]
 impl PodBackend for HostPods {
     async fn log(&self, pod: &Value, container: &str, request: Request<RequestBody>) -> StatusResult<Response<Body>> {
-        let mut path = self.0.host_path(pod, "log")?;
-        let query = request.uri().query().unwrap_or_default();
-        let mut separator = '?';
-        let named = query.split('&').any(|pair| pair.starts_with("container="));
-        if !query.is_empty() {
-            path.push(separator);
-            path.push_str(query);
-            separator = '&';
-        }
-        if !named && !container.is_empty() {
-            path.push(separator);
-            path.push_str("container=");
-            path.push_str(container);
-        }
-        let failed =
-            |text: String| Box::new(Status::internal_error(format!("the host cluster did not answer: {text}")));
-        let to_host =
-            Request::get(path).body(kube::client::Body::empty()).map_err(|error| failed(error.to_string()))?;
-        let answer = self.0.host_client.send(to_host).await.map_err(|error| failed(error.to_string()))?;
-        let (parts, body) = answer.into_parts();
-        let chunks = body.into_data_stream().take_while(|chunk| std::future::ready(chunk.is_ok()));
-        let stream = chunks.filter_map(|chunk| std::future::ready(chunk.ok()));
-        let mut response = Response::builder().status(parts.status);
-        if let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) {
-            response = response.header(http::header::CONTENT_TYPE, kind);
-        }
-        response.body(Body::Stream(stream.boxed())).map_err(|error| failed(error.to_string()))
+        self.pass(pod, "log", container, "", request).await
     }
 
     async fn connect(
         &self,
-        _pod: &Value,
+        pod: &Value,
         subresource: &str,
-        _container: &str,
-        _path: &str,
-        _request: Request<RequestBody>,
+        container: &str,
+        path: &str,
+        request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>> {
-        let message = format!("{subresource} into a pod on the host is not supported yet");
-        Err(Box::new(Status::failure(501, "NotImplemented", message)))
+        self.pass(pod, subresource, container, path, request).await
     }
 }

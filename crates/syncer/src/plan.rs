@@ -170,6 +170,8 @@ fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &C
 
 fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Plan {
     let source_uid = match owner(host, ty.kind(), ctx.names) {
+        // Not synced, so nothing is in the way: the host makes Endpoints for a synced Service under the same name.
+        Owner::Foreign if !ty.wanted(virtual_, ctx) => return Plan { actions: Vec::new(), seen: last.clone() },
         Owner::Foreign => return Plan::only(Action::Clash { host: crate::metadata::name_of(host) }),
         // Two virtual names can have one host name: then the object belongs to the other one.
         Owner::Ours { name, .. } if name != crate::metadata::name_of(virtual_) => {
