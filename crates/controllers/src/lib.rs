@@ -20,6 +20,7 @@ mod job;
 mod manager;
 mod names;
 mod namespace;
+mod node;
 mod ownership;
 mod pod;
 mod pod_gc;
@@ -31,7 +32,9 @@ mod serviceaccount;
 mod statefulset;
 mod tokens;
 mod types;
+mod volume;
 
 pub use cronjob::schedule::{Schedule, ScheduleError};
 pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};
 pub use tokens::{TokenSigner, TokenSubject};
+pub use volume::{ProvisionRequest, VolumeProvisioner};

@@ -10,9 +10,10 @@ use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
 use crate::tokens::TokenSigner;
+use crate::volume::VolumeProvisioner;
 use crate::{
-    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, pod_gc, replicaset,
-    root_ca, serviceaccount, statefulset, tokens,
+    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc, replicaset,
+    root_ca, serviceaccount, statefulset, tokens, volume,
 };
 
 /// How a set of controllers runs.
@@ -25,6 +26,8 @@ pub struct ManagerConfig {
     pub root_ca: Option<String>,
     /// Signs the tokens of token Secrets; without it they stay empty.
     pub token_signer: Option<TokenSigner>,
+    /// Makes volumes for claims of its StorageClasses; other classes wait for an external provisioner.
+    pub volume_provisioner: Option<VolumeProvisioner>,
     /// How many terminated pods may exist before the oldest are removed; 0 keeps all.
     pub terminated_pod_threshold: usize,
     pub clock: Clock,
@@ -36,6 +39,7 @@ impl Default for ManagerConfig {
             controllers: vec!["*".into()],
             root_ca: None,
             token_signer: None,
+            volume_provisioner: None,
             terminated_pod_threshold: 12500,
             clock: Clock::system(),
         }
@@ -61,6 +65,12 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("disruption-controller", true, disruption::start),
     ("clusterrole-aggregation-controller", true, cluster_role::start),
     ("serviceaccount-token-controller", true, tokens::start),
+    ("persistentvolume-binder-controller", true, volume::binder::start),
+    ("persistentvolumeclaim-protection-controller", true, volume::protection::start_claims),
+    ("persistentvolume-protection-controller", true, volume::protection::start_volumes),
+    ("ephemeral-volume-controller", true, volume::ephemeral::start),
+    ("node-lifecycle-controller", true, node::lifecycle::start),
+    ("taint-eviction-controller", true, node::taint_eviction::start),
     ("ttl-after-finished-controller", true, job::ttl::start),
     ("pod-garbage-collector-controller", true, pod_gc::start),
     // Last: it shares the caches that the others have started.
@@ -72,6 +82,8 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
 pub enum ManagerError {
     #[error("{name:?} is not in the list of known controllers")]
     UnknownController { name: String },
+    #[error("controller {name:?} is not supported yet")]
+    NotSupported { name: String },
 }
 
 /// The names of all controllers, for help texts.
@@ -93,14 +105,64 @@ fn enabled(name: &str, on_by_default: bool, spec: &[String]) -> bool {
     star && on_by_default
 }
 
-/// Names with and without `-controller` mean the same.
-fn canonical(item: &str) -> Result<String, ManagerError> {
+/// Upstream's older names.
+const ALIASES: &[(&str, &str)] = &[
+    ("csrapproving", "certificatesigningrequest-approving-controller"),
+    ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
+    ("csrsigning", "certificatesigningrequest-signing-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("horizontalpodautoscaling", "horizontal-pod-autoscaler-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("replicationcontroller", "replicationcontroller-controller"),
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+];
+
+/// Upstream's controllers that do not exist here: they may be switched off, not on.
+const NOT_BUILT: &[&str] = &[
+    "attachdetach",
+    "bootstrapsigner",
+    "bootstrap-signer",
+    "cloud-node-lifecycle",
+    "device-taint-eviction",
+    "legacy-serviceaccount-token-cleaner",
+    "node-ipam",
+    "node-route",
+    "nodeipam",
+    "persistentvolume-attach-detach",
+    "persistentvolume-expander",
+    "route",
+    "selinux-warning",
+    "service",
+    "service-lb",
+    "storageversion-garbage-collector",
+    "storage-version-migrator",
+    "token-cleaner",
+    "tokencleaner",
+    "ttl",
+    "volumeattributesclass-protection",
+];
+
+/// Names with and without `-controller`, and upstream's older names, mean the same. `None` for one that is switched off
+/// and does not exist here.
+fn canonical(item: &str) -> Result<Option<String>, ManagerError> {
     if item == "*" {
-        return Ok(item.to_owned());
+        return Ok(Some(item.to_owned()));
     }
     let (sign, name) = item.strip_prefix('-').map_or(("", item), |name| ("-", name));
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+    let short = name.strip_suffix("-controller").unwrap_or(name);
     let known = controller_names().find(|known| *known == name || known.strip_suffix("-controller") == Some(name));
-    known.map(|known| format!("{sign}{known}")).ok_or_else(|| ManagerError::UnknownController { name: name.to_owned() })
+    match known {
+        Some(known) => Ok(Some(format!("{sign}{known}"))),
+        None if NOT_BUILT.contains(&short) && sign == "-" => Ok(None),
+        None if NOT_BUILT.contains(&short) => Err(ManagerError::NotSupported { name: name.to_owned() }),
+        None => Err(ManagerError::UnknownController { name: name.to_owned() }),
+    }
 }
 
 /// What a controller has done since it started.
@@ -125,7 +187,8 @@ impl Manager {
 
     /// The same on a factory that others share; [`Manager::shutdown`] ends that too.
     pub fn start_on(factory: Factory, config: ManagerConfig) -> Result<Manager, ManagerError> {
-        let spec = config.controllers.iter().map(|item| canonical(item)).collect::<Result<Vec<_>, _>>()?;
+        let spec =
+            config.controllers.iter().filter_map(|item| canonical(item).transpose()).collect::<Result<Vec<_>, _>>()?;
         let recorder = Recorder::start(&factory, config.clock.clone(), "kube-controller-manager");
         let context = Context {
             rest: factory.rest().clone(),
@@ -186,7 +249,10 @@ mod tests {
 
     #[test]
     fn unknown_controllers_are_refused_by_name() {
-        assert_eq!(canonical("-namespace").as_deref(), Ok("-namespace-controller"));
+        assert_eq!(canonical("-namespace"), Ok(Some("-namespace-controller".to_owned())));
+        assert_eq!(canonical("nodelifecycle"), Ok(Some("node-lifecycle-controller".to_owned())));
+        assert_eq!(canonical("-nodeipam"), Ok(None));
+        assert_eq!(canonical("nodeipam"), Err(ManagerError::NotSupported { name: "nodeipam".into() }));
         assert_eq!(canonical("nmespace"), Err(ManagerError::UnknownController { name: "nmespace".into() }));
     }
 }
