@@ -54,6 +54,20 @@ impl Api {
         self.0.create(resource, namespace, &object).await
     }
 
+    pub async fn try_patch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        patch: Value,
+    ) -> Result<Value, ApiError> {
+        self.0.patch(resource, "", namespace, name, PatchType::Merge, &patch).await
+    }
+
+    pub async fn try_delete(&self, resource: &Resource, namespace: &str, name: &str) -> Result<(), ApiError> {
+        self.0.delete(resource, namespace, name, &DeleteOptions::default()).await
+    }
+
     pub async fn patch(&self, resource: &Resource, namespace: &str, name: &str, patch: Value) -> Value {
         self.0
             .patch(resource, "", namespace, name, PatchType::Merge, &patch)
@@ -164,6 +178,17 @@ pub fn pod(name: &str, containers: Value) -> Value {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": containers, "terminationGracePeriodSeconds": 1},
     })
+}
+
+/// A pod that is on a node already: no scheduler has to place it.
+pub fn placed(mut pod: Value, node: &str) -> Value {
+    pod["spec"]["nodeName"] = node.into();
+    pod
+}
+
+pub async fn first_node(host: &Api) -> String {
+    let nodes = host.list(&NODES, "").await;
+    nodes[0].str_at(&["metadata", "name"]).to_owned()
 }
 
 pub fn simple_pod(name: &str) -> Value {

@@ -3,6 +3,10 @@
 mod clash;
 mod cluster;
 mod docs;
+mod faults;
 mod hostile;
+mod pods;
 mod properties;
+mod restart;
+mod simulator;
 mod translate;

@@ -1,0 +1,184 @@
+//! The real engine between two real API servers while requests fail, watches break, the syncer restarts and both sides are
+//! changed at random. At the end everything must agree. A failure prints the seed; `SIM_SEED` and `SIM_STEPS` choose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use apimachinery::{Value, json};
+use syncer::metadata;
+
+use crate::cluster::*;
+use crate::faults::Faults;
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_both_sides_agree_in_the_end() {
+    let steps = from_env("SIM_STEPS", 250);
+    let seeds = match from_env("SIM_SEED", 0) {
+        0 => vec![1, 2],
+        seed => vec![seed],
+    };
+    for seed in seeds {
+        println!("SIM_SEED={seed} SIM_STEPS={steps}");
+        simulate(seed, steps).await;
+    }
+}
+
+async fn simulate(seed: u64, steps: u64) {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let node = first_node(&host_api).await;
+    let host_faults = Faults::new(seed, 60);
+    let virtual_faults = Faults::new(seed + 1000, 30);
+    let dice = Faults::new(seed + 2000, 0);
+    let start = || {
+        let config = tenant.config();
+        syncer::Syncer::start(virtual_faults.wrap(tenant.client()), host_faults.wrap(host.client()), config)
+            .expect("the syncer starts")
+    };
+    let mut running = Some(start());
+
+    // Somebody else's object under a name that a virtual one will want.
+    let foreign = tenant.on_host("default", "map-0");
+    host_api
+        .create(
+            &CONFIG_MAPS,
+            &foreign.namespace,
+            json!({"metadata": {"name": (foreign.name.as_str())}, "data": {"mine": "1"}}),
+        )
+        .await;
+
+    for step in 0..steps {
+        let n = dice.next() % 12;
+        let (pod, map) = (format!("pod-{n}"), format!("map-{n}"));
+        // Random edits race with the syncer and with each other: that one fails is part of the game.
+        match dice.next() % 12 {
+            0..=3 => {
+                let from = json!([{"configMapRef": {"name": map, "optional": true}}]);
+                let p = crate::cluster::pod(&pod, json!([{"name": "app", "image": "nginx", "envFrom": from}]));
+                let _ = tenant.api.try_create(&PODS, "default", placed(p, &node)).await;
+            }
+            4 | 5 => {
+                let data = json!({"metadata": {"name": map}, "data": {"step": (step.to_string())}});
+                let _ = tenant.api.try_create(&CONFIG_MAPS, "default", data).await;
+            }
+            6 => {
+                let patch = json!({"data": {"step": (step.to_string())}});
+                let _ = tenant.api.try_patch(&CONFIG_MAPS, "default", &map, patch).await;
+            }
+            7 => {
+                let patch = json!({"metadata": {"labels": {"step": (step.to_string())}}});
+                let _ = tenant.api.try_patch(&PODS, "default", &pod, patch).await;
+            }
+            8 => {
+                let _ = tenant.api.try_delete(&PODS, "default", &pod).await;
+            }
+            9 => {
+                let _ = tenant.api.try_delete(&CONFIG_MAPS, "default", &map).await;
+            }
+            10 => {
+                let on_host = tenant.on_host("default", &pod);
+                let _ = host_api.try_delete(&PODS, &on_host.namespace, &on_host.name).await;
+            }
+            _ => {
+                if dice.next() % 4 == 0
+                    && let Some(old) = running.take()
+                {
+                    // Killed, or stopped in order.
+                    if dice.next() % 2 == 0 {
+                        old.shutdown().await;
+                    }
+                    drop(old);
+                    running = Some(start());
+                }
+            }
+        }
+    }
+
+    host_faults.per_mille.store(0, Ordering::Relaxed);
+    virtual_faults.per_mille.store(0, Ordering::Relaxed);
+    let disagreement = std::sync::Mutex::new(String::new());
+    let agreed = tokio::time::timeout(std::time::Duration::from_secs(90), async {
+        loop {
+            match disagreements(&tenant, &host_api).await {
+                None => return,
+                Some(what) => *disagreement.lock().expect("not poisoned") = what,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let injected = host_faults.injected.load(Ordering::Relaxed) + virtual_faults.injected.load(Ordering::Relaxed);
+    assert!(
+        agreed.is_ok(),
+        "seed {seed}, {steps} steps, {injected} faults: {}",
+        disagreement.lock().expect("not poisoned")
+    );
+    assert!(injected > 0, "nothing failed");
+    let still =
+        host_api.get(&CONFIG_MAPS, &foreign.namespace, &foreign.name).await.expect("the foreign object is there");
+    assert_eq!(still["data"], json!({"mine": "1"}), "seed {seed}");
+    if let Some(running) = running {
+        running.shutdown().await;
+    }
+}
+
+fn by_name(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    objects.into_iter().map(|o| (o.str_at(&["metadata", "name"]).to_owned(), o)).collect()
+}
+
+/// What is not as it should be.
+async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
+    let pods = by_name(tenant.api.list(&PODS, "default").await);
+    let host_pods = by_name(host.list(&PODS, &tenant.host_namespace).await);
+    for (name, pod) in &pods {
+        let on_host = tenant.on_host("default", name);
+        let Some(host_pod) = host_pods.get(&on_host.name) else {
+            return Some(format!("pod {name} is not on the host"));
+        };
+        if metadata::annotation(host_pod, metadata::UID_ANNOTATION) != metadata::uid_of(pod) {
+            return Some(format!("the host pod of {name} is an older pod's"));
+        }
+        if pod.str_at(&["status", "phase"]) != host_pod.str_at(&["status", "phase"]) {
+            return Some(format!("pod {name} shows another phase than the host's"));
+        }
+        if metadata::label(pod, "step") != metadata::label(host_pod, "step") {
+            return Some(format!("pod {name} has another label on the host"));
+        }
+    }
+    if host_pods.len() != pods.len() {
+        return Some(format!("{} pods, {} on the host", pods.len(), host_pods.len()));
+    }
+    let maps = by_name(tenant.api.list(&CONFIG_MAPS, "default").await);
+    let wanted: BTreeSet<&str> = pods
+        .values()
+        .map(|p| p.array_at(&["spec", "containers"])[0]["envFrom"][0].str_at(&["configMapRef", "name"]))
+        .filter(|n| maps.contains_key(*n))
+        .collect();
+    let host_maps = by_name(host.list(&CONFIG_MAPS, &tenant.host_namespace).await);
+    let ours: BTreeMap<&str, &Value> = host_maps
+        .values()
+        .filter(|m| metadata::label(m, metadata::MANAGED_BY_LABEL) == tenant.name)
+        .map(|m| (metadata::annotation(m, metadata::NAME_ANNOTATION), m))
+        .collect();
+    for name in &wanted {
+        // The name that somebody else has.
+        if *name == "map-0" {
+            continue;
+        }
+        match ours.get(name) {
+            None => return Some(format!("config map {name} is used and not on the host")),
+            Some(on_host) if on_host["data"] != maps[*name]["data"] => {
+                return Some(format!("config map {name} differs"));
+            }
+            Some(_) => {}
+        }
+    }
+    ours.keys()
+        .find(|name| !wanted.contains(*name))
+        .map(|name| format!("config map {name} is on the host and not used"))
+}
