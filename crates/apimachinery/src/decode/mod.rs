@@ -5,13 +5,15 @@
 //! - What comes out is what Go would write again after reading the same body into its structs: nulls and empty optional
 //!   values are gone, required ones are there with their zero value, quantities and times are in canonical form. The
 //!   rest of the server relies on this form; [`normalize`] restores it after a patch.
-//! - Objects of unknown kinds, and custom resources, go through [`untyped`]: only duplicates are collected.
+//! - Custom resources go through [`custom`]: pruned by their structural schema, wrong types left for validation.
+//! - Objects of unknown kinds go through [`untyped`]: only duplicates are collected.
 //!
 //! Limits: nesting of at most [`MAX_DEPTH`]; the size of a body is the HTTP layer's business.
 //!
 //! Follows: `k8s.io/apimachinery/pkg/runtime/serializer/json`, `sigs.k8s.io/json`,
 //! `apiserver/pkg/endpoints/handlers/create.go` (texts).
 
+mod custom;
 mod normalize;
 mod parser;
 mod yaml;
@@ -21,6 +23,7 @@ use crate::json::Value;
 use crate::resources;
 use crate::schema::{self, TypeRef};
 
+pub use custom::{coerce, custom, default_custom};
 pub(crate) use normalize::finish as normalize_struct;
 pub use normalize::{as_stored, normalize, zero};
 

@@ -52,6 +52,8 @@ pub struct Type {
     pub preserve_unknown_fields: bool,
     /// The value is a whole object with `apiVersion`, `kind` and `metadata`.
     pub embedded_resource: bool,
+    /// What stands for null in a list or map (custom resources only; members have theirs in [`Field::default`]).
+    pub default: Option<Box<Value>>,
 }
 
 #[derive(Debug, Clone)]
@@ -224,7 +226,7 @@ impl Schema {
 
     /// Adds a type of which no other type needs to know more than its number.
     pub(crate) fn add(&mut self, shape: Shape) -> TypeId {
-        self.types.push(Type { shape, nullable: false, preserve_unknown_fields: false, embedded_resource: false });
+        self.types.push(Type { shape, nullable: false, preserve_unknown_fields: false, embedded_resource: false, default: None });
         TypeId(self.types.len() as u32 - 1)
     }
 

@@ -81,6 +81,7 @@ impl Builder<'_> {
         node.nullable = is("nullable");
         node.preserve_unknown_fields = preserve;
         node.embedded_resource = embedded;
+        node.default = s.get("default").filter(|d| !d.is_null()).cloned().map(Box::new);
         Ok(id)
     }
 
