@@ -47,8 +47,8 @@ pub fn custom(
     }
     let Decoded { mut object, mut strict_errors } = decoded;
     expected.set_on(&mut object);
-    let unknown =
-        coerce(&mut object, root).map_err(|e| ObjectError { message: cannot_be_handled(expected, &expected.kind, &e) })?;
+    let unknown = coerce(&mut object, root)
+        .map_err(|e| ObjectError { message: cannot_be_handled(expected, &expected.kind, &e) })?;
     strict_errors.extend(unknown.iter().map(|path| format!("unknown field {}", crate::text::quote(path))));
     Ok(Decoded { object, strict_errors })
 }
@@ -158,7 +158,8 @@ fn drop_nulls(value: &mut Value, ty: Option<TypeRef<'_>>) {
         Value::Object(map) => map.retain(|name, v| {
             let field = ty.and_then(|t| t.field(name));
             let member = ty.and_then(|t| t.member(name));
-            let default = field.is_some_and(|f| f.default.is_some()) || member.is_some_and(|m| m.get().default.is_some());
+            let default =
+                field.is_some_and(|f| f.default.is_some()) || member.is_some_and(|m| m.get().default.is_some());
             if v.is_null() && !default && member.is_some_and(|m| !m.get().nullable) {
                 return false;
             }
@@ -260,7 +261,15 @@ mod tests {
                    "spec": {"known": {"x": "1"}, "free": {"stays": 1, "strict": {"y": "1"}},
                             "m": {"k": {"z": "1"}}, "l": [{}]}})
         );
-        let told = ["other", "spec.free.strict.gone", "spec.gone", "spec.known.gone", "spec.l[0].b", "spec.m.k.gone", "metadata.bogus"];
+        let told = [
+            "other",
+            "spec.free.strict.gone",
+            "spec.gone",
+            "spec.known.gone",
+            "spec.l[0].b",
+            "spec.m.k.gone",
+            "metadata.bogus",
+        ];
         let told: Vec<String> = told.iter().map(|p| format!("unknown field \"{p}\"")).collect();
         assert_eq!(decoded.strict_errors, told);
         let twice = decode(&schema, r#"{"spec":{"known":{"x":"1","x":"2"}}}"#).unwrap();

@@ -226,7 +226,13 @@ impl Schema {
 
     /// Adds a type of which no other type needs to know more than its number.
     pub(crate) fn add(&mut self, shape: Shape) -> TypeId {
-        self.types.push(Type { shape, nullable: false, preserve_unknown_fields: false, embedded_resource: false, default: None });
+        self.types.push(Type {
+            shape,
+            nullable: false,
+            preserve_unknown_fields: false,
+            embedded_resource: false,
+            default: None,
+        });
         TypeId(self.types.len() as u32 - 1)
     }
 
