@@ -90,6 +90,15 @@ pub(crate) fn one_of(object: &Value, key: &str, supported: &[&str], path: &Field
     }
 }
 
+/// The same for a pointer: an empty string is a value, and not a supported one.
+pub(crate) fn one_of_present(object: &Value, key: &str, supported: &[&str], path: &FieldPath, errors: &mut Errors) {
+    if object.has(key) {
+        optional_one_of(object, key, supported, path, errors);
+    } else {
+        errors.required(&path.child(key), "");
+    }
+}
+
 /// A member that may be absent and otherwise must be one of an enumeration.
 pub(crate) fn optional_one_of(object: &Value, key: &str, supported: &[&str], path: &FieldPath, errors: &mut Errors) {
     if let Some(value) = object.os(key)
@@ -102,6 +111,16 @@ pub(crate) fn optional_one_of(object: &Value, key: &str, supported: &[&str], pat
 pub(crate) fn required_string(object: &Value, key: &str, path: &FieldPath, errors: &mut Errors) {
     if object.s(key).is_empty() {
         errors.required(&path.child(key), "");
+    }
+}
+
+/// A member that must be set and fit into a path as one segment: names and kinds of any object.
+pub(crate) fn required_path_segment(object: &Value, key: &str, path: &FieldPath, errors: &mut Errors) {
+    let value = object.s(key);
+    if value.is_empty() {
+        errors.required(&path.child(key), "");
+    } else {
+        errors.messages(&path.child(key), value, names::is_path_segment_name(value));
     }
 }
 

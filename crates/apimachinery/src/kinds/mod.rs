@@ -5,17 +5,26 @@
 //! Trees are as decoding leaves them: known fields have the right type, and an absent field means its zero value.
 
 pub(crate) mod access;
+mod admission;
 mod apps;
+mod autoscaling;
 mod batch;
 mod certificates;
 mod check;
 mod conversion;
 pub(crate) mod core;
 mod defaults;
+mod devices;
+mod expressions;
+mod flowcontrol;
+mod networking;
 mod object_meta;
+mod policy;
 mod prepare;
+mod rbac;
 mod rules;
 mod selectable;
+mod storage;
 mod strategy;
 mod validation;
 
@@ -24,10 +33,11 @@ pub use core::resources::qos_class;
 pub use core::service::service_address_errors;
 pub use defaults::default_object;
 pub use object_meta::{field_manager as validate_field_manager, validate_common_update};
+pub use expressions::{Expression, ExpressionCheck, ExpressionUse};
 pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
-pub use validation::{validate_create, validate_update};
+pub use validation::{error_group, validate_create, validate_create_with, validate_update, validate_update_with};
 
 #[cfg(test)]
 mod tests;

@@ -15,5 +15,5 @@ pub(crate) mod resources;
 pub(crate) mod scheduling;
 mod security;
 pub(crate) mod service;
-mod volume_sources;
+pub(crate) mod volume_sources;
 mod volumes;
