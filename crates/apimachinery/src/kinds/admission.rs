@@ -140,9 +140,7 @@ impl<'a> HookOptions<'a> {
         HookOptions {
             skip_conditions: old.is_some() && hooks.len() == all.len() && all.iter().zip(hooks).all(same),
             no_side_effects: hooks.iter().all(no_side_effects),
-            known_version: hooks
-                .iter()
-                .all(|h| h.list("admissionReviewVersions").is_empty() || has_known_version(h)),
+            known_version: hooks.iter().all(|h| h.list("admissionReviewVersions").is_empty() || has_known_version(h)),
             unique_names: (1..hooks.len()).all(|i| hooks[..i].iter().all(|h| h.s("name") != hooks[i].s("name"))),
             selectors,
             known: hooks.iter().flat_map(condition_sources).collect(),
@@ -194,11 +192,8 @@ fn webhook(
     }
     check::optional_one_of(hook, "failurePolicy", &["Fail", "Ignore"], path, errors);
     check::optional_one_of(hook, "matchPolicy", &["Equivalent", "Exact"], path, errors);
-    let classes: &[&str] = if options.no_side_effects {
-        &["None", "NoneOnDryRun"]
-    } else {
-        &["None", "NoneOnDryRun", "Some", "Unknown"]
-    };
+    let classes: &[&str] =
+        if options.no_side_effects { &["None", "NoneOnDryRun"] } else { &["None", "NoneOnDryRun", "Some", "Unknown"] };
     let at = path.child("sideEffects");
     match hook.os("sideEffects") {
         None => errors.required(&at, format!("must specify one of {}", classes.join(", "))),
@@ -237,8 +232,7 @@ fn webhook_url(url: &str, path: &FieldPath, errors: &mut Errors) {
     const FORM: &str = "; desired format: https://host[/path]";
     if let Some(bad) = url.bytes().find(|b| *b < 0x20 || *b == 0x7f) {
         let _ = bad;
-        let detail =
-            format!("url must be a valid URL: parse {url:?}: net/url: invalid control character in URL{FORM}");
+        let detail = format!("url must be a valid URL: parse {url:?}: net/url: invalid control character in URL{FORM}");
         return errors.required(path, detail);
     }
     let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
@@ -418,8 +412,27 @@ fn mutable_operations(resources: &Value, path: &FieldPath, errors: &mut Errors) 
 
 fn is_identifier(name: &str) -> bool {
     const RESERVED: &[&str] = &[
-        "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
-        "let", "loop", "package", "namespace", "return", "var", "void", "while",
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
     ];
     let word = |b: u8| b == b'_' || b.is_ascii_alphanumeric();
     name.bytes().all(word) && !name.as_bytes().first().is_none_or(u8::is_ascii_digit) && !RESERVED.contains(&name)
@@ -453,9 +466,8 @@ pub(crate) fn policy(
             }
         }
     }
-    let same_conditions = old_spec.is_some_and(|old| {
-        ["paramKind", "matchConditions"].iter().all(|key| semantic_equal(spec.v(key), old.v(key)))
-    });
+    let same_conditions = old_spec
+        .is_some_and(|old| ["paramKind", "matchConditions"].iter().all(|key| semantic_equal(spec.v(key), old.v(key))));
     let has_params = spec.has("paramKind");
     if !same_conditions {
         let known = old_spec.map(condition_sources).unwrap_or_default();

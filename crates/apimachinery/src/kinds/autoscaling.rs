@@ -46,17 +46,20 @@ pub(crate) fn autoscaler(new: &Value, old: Option<&Value>, errors: &mut Errors) 
         errors.invalid(&at, max, "must be greater than or equal to `minReplicas`");
     }
     let target = spec.v("scaleTargetRef");
-    let same_target = old_spec.is_some_and(|s| {
-        ["apiVersion", "kind"].iter().all(|key| s.v("scaleTargetRef").s(key) == target.s(key))
-    });
-    let options =
-        References { any_version: same_target, empty_group: !same_target && target.s("kind") == "ReplicationController" };
+    let same_target = old_spec
+        .is_some_and(|s| ["apiVersion", "kind"].iter().all(|key| s.v("scaleTargetRef").s(key) == target.s(key)));
+    let options = References {
+        any_version: same_target,
+        empty_group: !same_target && target.s("kind") == "ReplicationController",
+    };
     reference(target, options, &path.child("scaleTargetRef"), errors);
     let mut options = References { any_version: false, empty_group: true };
     options.any_version = old_spec.is_some_and(|s| {
-        s.list("metrics").iter().filter(|m| m.s("type") == "Object").filter_map(|m| m.o("object")).any(|object| {
-            version_error(object.v("describedObject").s("apiVersion"), options).is_some()
-        })
+        s.list("metrics")
+            .iter()
+            .filter(|m| m.s("type") == "Object")
+            .filter_map(|m| m.o("object"))
+            .any(|object| version_error(object.v("describedObject").s("apiVersion"), options).is_some())
     });
     let metrics = spec.list("metrics");
     let at = path.child("metrics");
@@ -64,7 +67,8 @@ pub(crate) fn autoscaler(new: &Value, old: Option<&Value>, errors: &mut Errors) 
         metric(one, options, &at.index(i), errors);
     }
     if min == Some(0) && !metrics.iter().any(|m| matches!(m.s("type"), "Object" | "External")) {
-        errors.forbidden(&at, "must specify at least one Object or External metric to support scaling to zero replicas");
+        errors
+            .forbidden(&at, "must specify at least one Object or External metric to support scaling to zero replicas");
     }
     for key in ["scaleUp", "scaleDown"] {
         if let Some(rules) = spec.v("behavior").o(key) {
@@ -178,24 +182,20 @@ fn source(key: &str, source: &Value, references: References, path: &FieldPath, e
         "object" if !value && !average => {
             errors.required(&at.child("averageValue"), "must set either a target value or averageValue");
         }
-        "external" if !value && !average => errors.required(
-            &at.child("averageValue"),
-            "must set either a target value for metric or a per-pod target",
-        ),
+        "external" if !value && !average => {
+            errors.required(&at.child("averageValue"), "must set either a target value for metric or a per-pod target")
+        }
         "external" if value && average => {
             errors.forbidden(&at.child("value"), "may not set both a target value for metric and a per-pod target");
         }
         "pods" if !average => {
             errors.required(&at.child("averageValue"), "must specify a positive target averageValue");
         }
-        "resource" | "containerResource" if !utilization && !average => errors.required(
-            &at.child("averageUtilization"),
-            "must set either a target raw value or a target utilization",
-        ),
-        "resource" | "containerResource" if utilization && average => errors.forbidden(
-            &at.child("averageValue"),
-            "may not set both a target raw value and a target utilization",
-        ),
+        "resource" | "containerResource" if !utilization && !average => errors
+            .required(&at.child("averageUtilization"), "must set either a target raw value or a target utilization"),
+        "resource" | "containerResource" if utilization && average => {
+            errors.forbidden(&at.child("averageValue"), "may not set both a target raw value and a target utilization")
+        }
         _ => {}
     }
 }

@@ -115,9 +115,8 @@ fn is_sequence(der: &[u8]) -> bool {
 fn request_error(request: &str) -> Option<&'static str> {
     let text = decoded(request).and_then(|bytes| String::from_utf8(bytes).ok());
     match text.as_deref().and_then(pem_block) {
-        Some(("CERTIFICATE REQUEST", der, _, _)) => {
-            (!is_sequence(&der)).then_some("asn1: structure error: tags don't match (16 vs {class:0 tag:0 length:0 isCompound:false})")
-        }
+        Some(("CERTIFICATE REQUEST", der, _, _)) => (!is_sequence(&der))
+            .then_some("asn1: structure error: tags don't match (16 vs {class:0 tag:0 length:0 isCompound:false})"),
         _ => Some("PEM block type must be CERTIFICATE REQUEST"),
     }
 }

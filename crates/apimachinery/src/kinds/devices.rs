@@ -311,11 +311,17 @@ pub(crate) fn claim_status(new: &Value, old: &Value, errors: &mut Errors) {
         }
     });
     let allocation = status.o("allocation");
-    let allocated: Vec<String> =
-        status.v("allocation").v("devices").list("results").iter().map(device_key).collect();
-    each_once(status.list("devices"), usize::MAX, device_key, &path.child("devices"), errors, |device, path, errors| {
-        device_status(device, &allocated, path, errors);
-    });
+    let allocated: Vec<String> = status.v("allocation").v("devices").list("results").iter().map(device_key).collect();
+    each_once(
+        status.list("devices"),
+        usize::MAX,
+        device_key,
+        &path.child("devices"),
+        errors,
+        |device, path, errors| {
+            device_status(device, &allocated, path, errors);
+        },
+    );
     if !reserved.is_empty() {
         if allocation.is_none() {
             errors.forbidden(&at, "may not be specified when `allocated` is not set");
@@ -490,8 +496,7 @@ pub(crate) fn slice(new: &Value, old: Option<&Value>, errors: &mut Errors) {
         check::immutable(spec.v("nodeName"), old.v("nodeName"), &path.child("nodeName"), errors);
     }
     const KEYS: &[&str] = &["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
-    const ONE: &str =
-        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     let set = node_choice(spec, KEYS, "must be either unset or set to a non-empty string", &path, errors);
     if let Some(selector) = spec.o("nodeSelector")
         && selector.list("nodeSelectorTerms").len() != 1
@@ -616,7 +621,8 @@ fn is_semver(text: &str) -> bool {
     let parts: Vec<&str> = core.split('.').collect();
     parts.len() == 3
         && parts.into_iter().all(number)
-        && pre.is_none_or(|pre| pre.split('.').all(|p| word(p) && (!p.bytes().all(|b| b.is_ascii_digit()) || number(p))))
+        && pre
+            .is_none_or(|pre| pre.split('.').all(|p| word(p) && (!p.bytes().all(|b| b.is_ascii_digit()) || number(p))))
         && build.is_none_or(|build| build.split('.').all(word))
 }
 
@@ -705,7 +711,11 @@ fn request_policy(capacity: &Value, policy: &Value, path: &FieldPath, errors: &m
                 errors.invalid(&at.child("min"), canonical(min).as_str(), detail);
             }
             if default < quantity(min) {
-                errors.invalid(&at.child("min"), shown.as_str(), format!("default is less than min: {}", canonical(min)));
+                errors.invalid(
+                    &at.child("min"),
+                    shown.as_str(),
+                    format!("default is less than min: {}", canonical(min)),
+                );
             }
             let Some(upper) = range.o("max") else { return };
             if quantity(min) > quantity(upper) {

@@ -46,7 +46,12 @@ pub fn any_expression(_: &Expression<'_>) -> Option<String> {
     None
 }
 
-pub(crate) fn expression(check: ExpressionCheck<'_>, expression: Expression<'_>, path: &FieldPath, errors: &mut Errors) {
+pub(crate) fn expression(
+    check: ExpressionCheck<'_>,
+    expression: Expression<'_>,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     if let Some(detail) = check(&expression) {
         errors.invalid(path, expression.source, detail);
     }

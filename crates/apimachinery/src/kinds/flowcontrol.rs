@@ -251,8 +251,7 @@ fn limited(body: &Value, path: &FieldPath, errors: &mut Errors) {
             }
         }
         "Queue" => match queuing {
-            None => errors
-                .required(&at.child("queuing"), "must not be empty if limited.limitResponse.type is Limited"),
+            None => errors.required(&at.child("queuing"), "must not be empty if limited.limitResponse.type is Limited"),
             Some(body) => queues(body, &at.child("queuing"), errors),
         },
         other => errors.not_supported(&at.child("type"), other, &["Queue", "Reject"]),

@@ -92,9 +92,9 @@ fn ip_block(block: &Value, known: &[&str], path: &FieldPath, errors: &mut Errors
 }
 
 fn policy_rules<'a>(spec: &'a Value) -> impl Iterator<Item = (&'static str, &'static str, usize, &'a Value)> {
-    [("ingress", "from"), ("egress", "to")].into_iter().flat_map(move |(list, peers)| {
-        spec.list(list).iter().enumerate().map(move |(i, rule)| (list, peers, i, rule))
-    })
+    [("ingress", "from"), ("egress", "to")]
+        .into_iter()
+        .flat_map(move |(list, peers)| spec.list(list).iter().enumerate().map(move |(i, rule)| (list, peers, i, rule)))
 }
 
 fn policy_spec(spec: &Value, tolerated: Tolerated<'_>, errors: &mut Errors) {
@@ -226,11 +226,8 @@ fn ingress_spec(spec: &Value, any_secret: bool, any_wildcard: bool, errors: &mut
 }
 
 fn ingress_host(host: &str, path: &FieldPath, errors: &mut Errors) {
-    let messages = if host.contains('*') {
-        names::is_wildcard_dns1123_subdomain(host)
-    } else {
-        names::is_dns1123_subdomain(host)
-    };
+    let messages =
+        if host.contains('*') { names::is_wildcard_dns1123_subdomain(host) } else { names::is_dns1123_subdomain(host) };
     errors.messages(path, host, messages);
 }
 
@@ -340,12 +337,7 @@ pub(crate) fn ingress_class(new: &Value, old: Option<&Value>, errors: &mut Error
     let (spec, path) = (new.v("spec"), FieldPath::new("spec"));
     if let Some(old) = old {
         object_meta::validate_update(new, old, true, errors);
-        check::immutable(
-            spec.v("controller"),
-            old.v("spec").v("controller"),
-            &path.child("controller"),
-            errors,
-        );
+        check::immutable(spec.v("controller"), old.v("spec").v("controller"), &path.child("controller"), errors);
     }
     object_meta::validate(new, CLUSTER_META, errors);
     let controller = spec.s("controller");
@@ -570,11 +562,8 @@ fn slice_hints(hints: &Value, path: &FieldPath, errors: &mut Errors) {
             } else {
                 seen.push(name);
             }
-            let messages = if key == "forZones" {
-                names::is_label_value(name)
-            } else {
-                names::name_is_dns_subdomain(name, false)
-            };
+            let messages =
+                if key == "forZones" { names::is_label_value(name) } else { names::name_is_dns_subdomain(name, false) };
             errors.messages(&path, name, messages);
         }
     }

@@ -73,10 +73,7 @@ pub(crate) fn priority_class(new: &Value, old: Option<&Value>, errors: &mut Erro
             );
         }
     } else if new.i("value") > 1_000_000_000 {
-        errors.forbidden(
-            &FieldPath::new("value"),
-            "maximum allowed value of a user defined priority is 1000000000",
-        );
+        errors.forbidden(&FieldPath::new("value"), "maximum allowed value of a user defined priority is 1000000000");
     }
     if let Some(policy) = new.os("preemptionPolicy") {
         super::core::pod_spec::preemption_policy(policy, &FieldPath::new("preemptionPolicy"), errors);
