@@ -32,8 +32,8 @@ pub use conversion::{event_to_core, event_to_events_group, hpa_to_v1, hpa_to_v2}
 pub use core::resources::qos_class;
 pub use core::service::service_address_errors;
 pub use defaults::default_object;
-pub use object_meta::{field_manager as validate_field_manager, validate_common_update};
 pub use expressions::{Expression, ExpressionCheck, ExpressionUse};
+pub use object_meta::{field_manager as validate_field_manager, validate_common_update};
 pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
