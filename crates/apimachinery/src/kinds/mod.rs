@@ -19,6 +19,7 @@ mod expressions;
 mod flowcontrol;
 mod networking;
 mod object_meta;
+mod pod_warnings;
 mod policy;
 mod prepare;
 mod rbac;
@@ -27,6 +28,7 @@ mod selectable;
 mod storage;
 mod strategy;
 mod validation;
+mod warnings;
 
 pub use conversion::{event_to_core, event_to_events_group, hpa_to_v1, hpa_to_v2};
 pub use core::resources::qos_class;
@@ -38,6 +40,7 @@ pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
 pub use validation::{error_group, validate_create, validate_create_with, validate_update, validate_update_with};
+pub use warnings::{warnings_create, warnings_update};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 pub(crate) mod claims;
 pub(crate) mod config;
-mod containers;
+pub(crate) mod containers;
 pub(crate) mod diff;
 mod env;
 pub(crate) mod node;
