@@ -67,7 +67,7 @@ impl Resource {
     }
 
     pub fn group_kind(&self) -> GroupKind {
-        self.gvk.group_kind()
+        GroupKind { group: apimachinery::kinds::error_group(&self.gvk).into(), kind: self.gvk.kind.clone() }
     }
 
     pub fn has_verb(&self, verb: &str) -> bool {

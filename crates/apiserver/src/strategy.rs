@@ -225,11 +225,11 @@ impl Strategy for BuiltIn {
     fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
         kinds::validate_update(&self.gvk, subresource, new, old)
     }
-    fn warnings_create(&self, _object: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_create(&self, object: &Value) -> Vec<String> {
+        kinds::warnings_create(&self.gvk, object)
     }
-    fn warnings_update(&self, _subresource: &str, _new: &Value, _old: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String> {
+        kinds::warnings_update(&self.gvk, subresource, new, old)
     }
 
     fn convert_field_label(&self, label: &str) -> Result<String, String> {
