@@ -188,7 +188,9 @@ fn collisions(all: &mut Vec<Placed>, paths: Vec<Placed>) -> Vec<String> {
     let mut out = Vec::new();
     for mut one in paths {
         one.path.truncate(one.path.trim_end_matches('/').len());
-        out.extend(all.iter().filter(|other| other.touches(&one)).map(|o| format!("{} with {}", one.print(), o.print())));
+        out.extend(
+            all.iter().filter(|other| other.touches(&one)).map(|o| format!("{} with {}", one.print(), o.print())),
+        );
         all.push(one);
     }
     out
@@ -209,8 +211,7 @@ fn overlaps(volume: &Value, out: &mut Warnings) {
         [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName"), ("downwardAPI", "DownwardAPI", "")]
     {
         let Some(source) = volume.o(key) else { continue };
-        let what =
-            if name_key.is_empty() { kind.to_owned() } else { format!("{kind} {:?}", source.s(name_key)) };
+        let what = if name_key.is_empty() { kind.to_owned() } else { format!("{kind} {:?}", source.s(name_key)) };
         warn(&what, collisions(&mut Vec::new(), items(source, "")));
     }
     let mut all = Vec::new();

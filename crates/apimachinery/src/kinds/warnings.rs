@@ -165,9 +165,7 @@ fn service(service: &Value, out: &mut Warnings) {
     const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     let (spec, path) = (service.v("spec"), at(&["spec"]));
     if service.v("metadata").v("annotations").has(HINTS) {
-        out.push(format!(
-            "annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
-        ));
+        out.push(format!("annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"));
     }
     let (kind, ip) = (spec.s("type"), spec.s("clusterIP"));
     if !matches!(ip, "" | "None") {
@@ -287,10 +285,7 @@ fn volume(volume: &Value, out: &mut Warnings) {
             "volume.beta.kubernetes.io/storage-class",
             "deprecated since v1.8; use \"storageClassName\" attribute instead",
         ),
-        (
-            "volume.beta.kubernetes.io/mount-options",
-            "deprecated since v1.31; use \"mountOptions\" attribute instead",
-        ),
+        ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
     ] {
         if annotations.has(key) {
             out.push(format!("metadata.annotations[{key}]: {message}"));
@@ -423,9 +418,7 @@ pub(crate) fn deprecated_label(key: &str) -> Option<&'static str> {
             "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"
         }
         "app.kubernetes.io/created-by" => "deprecated since v1.9",
-        "scheduler.alpha.kubernetes.io/preferAvoidPods" => {
-            "deprecated since v1.22; use Taints and Tolerations instead"
-        }
+        "scheduler.alpha.kubernetes.io/preferAvoidPods" => "deprecated since v1.22; use Taints and Tolerations instead",
         "node-role.kubernetes.io/master" => "use \"node-role.kubernetes.io/control-plane\" instead",
         _ => return None,
     })
