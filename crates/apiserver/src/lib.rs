@@ -15,6 +15,7 @@ pub mod body;
 pub mod bootstrap;
 pub mod cache;
 pub mod config;
+pub mod crd;
 mod discovery;
 pub mod handlers;
 mod health;

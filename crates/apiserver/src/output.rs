@@ -59,6 +59,15 @@ impl ListMeta {
         }
         meta.into()
     }
+
+    /// The metadata of a plain list: lists of custom resources always say where they go on, upstream's being untyped.
+    fn for_list(&self, resource: &Resource) -> Value {
+        let mut meta = self.to_value();
+        if !resource.builtin {
+            meta.make_object().get_or_insert_with("continue", || "".into());
+        }
+        meta
+    }
 }
 
 impl Form {
@@ -184,7 +193,7 @@ pub async fn list_response(
                 "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{},\"items\":[",
                 Value::from(resource.list_kind.as_str()),
                 Value::from(resource.api_version()),
-                meta.to_value()
+                meta.for_list(resource)
             )
             .as_bytes(),
         );
@@ -224,7 +233,7 @@ pub fn objects_response(
             }
             json!({
                 "kind": resource.list_kind, "apiVersion": resource.api_version(),
-                "metadata": meta.to_value(), "items": Value::Array(objects),
+                "metadata": meta.for_list(resource), "items": Value::Array(objects),
             })
         }
         Some(c) if c.kind == "Table" => table(resource, form, &c.version, meta, objects, true),

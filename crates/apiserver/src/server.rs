@@ -111,7 +111,10 @@ impl ApiServer {
             stop,
             tasks,
         });
-        Ok(ApiServer { inner })
+        let server = ApiServer { inner };
+        crate::crd::load(&server);
+        server.spawn(crate::crd::run(server.clone()));
+        Ok(server)
     }
 
     pub fn storage(&self) -> &Arc<Storage> {
@@ -307,6 +310,9 @@ impl ApiServer {
             resource,
             warnings: Mutex::new(Vec::new()),
         };
+        if let Some(text) = cx.resource.strategy.deprecation() {
+            cx.warn(text);
+        }
         if let Some(text) = deprecation(&cx) {
             cx.warn(text);
         }

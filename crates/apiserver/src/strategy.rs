@@ -19,6 +19,7 @@ use apimachinery::table;
 use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
+use crate::crd::definition;
 use crate::negotiate::Encoding;
 
 /// What to do about unknown and duplicate fields of a request body (`fieldValidation`).
@@ -106,6 +107,11 @@ pub trait Strategy: Send + Sync {
     fn scale_paths(&self) -> ScalePaths {
         ScalePaths::default()
     }
+
+    /// The text of a `Warning` header for every request on a deprecated version.
+    fn deprecation(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The members of an object that its Scale shows.
@@ -153,6 +159,10 @@ impl BuiltIn {
         let gvk = GroupVersionKind::new(resource.group, resource.version, resource.kind);
         let versions = BuiltinVersions { kind: resource.kind, convert: &convert };
         BuiltIn { resource, gvk, versions }
+    }
+
+    fn is_definition(&self) -> bool {
+        self.resource.group == crate::crd::GROUP && self.resource.name == crate::crd::RESOURCE
     }
 }
 
@@ -210,20 +220,37 @@ impl Strategy for BuiltIn {
 
     fn default_object(&self, object: &mut Value) {
         kinds::default_object(&self.gvk, object);
+        if self.is_definition() {
+            definition::default(object);
+        }
     }
     fn prepare_create(&self, object: &mut Value) {
         kinds::prepare_create(&self.gvk, object);
+        if self.is_definition() {
+            definition::prepare_create(object);
+        }
     }
     fn prepare_update(&self, subresource: &str, new: &mut Value, old: &Value) {
         let now = Timestamp::from(std::time::SystemTime::now()).to_rfc3339();
         kinds::prepare_update(&self.gvk, subresource, new, old, &now);
+        if self.is_definition() && subresource.is_empty() {
+            definition::prepare_update(new);
+        }
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        kinds::validate_create(&self.gvk, object)
+        let mut errors = kinds::validate_create(&self.gvk, object);
+        if self.is_definition() {
+            errors.extend(definition::validate_create(object));
+        }
+        errors
     }
     fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-        kinds::validate_update(&self.gvk, subresource, new, old)
+        let mut errors = kinds::validate_update(&self.gvk, subresource, new, old);
+        if self.is_definition() && subresource.is_empty() {
+            errors.extend(definition::validate_update(new, old));
+        }
+        errors
     }
     fn warnings_create(&self, object: &Value) -> Vec<String> {
         kinds::warnings_create(&self.gvk, object)

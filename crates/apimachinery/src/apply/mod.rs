@@ -29,7 +29,7 @@ use crate::status::Status;
 use crate::time::Timestamp;
 use managed::{Managed, Manager, Operation, VersionedSet, conflict_status};
 use set::{Filter, Set};
-use typed::Type;
+pub use typed::Type;
 use updater::{UpdateError, Updater};
 
 pub use managed::DecodeError;

@@ -35,7 +35,10 @@ pub use core::resources::qos_class;
 pub use core::service::service_address_errors;
 pub use defaults::default_object;
 pub use expressions::{Expression, ExpressionCheck, ExpressionUse};
-pub use object_meta::{field_manager as validate_field_manager, validate_common_update};
+pub use object_meta::{
+    field_manager as validate_field_manager, validate_common_update, validate_custom as validate_custom_metadata,
+    validate_custom_update as validate_custom_metadata_update,
+};
 pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};

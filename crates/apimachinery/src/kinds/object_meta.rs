@@ -75,6 +75,22 @@ pub(crate) fn validate(object: &Value, rules: MetaRules, errors: &mut Errors) {
     }
 }
 
+/// Validates `metadata` of a custom resource's object.
+pub fn validate_custom(object: &Value, namespaced: bool) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let name = crate::names::name_is_dns_subdomain;
+    let rules = if namespaced { MetaRules::namespaced(name) } else { MetaRules::cluster(name) };
+    validate(object, rules, &mut errors);
+    errors
+}
+
+/// Validates the change of a custom resource's `metadata`.
+pub fn validate_custom_update(new: &Value, old: &Value, _namespaced: bool) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    validate_update(new, old, false, &mut errors);
+    errors
+}
+
 /// Validates what may not change in `metadata`.
 pub(crate) fn validate_update(new: &Value, old: &Value, kube: bool, errors: &mut Errors) {
     let path = FieldPath::new("metadata");

@@ -9,6 +9,8 @@ mod columns;
 mod pod;
 mod rows;
 
+pub use columns::{CREATION_TIMESTAMP_TEXT, NAME_TEXT};
+
 use crate::gvk::GroupVersionKind;
 use crate::json;
 use crate::json::Value;
@@ -56,4 +58,9 @@ pub fn row(gvk: &GroupVersionKind, object: &Value, now: Timestamp) -> Row {
         return pod::row(object, now);
     }
     Row { cells: rows::cells(gvk, object, now), conditions: Vec::new() }
+}
+
+/// How long ago `time` was, as Tables show it; `<unknown>` when it is not a time.
+pub fn age(time: &str, now: Timestamp) -> String {
+    rows::age(&Value::from(time), now)
 }

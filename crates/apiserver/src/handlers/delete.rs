@@ -234,6 +234,9 @@ async fn try_delete(
     let resource = &cx.resource;
     let mut object = resource.strategy.to_version(entry.to_value(), &resource.gvk).await?;
     check_preconditions(cx, &object, options)?;
+    if resource.gvr.group == crate::crd::GROUP && resource.gvr.resource == crate::crd::RESOURCE {
+        crate::crd::definition::prepare_delete(&mut object, &super::write::now());
+    }
     let decision = decide(cx, &mut object, options);
     if let Decision::AlreadyDeleting = decision {
         return Ok(Ok(Deleted::Pending(object)));

@@ -160,6 +160,9 @@ fn check_verb(resource: &Resource, info: &RequestInfo) -> StatusResult<()> {
     let collection = info.name.is_empty() || info.name_from_selector;
     if !info.subresource.is_empty() {
         let Some(subresource) = resource.subresource(&info.subresource) else {
+            if !resource.builtin {
+                return Err(Box::new(Status::not_found(&resource.group_resource(), &info.name)));
+            }
             return Err(Box::new(Status::path_not_found()));
         };
         // A proxy passes on every method.
@@ -180,6 +183,9 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     // `/api/v1/namespaces/x/nodes` and `/api/v1/pods/x` are no paths.
     let namespaced_path = !info.namespace.is_empty() && cx.resource.gvr.resource != "namespaces";
     if namespaced_path && !cx.resource.namespaced {
+        if !cx.resource.builtin {
+            return Ok(crate::output::raw_response(404, "text/plain; charset=utf-8", "404 page not found\n"));
+        }
         return Err(Box::new(Status::path_not_found()));
     }
     let named = !info.name.is_empty() && !info.name_from_selector;
