@@ -17,7 +17,13 @@ async fn start() -> DevHost {
 }
 
 /// Reads an object until `holds` is true of it.
-async fn wait(rest: &Rest, resource: &Resource, namespace: &str, name: &str, holds: impl Fn(Result<&Value, &ApiError>) -> bool) {
+async fn wait(
+    rest: &Rest,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    holds: impl Fn(Result<&Value, &ApiError>) -> bool,
+) {
     let begin = Instant::now();
     loop {
         let answer = rest.get(resource, namespace, name).await;
@@ -39,7 +45,9 @@ async fn wait(rest: &Rest, resource: &Resource, namespace: &str, name: &str, hol
 async fn a_deployment_becomes_ready_and_its_namespace_can_go() {
     let host = start().await;
     let rest = Rest::new(host.client(), "test");
-    rest.create(&NAMESPACES, "", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})).await.expect("namespace");
+    rest.create(&NAMESPACES, "", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}))
+        .await
+        .expect("namespace");
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}},
             "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "web"}]}}}});

@@ -16,7 +16,11 @@ enum Step {
     Index(i64),
     All,
     /// Elements whose member at this path equals (or not) a literal.
-    Where { path: Vec<String>, equal: bool, literal: Value },
+    Where {
+        path: Vec<String>,
+        equal: bool,
+        literal: Value,
+    },
 }
 
 impl JsonPath {
@@ -197,7 +201,8 @@ impl Column {
 
 /// `columnDefinitions`: the name, then what the definition says.
 pub fn definitions(columns: &[Column]) -> Vec<Value> {
-    let name = json!({"name": "Name", "type": "string", "format": "name", "description": table::NAME_TEXT, "priority": 0});
+    let name =
+        json!({"name": "Name", "type": "string", "format": "name", "description": table::NAME_TEXT, "priority": 0});
     std::iter::once(name).chain(columns.iter().map(|c| c.definition.clone())).collect()
 }
 

@@ -88,10 +88,7 @@ pub fn prepare_delete(definition: &mut Value, now: &str) {
 }
 
 fn established(definition: &Value) -> bool {
-    definition
-        .array_at(&["status", "conditions"])
-        .iter()
-        .any(|c| c["type"] == "Established" && c["status"] == "True")
+    definition.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
 }
 
 /// Checks a new definition, metadata aside.
@@ -108,7 +105,8 @@ pub fn validate_create(definition: &Value) -> Vec<FieldError> {
     validate_stored(definition, &mut errors);
     if spec["preserveUnknownFields"] == true {
         let path = FieldPath::new("spec").child("preserveUnknownFields");
-        let message = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        let message =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         errors.push(FieldError::invalid(&path, true, message));
     }
     errors
@@ -119,7 +117,9 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     validate_spec(new, &mut errors);
     if established(old) {
-        for path in [&["spec", "group"][..], &["spec", "names", "plural"], &["spec", "scope"], &["spec", "names", "kind"]] {
+        for path in
+            [&["spec", "group"][..], &["spec", "names", "plural"], &["spec", "scope"], &["spec", "names", "kind"]]
+        {
             if new.at(path) != old.at(path) {
                 let at = FieldPath::new(path[0]).children(&path[1..]);
                 errors.push(FieldError::invalid(&at, new.str_at(path), "field is immutable"));
@@ -167,7 +167,9 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::required(&group_path, ""));
     } else {
         match names::is_dns1123_subdomain(group) {
-            problems if !problems.is_empty() => errors.push(FieldError::invalid(&group_path, group, problems.join(","))),
+            problems if !problems.is_empty() => {
+                errors.push(FieldError::invalid(&group_path, group, problems.join(",")))
+            }
             _ if !group.contains('.') => {
                 errors.push(FieldError::invalid(&group_path, group, "should be a domain with at least one dot"));
             }
@@ -216,7 +218,11 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
         fresh
     });
     if !unique {
-        errors.push(FieldError::invalid(&path.child("versions"), printed(versions), "must contain unique version names"));
+        errors.push(FieldError::invalid(
+            &path.child("versions"),
+            printed(versions),
+            "must contain unique version names",
+        ));
     }
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
         let message = "must have exactly one version marked as storage version";

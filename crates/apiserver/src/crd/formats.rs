@@ -62,11 +62,14 @@ fn cidr(text: &str) -> bool {
 fn mac(text: &str) -> bool {
     let separator = if text.contains('-') { '-' } else { ':' };
     let groups: Vec<&str> = text.split(separator).collect();
-    matches!(groups.len(), 6 | 8 | 20) && groups.iter().all(|g| g.len() == 2 && g.bytes().all(|b| b.is_ascii_hexdigit()))
+    matches!(groups.len(), 6 | 8 | 20)
+        && groups.iter().all(|g| g.len() == 2 && g.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn date_time(text: &str) -> bool {
-    text.len() >= 19 && matches!(text.as_bytes()[10], b'T' | b't') && text.to_uppercase().parse::<jiff::Timestamp>().is_ok()
+    text.len() >= 19
+        && matches!(text.as_bytes()[10], b'T' | b't')
+        && text.to_uppercase().parse::<jiff::Timestamp>().is_ok()
 }
 
 /// Go's durations, or numbers with words: `3 days`, `2 h`.
@@ -81,9 +84,45 @@ fn duration(text: &str) -> bool {
     }
     let unit = text[digits..].trim();
     let units = [
-        "ns", "nano", "nanos", "nanosecond", "nanoseconds", "us", "µs", "micro", "micros", "microsecond", "microseconds", "ms",
-        "milli", "millis", "millisecond", "milliseconds", "s", "sec", "secs", "second", "seconds", "m", "min", "mins", "minute",
-        "minutes", "h", "hr", "hrs", "hour", "hours", "d", "day", "days", "w", "wk", "wks", "week", "weeks",
+        "ns",
+        "nano",
+        "nanos",
+        "nanosecond",
+        "nanoseconds",
+        "us",
+        "µs",
+        "micro",
+        "micros",
+        "microsecond",
+        "microseconds",
+        "ms",
+        "milli",
+        "millis",
+        "millisecond",
+        "milliseconds",
+        "s",
+        "sec",
+        "secs",
+        "second",
+        "seconds",
+        "m",
+        "min",
+        "mins",
+        "minute",
+        "minutes",
+        "h",
+        "hr",
+        "hrs",
+        "hour",
+        "hours",
+        "d",
+        "day",
+        "days",
+        "w",
+        "wk",
+        "wks",
+        "week",
+        "weeks",
     ];
     units.contains(&unit)
 }
@@ -113,7 +152,11 @@ fn go_duration(text: &str) -> bool {
 
 fn email(text: &str) -> bool {
     let Some((local, domain)) = text.rsplit_once('@') else { return false };
-    !local.is_empty() && !domain.is_empty() && !text.contains([' ', '<', '>', ',']) && !local.starts_with('.') && !local.ends_with('.')
+    !local.is_empty()
+        && !domain.is_empty()
+        && !text.contains([' ', '<', '>', ','])
+        && !local.starts_with('.')
+        && !local.ends_with('.')
 }
 
 fn hostname(text: &str) -> bool {

@@ -244,7 +244,12 @@ fn compile_version(crd: &Value, version: &Value, group: &str, kind: &str) -> Res
     let mut rule_errors = Vec::new();
     let rules = Rules::compile(&node, &mut rule_errors);
     if let Some(error) = rule_errors.iter().find(|e| !e.too_costly) {
-        tracing::warn!(kind, path = error.path, error = error.message, "a stored rule does not compile and is not applied");
+        tracing::warn!(
+            kind,
+            path = error.path,
+            error = error.message,
+            "a stored rule does not compile and is not applied"
+        );
     }
     let scale = version.at(&["subresources", "scale"]).map(|scale| {
         let path = |key: &str| JsonPath::parse(scale.str_at(&[key])).and_then(|p| p.members());

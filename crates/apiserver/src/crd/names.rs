@@ -27,8 +27,7 @@ pub fn status(definition: &Value, all: &[Value], now: &str) -> Option<Value> {
     let mut accepted = present.clone();
     let mut problem: Option<(&str, String)> = None;
     let in_use = |name: &str| format!("{name:?} is already in use");
-    for (key, reason, taken) in
-        [("plural", "PluralConflict", &resources), ("singular", "SingularConflict", &resources)]
+    for (key, reason, taken) in [("plural", "PluralConflict", &resources), ("singular", "SingularConflict", &resources)]
     {
         set(&mut accepted, wanted, present, key, reason, taken, &mut problem);
     }
@@ -111,7 +110,8 @@ fn set(
 
 /// Sets a condition; its time moves only with its status.
 pub fn set_condition(conditions: &mut Vec<Value>, kind: &str, status: &str, reason: &str, message: &str, now: &str) {
-    let condition = json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message});
+    let condition =
+        json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message});
     match conditions.iter_mut().find(|c| c["type"] == kind) {
         None => conditions.push(condition),
         Some(present) => {
@@ -129,7 +129,8 @@ mod tests {
     use super::*;
 
     fn definition(plural: &str, kind: &str, accepted: bool) -> Value {
-        let names = json!({"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")});
+        let names =
+            json!({"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")});
         let mut d = json!({"metadata": {"name": format!("{plural}.example.com")}, "spec": {"group": "example.com"},
             "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": null}});
         d["spec"]["names"] = names.clone();

@@ -57,7 +57,8 @@ pub struct RuleError {
 
 /// The declaration of a node's values. `resource` nodes have `apiVersion`, `kind` and `metadata` (name and generateName).
 fn declare(node: &Node, resource: bool, name: &str) -> Decl {
-    let string = |max: Option<i64>| Decl { size_max: max.and_then(|m| u64::try_from(m).ok()), ..Decl::new(Type::String) };
+    let string =
+        |max: Option<i64>| Decl { size_max: max.and_then(|m| u64::try_from(m).ok()), ..Decl::new(Type::String) };
     let checks = node.checks.as_deref();
     match node.ty {
         None if resource || node.embedded_resource => object(node, true, name),
@@ -77,7 +78,10 @@ fn declare(node: &Node, resource: bool, name: &str) -> Decl {
             }
         }
         Some(NodeType::Array) => {
-            let element = node.items.as_ref().map_or_else(|| Decl::new(Type::Dyn), |i| declare(i, false, &format!("{name}.@idx")));
+            let element = node
+                .items
+                .as_ref()
+                .map_or_else(|| Decl::new(Type::Dyn), |i| declare(i, false, &format!("{name}.@idx")));
             let max = checks.and_then(|c| c.max_items).and_then(|m| u64::try_from(m).ok());
             let max = max.unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(node.items.as_deref()) + 1));
             Decl::list(Arc::new(element), Some(max))
@@ -115,7 +119,8 @@ fn object(node: &Node, resource: bool, name: &str) -> Decl {
 fn smallest(node: Option<&Node>) -> u64 {
     match node.and_then(|n| n.ty) {
         Some(NodeType::Object) => {
-            let required = node.and_then(|n| n.checks.as_ref()).map_or(0, |c| c.required.iter().map(|r| r.len() as u64 + 4).sum());
+            let required =
+                node.and_then(|n| n.checks.as_ref()).map_or(0, |c| c.required.iter().map(|r| r.len() as u64 + 4).sum());
             2 + required
         }
         Some(NodeType::Array | NodeType::String) => 2,
@@ -131,10 +136,7 @@ impl Rules {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.own.is_empty()
-            && self.properties.is_empty()
-            && self.additional.is_none()
-            && self.items.is_none()
+        self.own.is_empty() && self.properties.is_empty() && self.additional.is_none() && self.items.is_none()
     }
 
     /// Runs the rules on `object`; transition rules need `old`.
@@ -187,7 +189,13 @@ fn compile(node: &Node, resource: bool, path: &str, name: &str, times: u64, erro
     rules
 }
 
-fn compile_rule(rule: &Rule, decl: &Arc<Decl>, path: &str, times: u64, errors: &mut Vec<RuleError>) -> Option<Compiled> {
+fn compile_rule(
+    rule: &Rule,
+    decl: &Arc<Decl>,
+    path: &str,
+    times: u64,
+    errors: &mut Vec<RuleError>,
+) -> Option<Compiled> {
     let mut fail = |member: &'static str, message: String, too_costly: bool| {
         errors.push(RuleError { path: path.to_owned(), rule: rule.clone(), member, message, too_costly });
     };
@@ -341,7 +349,8 @@ impl Run<'_> {
                 Ok(_) => self.errors.push(invalid(format!("rule did not evaluate to a bool: {shown}"))),
                 Err(EvalError::OverBudget) if self.left == 0 => {
                     self.exhausted = true;
-                    let detail = "validation failed due to running out of cost budget, no further validation rules will be run";
+                    let detail =
+                        "validation failed due to running out of cost budget, no further validation rules will be run";
                     self.errors.push(invalid(detail.to_owned()));
                     return;
                 }

@@ -139,7 +139,9 @@ fn coerce_metadata(object: &mut Value, removed: &mut Vec<String>) -> Result<(), 
         *metadata = Value::object();
         return Ok(());
     }
-    let Some(ty) = apimachinery::schema::lookup_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") else { return Ok(()) };
+    let Some(ty) = apimachinery::schema::lookup_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") else {
+        return Ok(());
+    };
     let decoded = decode::value(metadata, ty).map_err(|e| e.to_string())?;
     *metadata = decoded.object;
     removed.extend(decoded.strict_errors.iter().filter_map(|e| {
@@ -175,7 +177,9 @@ impl Strategy for CustomStrategy {
         let format = match encoding {
             Encoding::Json => Format::Json,
             Encoding::Yaml => Format::Yaml,
-            Encoding::Protobuf => return Err(Box::new(Status::unsupported_media_type(&["application/json", "application/yaml"]))),
+            Encoding::Protobuf => {
+                return Err(Box::new(Status::unsupported_media_type(&["application/json", "application/yaml"])));
+            }
         };
         let mut decoded = decode::untyped(body, format).map_err(|e| {
             let text = String::from_utf8_lossy(body);
@@ -194,9 +198,8 @@ impl Strategy for CustomStrategy {
         }
         decode::check_kind(api_version, own_kind, kind).map_err(|e| bad(e.message))?;
         kind.set_on(&mut decoded.object);
-        let unknown = self
-            .shape(&mut decoded.object)
-            .map_err(|e| bad(decode::cannot_be_handled(kind, &kind.kind, &e)))?;
+        let unknown =
+            self.shape(&mut decoded.object).map_err(|e| bad(decode::cannot_be_handled(kind, &kind.kind, &e)))?;
         decoded.strict_errors.extend(unknown);
         crate::strategy::strict(decoded, kind, validation)
     }

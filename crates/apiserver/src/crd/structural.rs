@@ -57,7 +57,11 @@ fn node(schema: &Value, path: &FieldPath, place: Place, depth: usize, errors: &m
         }
     }
     if flag(schema, "uniqueItems") {
-        forbid(errors, "uniqueItems", "uniqueItems cannot be set to true since the runtime complexity becomes quadratic");
+        forbid(
+            errors,
+            "uniqueItems",
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        );
     }
     let properties = schema["properties"].as_object();
     let additional = schema.get("additionalProperties").filter(|v| !v.is_null());
@@ -87,7 +91,11 @@ fn node(schema: &Value, path: &FieldPath, place: Place, depth: usize, errors: &m
     let (int_or_string, preserve) =
         (flag(schema, "x-kubernetes-int-or-string"), flag(schema, "x-kubernetes-preserve-unknown-fields"));
     if schema.get("x-kubernetes-preserve-unknown-fields").is_some_and(|v| *v == false) {
-        errors.push(FieldError::invalid(&path.child("x-kubernetes-preserve-unknown-fields"), false, "must be true or undefined"));
+        errors.push(FieldError::invalid(
+            &path.child("x-kubernetes-preserve-unknown-fields"),
+            false,
+            "must be true or undefined",
+        ));
     }
     if int_or_string && preserve {
         errors.push(FieldError::invalid(
@@ -126,7 +134,8 @@ fn node(schema: &Value, path: &FieldPath, place: Place, depth: usize, errors: &m
         };
         if !allowed(metadata) {
             let at = path.child("properties").key("metadata");
-            let message = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            let message =
+                "must not specify anything other than name and generateName, but metadata is implicitly specified";
             errors.push(FieldError::forbidden(&at, message));
         }
     }
@@ -161,7 +170,9 @@ fn lists(schema: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     let keys = schema.array_at(&["x-kubernetes-list-map-keys"]);
     let keys_path = path.child("x-kubernetes-list-map-keys");
     match schema.str_at(&["x-kubernetes-list-type"]) {
-        "" if !keys.is_empty() => errors.push(FieldError::forbidden(&keys_path, "must be empty if x-kubernetes-list-type is not map")),
+        "" if !keys.is_empty() => {
+            errors.push(FieldError::forbidden(&keys_path, "must be empty if x-kubernetes-list-type is not map"))
+        }
         "" => {}
         "atomic" | "set" if !keys.is_empty() => {
             errors.push(FieldError::forbidden(&keys_path, "must be empty if x-kubernetes-list-type is not map"));
@@ -176,18 +187,31 @@ fn lists(schema: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
             };
             if !atomic {
                 let at = path.child("items").child("x-kubernetes-map-type");
-                errors.push(FieldError::invalid(&at, "", "must be atomic as item of a list with x-kubernetes-list-type=set"));
+                errors.push(FieldError::invalid(
+                    &at,
+                    "",
+                    "must be atomic as item of a list with x-kubernetes-list-type=set",
+                ));
             }
             if flag(items, "nullable") {
-                errors.push(FieldError::forbidden(&path.child("items").child("nullable"), "cannot be nullable when x-kubernetes-list-type is set"));
+                errors.push(FieldError::forbidden(
+                    &path.child("items").child("nullable"),
+                    "cannot be nullable when x-kubernetes-list-type is set",
+                ));
             }
         }
         "map" => map_keys(schema, keys, path, errors),
-        other => errors.push(FieldError::not_supported(&path.child("x-kubernetes-list-type"), other, &["atomic", "map", "set"])),
+        other => errors.push(FieldError::not_supported(
+            &path.child("x-kubernetes-list-type"),
+            other,
+            &["atomic", "map", "set"],
+        )),
     }
     match schema.str_at(&["x-kubernetes-map-type"]) {
         "" | "atomic" | "granular" => {}
-        other => errors.push(FieldError::not_supported(&path.child("x-kubernetes-map-type"), other, &["atomic", "granular"])),
+        other => {
+            errors.push(FieldError::not_supported(&path.child("x-kubernetes-map-type"), other, &["atomic", "granular"]))
+        }
     }
 }
 
@@ -203,7 +227,10 @@ fn map_keys(schema: &Value, keys: &[Value], path: &FieldPath, errors: &mut Vec<F
         errors.push(FieldError::invalid(&items_path.child("type"), items.str_at(&["type"]), message));
     }
     if flag(items, "nullable") {
-        errors.push(FieldError::forbidden(&items_path.child("nullable"), "cannot be nullable when x-kubernetes-list-type is map"));
+        errors.push(FieldError::forbidden(
+            &items_path.child("nullable"),
+            "cannot be nullable when x-kubernetes-list-type is map",
+        ));
     }
     for (i, key) in keys.iter().enumerate() {
         let name = key.as_str().unwrap_or_default();
@@ -212,7 +239,11 @@ fn map_keys(schema: &Value, keys: &[Value], path: &FieldPath, errors: &mut Vec<F
         }
         let at = items_path.child("properties").key(name);
         match items.at(&["properties", name]) {
-            None => errors.push(FieldError::invalid(&keys_path.index(i), name, "entries must all be names of item properties")),
+            None => errors.push(FieldError::invalid(
+                &keys_path.index(i),
+                name,
+                "entries must all be names of item properties",
+            )),
             Some(property) => {
                 if matches!(property.str_at(&["type"]), "array" | "object") {
                     let message = "must be a scalar type if parent array's x-kubernetes-list-type is map";
@@ -235,9 +266,18 @@ fn map_keys(schema: &Value, keys: &[Value], path: &FieldPath, errors: &mut Vec<F
 /// Inside `allOf` and its kin only values are restricted; structure is said outside.
 fn value_only(schema: &Value, outer: &Value, path: &FieldPath, may_type: bool, errors: &mut Vec<FieldError>) {
     for key in [
-        "description", "type", "default", "additionalProperties", "nullable", "title",
-        "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string",
-        "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
+        "description",
+        "type",
+        "default",
+        "additionalProperties",
+        "nullable",
+        "title",
+        "x-kubernetes-preserve-unknown-fields",
+        "x-kubernetes-embedded-resource",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+        "x-kubernetes-map-type",
     ] {
         let set = schema.get(key).is_some_and(|v| !v.is_null() && *v != "" && *v != false);
         // The one pattern in which types are allowed: `anyOf: [{type: integer}, {type: string}]`.
@@ -255,7 +295,10 @@ fn value_only(schema: &Value, outer: &Value, path: &FieldPath, may_type: bool, e
             None if flag(outer, "x-kubernetes-preserve-unknown-fields") => {}
             None => {
                 let message = format!("because it is defined in {path}.properties[{name}]");
-                errors.push(FieldError::required(&FieldPath::new(&format!("{path}")).child("properties").key(name), message));
+                errors.push(FieldError::required(
+                    &FieldPath::new(&format!("{path}")).child("properties").key(name),
+                    message,
+                ));
             }
         }
     }
@@ -289,7 +332,8 @@ fn types(schema: &Value, path: &FieldPath, place: Place, depth: usize, errors: &
     let at = path.child("type");
     match schema.str_at(&["type"]) {
         "" => {
-            let free = flag(schema, "x-kubernetes-int-or-string") || flag(schema, "x-kubernetes-preserve-unknown-fields");
+            let free =
+                flag(schema, "x-kubernetes-int-or-string") || flag(schema, "x-kubernetes-preserve-unknown-fields");
             match place {
                 Place::Root => errors.push(FieldError::required(&at, "must not be empty at the root")),
                 _ if free => {}
@@ -297,7 +341,9 @@ fn types(schema: &Value, path: &FieldPath, place: Place, depth: usize, errors: &
                 Place::Element if path.to_string().ends_with("items") => {
                     errors.push(FieldError::required(&at, "must not be empty for specified array items"));
                 }
-                Place::Element => errors.push(FieldError::required(&at, "must not be empty for specified object fields")),
+                Place::Element => {
+                    errors.push(FieldError::required(&at, "must not be empty for specified object fields"))
+                }
             }
         }
         "object" => {}

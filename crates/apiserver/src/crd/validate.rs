@@ -123,7 +123,9 @@ fn check_combinations(value: &Value, checks: &Checks, path: &str, out: &mut Outc
                 out.general(format!("{path:?} must validate one and only one schema (oneOf). Found none valid"));
                 out.errors.extend(best(failed).into_iter().flat_map(|r| r.errors));
             }
-            n => out.general(format!("{path:?} must validate one and only one schema (oneOf). Found {n} valid alternatives")),
+            n => out.general(format!(
+                "{path:?} must validate one and only one schema (oneOf). Found {n} valid alternatives"
+            )),
         }
     }
     if !checks.all_of.is_empty() {
@@ -185,7 +187,8 @@ fn check_number(number: Number, value: &Value, checks: &Checks, path: &str, out:
     {
         out.general(format!("Checked value must be of type {kind} with format {} in {path}", checks.format));
     }
-    let mut invalid = |message: String| out.field(path, |p| FieldError::invalid(p, BadValue::from(value.clone()), message));
+    let mut invalid =
+        |message: String| out.field(path, |p| FieldError::invalid(p, BadValue::from(value.clone()), message));
     if let Some(factor) = checks.multiple_of.filter(|factor| *factor != 0.0) {
         let quotient = n / factor;
         if (quotient - quotient.round()).abs() > 1e-9 {
@@ -334,7 +337,9 @@ fn unchanged(new: &Value, old: &Value, schema: &Node, path: &str) -> bool {
     if let Some(rest) = path.strip_prefix('[') {
         let Some((index, rest)) = rest.split_once(']') else { return false };
         let rest = rest.strip_prefix('.').unwrap_or(rest);
-        let (Value::Array(list), Ok(i), Some(items)) = (new, index.parse::<usize>(), &schema.items) else { return false };
+        let (Value::Array(list), Ok(i), Some(items)) = (new, index.parse::<usize>(), &schema.items) else {
+            return false;
+        };
         let Some(item) = list.get(i) else { return false };
         if schema.list_type != super::schema::ListType::Map {
             // Elements without keys are compared as part of their whole list.
@@ -345,9 +350,7 @@ fn unchanged(new: &Value, old: &Value, schema: &Node, path: &str) -> bool {
     }
     // Member names may contain dots: the longest name that exists wins.
     let (Value::Object(map), Value::Object(before)) = (new, old) else { return false };
-    let fits = |name: &str| {
-        path.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    };
+    let fits = |name: &str| path.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     let found = map.keys().filter_map(|name| Some((name, fits(name)?))).max_by_key(|(name, _)| name.len());
     match found {
         Some((name, rest)) => match (map.get(name), before.get(name), schema.member(name)) {
