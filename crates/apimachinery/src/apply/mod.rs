@@ -302,12 +302,11 @@ pub fn keep_times_of_noop(new: &mut Value, old: &Value) -> bool {
     if new_entries.is_empty() || new_entries.len() != old_entries.len() {
         return false;
     }
-    let same_but_times = new_entries.iter().zip(old_entries).all(|(a, b)| {
-        let rest = |entry: &Value| -> Vec<(crate::json::Str, Value)> {
-            let members = entry.as_object().cloned().unwrap_or_default();
-            members.into_iter().filter(|(key, _)| key != "time").collect()
-        };
-        rest(a) == rest(b)
+    let same_but_times = new_entries.iter().zip(old_entries).all(|(a, b)| match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.iter().filter(|(key, _)| *key != "time").eq(b.iter().filter(|(key, _)| *key != "time"))
+        }
+        (a, b) => a == b,
     });
     if !same_but_times {
         return false;
@@ -315,15 +314,11 @@ pub fn keep_times_of_noop(new: &mut Value, old: &Value) -> bool {
     let old_entries = old_entries.to_vec();
     let new_entries = new.managed_fields().to_vec();
     new.set_managed_fields(old_entries);
-    if equal_except_order(new, old) {
+    if path::equal_values(new, old) {
         return true;
     }
     new.set_managed_fields(new_entries);
     false
-}
-
-fn equal_except_order(a: &Value, b: &Value) -> bool {
-    path::equal_values(a, b)
 }
 
 /// Checks entries that admission may have changed; the text goes into upstream's warning.
