@@ -410,6 +410,119 @@ fn a_type_that_became_atomic_is_owned_as_a_whole() {
     server.apply("n", json!({})).owned("m", json!({"f:o": {}}));
 }
 
+#[test]
+fn stored_duplicates_are_one_thing_until_they_are_gone() {
+    let schema = Schema::from_structural(
+        &json!({"type": "object", "properties": {
+            "s": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+            "m": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}}}}),
+        ("example.com", "v1", "Thing"),
+    )
+    .expect("a structural schema");
+    let ty = schema.root().map(Type::root).expect("a root");
+    let two = json!({"m": [{"k": "a", "v": 1}, {"k": "a", "v": 2}]});
+    let one = json!({"m": [{"k": "a", "v": 1}]});
+    assert_eq!(field_set(ty, &two).to_fields_v1(), json!({"f:m": {"k:{\"k\":\"a\"}": {}}}));
+    let sets = |l: &Value, r: &Value| {
+        let c = compare(ty, l, r);
+        [c.removed.to_fields_v1(), c.modified.to_fields_v1(), c.added.to_fields_v1()]
+    };
+    let element = json!({"f:m": {"k:{\"k\":\"a\"}": {}}});
+    let with_fields = json!({"f:m": {"k:{\"k\":\"a\"}": {".": {}, "f:k": {}, "f:v": {}}}});
+    // Duplicates that come or go are the element as a whole; the single one has fields.
+    assert_eq!(sets(&two, &one), [element.clone(), json!({}), with_fields.clone()]);
+    assert_eq!(sets(&one, &two), [with_fields, json!({}), element.clone()]);
+    let changed = json!({"m": [{"k": "a", "v": 1}, {"k": "a", "v": 3}]});
+    assert_eq!(sets(&two, &changed), [json!({}), element, json!({})]);
+    // Applying the element replaces both.
+    assert_eq!(merge_typed(ty, &two, &json!({"m": [{"k": "a", "v": 9}]})), json!({"m": [{"k": "a", "v": 9}]}));
+    assert_eq!(merge_typed(ty, &two, &json!({"m": []})), two);
+}
+
+/// Two versions of one kind that name their one field differently.
+struct Renamed {
+    v1: Schema,
+    v2: Schema,
+}
+
+impl Renamed {
+    fn new() -> Self {
+        let schema = |version: &str, field: &str| {
+            let mut open_api = json!({"type": "object", "properties": {}});
+            open_api["properties"][field] = json!({"type": "string"});
+            Schema::from_structural(&open_api, ("example.com", version, "Thing")).expect("a structural schema")
+        };
+        Renamed { v1: schema("v1", "old"), v2: schema("v2", "new") }
+    }
+}
+
+impl Versions for Renamed {
+    fn schema(&self, api_version: &str) -> Option<Type<'_>> {
+        match api_version {
+            "example.com/v1" => self.v1.root().map(Type::root),
+            "example.com/v2" => self.v2.root().map(Type::root),
+            _ => None,
+        }
+    }
+
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Value, String> {
+        let (from, to) = if api_version == "example.com/v1" { ("new", "old") } else { ("old", "new") };
+        let mut out = object.clone();
+        out["apiVersion"] = api_version.into();
+        if let Some(value) = out.as_object_mut().and_then(|m| m.remove(from)) {
+            out[to] = value;
+        }
+        Ok(out)
+    }
+}
+
+#[test]
+fn managers_of_other_versions_own_fields_in_their_terms() {
+    let versions = Renamed::new();
+    let (v1, v2) =
+        (GroupVersionKind::new("example.com", "v1", "Thing"), GroupVersionKind::new("example.com", "v2", "Thing"));
+    let filters = BTreeMap::new();
+    let manager = |kind| FieldManager {
+        kind,
+        subresource: "",
+        versions: &versions,
+        filters: &filters,
+        now: Timestamp::from_seconds(1),
+    };
+    let object = |kind: &GroupVersionKind, field: &str, value: &str| {
+        let mut object = json!({"metadata": {"name": "a", "uid": "u"}});
+        kind.set_on(&mut object);
+        object[field] = value.into();
+        object
+    };
+    let live = manager(&v1).apply(None, &object(&v1, "old", "x"), "m1", false).expect("a create");
+    let live = versions.convert(&live, "example.com/v2").expect("convertible");
+    let refused = manager(&v2).apply(Some(&live), &object(&v2, "new", "y"), "m2", false);
+    assert_eq!(
+        refused.map_err(|e| e.to_string()),
+        Err("Apply failed with 1 conflict: conflict with \"m1\": .old".to_owned())
+    );
+    let forced = manager(&v2).apply(Some(&live), &object(&v2, "new", "y"), "m2", true).expect("forced");
+    assert_eq!(forced.managed_fields().len(), 1, "{forced}");
+
+    // The same manager goes on in the other version: what it leaves out goes, whatever it was called.
+    let moved = manager(&v2).apply(Some(&live), &object(&v2, "other", "x"), "m1", false);
+    assert!(moved.is_err(), "an unknown field is refused in any version");
+    let mut nothing = object(&v2, "new", "");
+    nothing.as_object_mut().map(|m| m.remove("new"));
+    let left = manager(&v2).apply(Some(&live), &nothing, "m1", false).expect("its own field");
+    assert!(left.get("new").is_none_or(Value::is_null), "{left}");
+
+    // A version that is not known any more owns nothing.
+    let mut ancient = live.clone();
+    let entry = &mut live.managed_fields()[0].clone();
+    entry["apiVersion"] = "example.com/v0".into();
+    ancient.set_managed_fields(vec![entry.clone()]);
+    let taken = manager(&v2).apply(Some(&ancient), &object(&v2, "new", "y"), "m2", false).expect("nobody's");
+    assert_eq!(taken.managed_fields().len(), 1);
+}
+
 /// A body with some labels, data and finalizers.
 fn any_body() -> impl Strategy<Value = Value> {
     let map = || prop::collection::btree_map("[a-c]", "[x-y]", 0..3);
