@@ -17,6 +17,7 @@ pub mod cache;
 pub mod config;
 pub mod crd;
 mod discovery;
+mod flow_control;
 pub mod handlers;
 mod health;
 pub mod hooks;

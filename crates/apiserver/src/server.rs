@@ -40,7 +40,7 @@ use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, health, impersonate, tokens};
+use crate::{bootstrap, discovery, flow_control, health, impersonate, tokens};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -114,6 +114,7 @@ impl ApiServer {
         let server = ApiServer { inner };
         crate::crd::load(&server);
         server.spawn(crate::crd::run(server.clone()));
+        server.spawn(flow_control::run(server.storage().clone(), server.service(flow_control::user())));
         Ok(server)
     }
 

@@ -310,15 +310,7 @@ async fn take_from_budget(cx: &Cx, budget: &str, pod: &str, dry_run: bool) -> St
         let left = object.at(&["status", "disruptionsAllowed"]).and_then(Value::as_i64).unwrap_or(0) - 1;
         object.set_at(&["status", "disruptionsAllowed"], left.into());
         if left == 0 {
-            let mut conditions = object.array_at(&["status", "conditions"]).to_vec();
-            if let Some(c) = conditions.iter_mut().find(|c| c.str_at(&["type"]) == "DisruptionAllowed") {
-                if c.str_at(&["status"]) != "False" {
-                    c["lastTransitionTime"] = now().into();
-                }
-                c["status"] = "False".into();
-                c["reason"] = "InsufficientPods".into();
-                object.set_at(&["status", "conditions"], Value::Array(conditions));
-            }
+            disallow(&mut object);
         }
         object.set_at(&["status", "disruptedPods", pod], now().into());
         managed_fields::track_update(&budget_cx, &current, &mut object, "kube-apiserver");
@@ -330,6 +322,27 @@ async fn take_from_budget(cx: &Cx, budget: &str, pod: &str, dry_run: bool) -> St
     }
     let text = format!("couldn't update PodDisruptionBudget {} due to conflicts", Value::from(budget));
     Err(Box::new(Status::timeout(text, 10)))
+}
+
+/// Says in the budget's conditions that no more disruptions are allowed.
+fn disallow(budget: &mut Value) {
+    let observed = budget.at(&["status", "observedGeneration"]).and_then(Value::as_i64).unwrap_or(0);
+    let mut conditions = budget.array_at(&["status", "conditions"]).to_vec();
+    let old = conditions.iter().position(|c| c.str_at(&["type"]) == "DisruptionAllowed");
+    let time = match old.map(|i| &conditions[i]).filter(|c| c.str_at(&["status"]) == "False") {
+        Some(condition) => condition["lastTransitionTime"].clone(),
+        None => now().into(),
+    };
+    let mut condition = json!({
+        "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+        "observedGeneration": observed,
+    });
+    condition["lastTransitionTime"] = time;
+    match old {
+        Some(i) => conditions[i] = condition,
+        None => conditions.push(condition),
+    }
+    budget.set_at(&["status", "conditions"], Value::Array(conditions));
 }
 
 fn check_budget(budget: &Value) -> StatusResult<()> {

@@ -194,10 +194,8 @@ async fn check_create<'a>(
     let strategy = &cx.resource.strategy;
     match_namespace(cx, object)?;
     strategy.prepare_create(object);
-    if cx.resource.builtin && cx.resource.gvk.kind == "CertificateSigningRequest" {
-        let extra = cx.user.extra.iter().map(|(k, v)| (k.as_str(), Value::from(v.clone())));
-        let extra = Value::Object(extra.collect());
-        apimachinery::kinds::set_requester(object, &cx.user.name, &cx.user.uid, &cx.user.groups, extra);
+    if cx.resource.builtin {
+        set_by_server(cx, object);
     }
     let errors = strategy.validate_create(object);
     if !errors.is_empty() {
@@ -208,6 +206,21 @@ async fn check_create<'a>(
         cx.validate(admission(object.clone())).await?;
     }
     Ok(())
+}
+
+/// What only the server knows about a new object: who asked, and that local APIs are there.
+fn set_by_server(cx: &Cx, object: &mut Value) {
+    match cx.resource.gvk.kind.as_str() {
+        "CertificateSigningRequest" => {
+            let extra = cx.user.extra.iter().map(|(k, v)| (k.as_str(), Value::from(v.clone())));
+            let extra = Value::Object(extra.collect());
+            apimachinery::kinds::set_requester(object, &cx.user.name, &cx.user.uid, &cx.user.groups, extra);
+        }
+        "APIService" if object.at(&["spec", "service"]).is_none_or(Value::is_null) => {
+            object["status"] = crate::bootstrap::local_api_status();
+        }
+        _ => {}
+    }
 }
 
 async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusResult<Written> {

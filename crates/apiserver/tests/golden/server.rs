@@ -59,7 +59,7 @@ pub async fn start() -> TestServer {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let store = store::Store::in_memory(store::Options::default()).await;
-    let token_key = KeyPair::generate().expect("a key");
+    let token_key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).expect("a key");
     let options = SecureOptions { service_account_signing_key: token_key.serialize_pem(), ..SecureOptions::default() };
     let config = apiserver::secure_config(&options).expect("a configuration");
     let config = Config { secure_port: address.port(), ..config };
