@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use apimachinery::{Value, json, resources};
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::StatusResult;
+use apimachinery::{Value, json, resources};
 
 use crate::config::Config;
 use crate::storage::{Storage, WriteFailure};

@@ -53,7 +53,8 @@ fn due(schemas: &ResourceHandle, levels: &ResourceHandle, storage: &Storage) -> 
         if condition.is_some_and(|c| c.str_at(&["status"]) == wanted) {
             return None;
         }
-        let (reason, text) = if exists { ("Found", "and it exists") } else { ("NotFound", "but there is no such object") };
+        let (reason, text) =
+            if exists { ("Found", "and it exists") } else { ("NotFound", "but there is no such object") };
         let level = Value::from(level);
         let condition = json!({
             "type": "Dangling", "status": wanted, "reason": reason, "lastTransitionTime": crate::handlers::write::now(),
@@ -69,9 +70,10 @@ async fn set(service: &InProcess, name: &str, condition: Value) {
         "apiVersion": format!("{GROUP}/v1"), "kind": "FlowSchema", "metadata": {"name": name}, "status": {},
     });
     body["status"]["conditions"] = Value::Array(vec![condition]);
-    let request = Request::patch(format!("/apis/{GROUP}/v1/flowschemas/{name}/status?fieldManager={MANAGER}&force=true"))
-        .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
-        .body(Full::new(bytes::Bytes::from(body.to_vec())));
+    let request =
+        Request::patch(format!("/apis/{GROUP}/v1/flowschemas/{name}/status?fieldManager={MANAGER}&force=true"))
+            .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
+            .body(Full::new(bytes::Bytes::from(body.to_vec())));
     let Ok(request) = request else { return };
     match service.clone().oneshot(request).await {
         // A schema that is gone by now, or was changed meanwhile, comes up again.
