@@ -12,8 +12,8 @@ use crate::context::Context;
 use crate::tokens::TokenSigner;
 use crate::volume::VolumeProvisioner;
 use crate::{
-    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc, replicaset,
-    root_ca, serviceaccount, statefulset, tokens, volume,
+    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc, quota,
+    replicaset, root_ca, service_cidr, serviceaccount, statefulset, tokens, volume,
 };
 
 /// How a set of controllers runs.
@@ -65,6 +65,9 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("disruption-controller", true, disruption::start),
     ("clusterrole-aggregation-controller", true, cluster_role::start),
     ("serviceaccount-token-controller", true, tokens::start),
+    ("resourcequota-controller", true, quota::start),
+    ("endpointslice-mirroring-controller", true, endpoints::mirroring::start),
+    ("service-cidr-controller", true, service_cidr::start),
     ("persistentvolume-binder-controller", true, volume::binder::start),
     ("persistentvolumeclaim-protection-controller", true, volume::protection::start_claims),
     ("persistentvolume-protection-controller", true, volume::protection::start_volumes),

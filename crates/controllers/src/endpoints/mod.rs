@@ -4,6 +4,7 @@
 //! `pkg/controller/endpointslicemirroring`.
 
 pub mod legacy;
+pub mod mirroring;
 pub mod slices;
 
 use std::collections::{BTreeMap, HashSet};
