@@ -9,6 +9,7 @@
 mod cluster_role;
 mod context;
 mod cronjob;
+mod csr;
 mod daemonset;
 mod deployment;
 mod discovery;
@@ -24,9 +25,11 @@ mod node;
 mod ownership;
 mod pod;
 mod pod_gc;
+mod policy_status;
 mod quota;
 mod replicaset;
 mod resources;
+mod resource_claim;
 mod root_ca;
 mod selector;
 mod service_cidr;
@@ -38,5 +41,7 @@ mod volume;
 
 pub use cronjob::schedule::{Schedule, ScheduleError};
 pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};
+pub use csr::SigningCa;
+pub use policy_status::{ExpressionWarning, PolicyChecker};
 pub use tokens::{TokenSigner, TokenSubject};
 pub use volume::{ProvisionRequest, VolumeProvisioner};

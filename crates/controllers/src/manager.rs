@@ -9,11 +9,13 @@ use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
 use crate::context::Context;
+use crate::csr::SigningCa;
+use crate::policy_status::PolicyChecker;
 use crate::tokens::TokenSigner;
 use crate::volume::VolumeProvisioner;
 use crate::{
-    cluster_role, cronjob, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc, quota,
-    replicaset, root_ca, service_cidr, serviceaccount, statefulset, tokens, volume,
+    cluster_role, cronjob, csr, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc,
+    policy_status, quota, replicaset, resource_claim, root_ca, service_cidr, serviceaccount, statefulset, tokens, volume,
 };
 
 /// How a set of controllers runs.
@@ -28,6 +30,10 @@ pub struct ManagerConfig {
     pub token_signer: Option<TokenSigner>,
     /// Makes volumes for claims of its StorageClasses; other classes wait for an external provisioner.
     pub volume_provisioner: Option<VolumeProvisioner>,
+    /// Signs approved certificate requests; without it none is signed.
+    pub cluster_signing_ca: Option<SigningCa>,
+    /// Checks the expressions of admission policies.
+    pub policy_checker: Option<PolicyChecker>,
     /// How many terminated pods may exist before the oldest are removed; 0 keeps all.
     pub terminated_pod_threshold: usize,
     pub clock: Clock,
@@ -40,6 +46,8 @@ impl Default for ManagerConfig {
             root_ca: None,
             token_signer: None,
             volume_provisioner: None,
+            cluster_signing_ca: None,
+            policy_checker: None,
             terminated_pod_threshold: 12500,
             clock: Clock::system(),
         }
@@ -68,6 +76,11 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("resourcequota-controller", true, quota::start),
     ("endpointslice-mirroring-controller", true, endpoints::mirroring::start),
     ("service-cidr-controller", true, service_cidr::start),
+    ("certificatesigningrequest-approving-controller", true, csr::start_approving),
+    ("certificatesigningrequest-signing-controller", true, csr::start_signing),
+    ("certificatesigningrequest-cleaner-controller", true, csr::start_cleaner),
+    ("validatingadmissionpolicy-status-controller", true, policy_status::start),
+    ("resourceclaim-controller", true, resource_claim::start),
     ("persistentvolume-binder-controller", true, volume::binder::start),
     ("persistentvolumeclaim-protection-controller", true, volume::protection::start_claims),
     ("persistentvolume-protection-controller", true, volume::protection::start_volumes),
