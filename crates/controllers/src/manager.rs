@@ -15,7 +15,8 @@ use crate::tokens::TokenSigner;
 use crate::volume::VolumeProvisioner;
 use crate::{
     cluster_role, cronjob, csr, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc,
-    policy_status, quota, replicaset, resource_claim, root_ca, service_cidr, serviceaccount, statefulset, tokens, volume,
+    policy_status, quota, replicaset, resource_claim, root_ca, service_cidr, serviceaccount, statefulset, tokens,
+    volume,
 };
 
 /// How a set of controllers runs.
