@@ -6,6 +6,7 @@
 //!
 //! Follows: `k8s.io/kubernetes/pkg/controller`.
 
+mod autoscaler;
 mod cluster_role;
 mod context;
 mod cronjob;

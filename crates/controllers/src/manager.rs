@@ -14,9 +14,9 @@ use crate::policy_status::PolicyChecker;
 use crate::tokens::TokenSigner;
 use crate::volume::VolumeProvisioner;
 use crate::{
-    cluster_role, cronjob, csr, daemonset, deployment, disruption, endpoints, gc, job, namespace, node, pod_gc,
-    policy_status, quota, replicaset, resource_claim, root_ca, service_cidr, serviceaccount, statefulset, tokens,
-    volume,
+    autoscaler, cluster_role, cronjob, csr, daemonset, deployment, disruption, endpoints, gc, job, namespace, node,
+    pod_gc, policy_status, quota, replicaset, resource_claim, root_ca, service_cidr, serviceaccount, statefulset,
+    tokens, volume,
 };
 
 /// How a set of controllers runs.
@@ -82,6 +82,7 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("certificatesigningrequest-cleaner-controller", true, csr::start_cleaner),
     ("validatingadmissionpolicy-status-controller", true, policy_status::start),
     ("resourceclaim-controller", true, resource_claim::start),
+    ("horizontal-pod-autoscaler-controller", true, autoscaler::start),
     ("persistentvolume-binder-controller", true, volume::binder::start),
     ("persistentvolumeclaim-protection-controller", true, volume::protection::start_claims),
     ("persistentvolume-protection-controller", true, volume::protection::start_volumes),

@@ -27,11 +27,6 @@ pub fn fnv32a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
-/// Random letters for a name.
-pub fn random_suffix(length: usize) -> String {
-    (0..length).map(|_| ALPHABET[rand::random_range(0..ALPHABET.len())] as char).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ use self::usage::{
 };
 use crate::context::{Context, ReconcileError, ReconcileResult, ignore_not_found, key_queue};
 use crate::discovery::Discovery;
-use crate::resources::{PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_QUOTAS, SERVICES};
+use crate::resources::{PERSISTENT_VOLUME_CLAIMS, RESOURCE_QUOTAS, SERVICES};
 use crate::types::{PersistentVolumeClaim, Pod, cached};
 
 /// Deletions come in swarms: one recalculation for many.
