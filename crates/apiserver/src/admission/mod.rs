@@ -9,14 +9,17 @@ pub mod certificates;
 pub mod chain;
 pub mod classes;
 pub mod defaults;
+pub mod expressions;
 pub mod lifecycle;
 pub mod limit_ranger;
+pub mod matching;
 pub mod pod_resources;
 pub mod pod_security;
 pub mod pods;
 pub mod priority;
 pub mod quota;
 pub mod service_account;
+pub mod webhook;
 
 use std::sync::Arc;
 

@@ -1,0 +1,227 @@
+//! Expressions of webhooks and policies: what they may name, and the `authorizer` they may ask.
+//!
+//! Follows: `k8s.io/apiserver/pkg/admission/plugin/cel`, `k8s.io/apiserver/pkg/cel/library/authz.go`.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apimachinery::Value;
+use cel::{Budget, Decl, Environment, EvalError, Host, Opaque, Program, Type, Val};
+use futures::FutureExt;
+
+use super::AdmissionRequest;
+use crate::authn::UserInfo;
+use crate::authz::{Attributes, Authorization, Authorizer, Decision, is_privileged};
+
+/// What all expressions of one policy or webhook may spend. Source: `RuntimeCELCostBudget`.
+pub const BUDGET: u64 = 10_000_000;
+const AUTHORIZER: &str = cel::declarations::AUTHORIZER;
+const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+
+/// The environment of admission expressions.
+pub fn environment() -> Environment {
+    let any = || Decl::new(Type::Dyn);
+    Environment::new()
+        .with("object", any())
+        .with("oldObject", any())
+        .with("request", any())
+        .with("params", any())
+        .with("namespaceObject", any())
+        .with("variables", any())
+        .with("authorizer", Decl::new(Type::Opaque(AUTHORIZER)))
+        .with("authorizer.requestResource", Decl::new(Type::Opaque(RESOURCE_CHECK)))
+}
+
+/// What expressions see of one request.
+pub struct Inputs {
+    values: BTreeMap<&'static str, Val>,
+    pub budget: Budget,
+}
+
+impl Inputs {
+    pub fn new(
+        request: &AdmissionRequest<'_>,
+        object: Option<&Value>,
+        old_object: Option<&Value>,
+        request_value: &Value,
+        params: Option<&Value>,
+        namespace: Option<&Value>,
+    ) -> Inputs {
+        let val = |v: Option<&Value>| v.map_or(Val::Null, |v| Val::from_json(v, None));
+        let resource = Attributes {
+            user: request.user.clone(),
+            namespace: request.namespace.clone(),
+            group: request.gvr.group.to_string(),
+            version: "*".to_owned(),
+            resource: request.gvr.resource.to_string(),
+            subresource: request.subresource.clone(),
+            name: request.name.clone(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        let values = BTreeMap::from([
+            ("object", val(object)),
+            ("oldObject", val(old_object)),
+            ("request", Val::from_json(request_value, None)),
+            ("params", val(params)),
+            ("namespaceObject", val(namespace)),
+            ("authorizer", Val::Opaque(Arc::new(Check::User(request.user.clone())))),
+            ("authorizer.requestResource", Val::Opaque(Arc::new(Check::Resource(Box::new(resource))))),
+        ]);
+        Inputs { values, budget: Budget::new(BUDGET) }
+    }
+
+    /// The object was changed.
+    pub fn set_object(&mut self, object: &Value) {
+        self.values.insert("object", Val::from_json(object, None));
+    }
+
+    pub fn evaluate(&mut self, program: &Program, authorizer: &dyn Authorizer) -> Result<Val, EvalError> {
+        program.evaluate_with(&self.values, &mut self.budget, &AuthorizerHost(authorizer))
+    }
+
+    /// Evaluates `variables` in order. One that fails is told when an expression uses it.
+    pub fn set_variables(&mut self, variables: &[(String, Program)], authorizer: &dyn Authorizer) -> Vec<String> {
+        let mut known = BTreeMap::new();
+        let mut errors = Vec::new();
+        for (name, program) in variables {
+            self.values.insert("variables", Val::Map(Arc::new(known.clone())));
+            match self.evaluate(program, authorizer) {
+                Ok(value) => {
+                    known.insert(cel::Key::String(name.as_str().into()), value);
+                }
+                Err(error) => {
+                    errors.push(format!("composited variable {name:?} fails to evaluate: {error}"));
+                }
+            }
+        }
+        self.values.insert("variables", Val::Map(Arc::new(known)));
+        errors
+    }
+}
+
+/// Whether all conditions hold: `Err` tells which could not be evaluated, unless another is false.
+pub fn conditions_hold(
+    conditions: &[(String, Result<Program, String>)],
+    inputs: &mut Inputs,
+    authorizer: &dyn Authorizer,
+) -> Result<bool, String> {
+    let mut errors = Vec::new();
+    for (name, program) in conditions {
+        let result = match program {
+            Ok(program) => inputs.evaluate(program, authorizer).map_err(|e| e.to_string()),
+            Err(error) => Err(error.clone()),
+        };
+        match result {
+            Ok(Val::Bool(true)) => {}
+            Ok(Val::Bool(false)) => return Ok(false),
+            Ok(_) => errors.push(format!("match condition {name:?} evaluated to no boolean")),
+            Err(error) => errors.push(format!("match condition {name:?} failed: {error}")),
+        }
+    }
+    if errors.is_empty() { Ok(true) } else { Err(apimachinery::field::aggregate_texts(errors)) }
+}
+
+/// Compiles `matchConditions`.
+pub fn compile_conditions(conditions: &[Value], environment: &Environment) -> Vec<(String, Result<Program, String>)> {
+    let compile = |c: &Value| {
+        let program = Program::compile(c.str_at(&["expression"]), environment).map_err(|e| e.to_string());
+        (c.str_at(&["name"]).to_owned(), program)
+    };
+    conditions.iter().map(compile).collect()
+}
+
+/// The values of the `authorizer` library.
+#[derive(Clone, Debug)]
+enum Check {
+    User(UserInfo),
+    Path(UserInfo, String),
+    Group(UserInfo, String),
+    Resource(Box<Attributes>),
+    Decision(Authorization),
+}
+
+impl Opaque for Check {
+    fn type_name(&self) -> &'static str {
+        match self {
+            Check::User(_) => AUTHORIZER,
+            Check::Path(..) => "kubernetes.authorization.PathCheck",
+            Check::Group(..) => "kubernetes.authorization.GroupCheck",
+            Check::Resource(_) => RESOURCE_CHECK,
+            Check::Decision(_) => "kubernetes.authorization.Decision",
+        }
+    }
+    fn equals(&self, _: &dyn Opaque) -> bool {
+        false
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct AuthorizerHost<'a>(&'a dyn Authorizer);
+
+impl AuthorizerHost<'_> {
+    fn decide(&self, attributes: &Attributes) -> Result<Val, String> {
+        let answer = if is_privileged(&attributes.user) {
+            Authorization { decision: Decision::Allow, reason: String::new() }
+        } else {
+            // The policy in memory answers at once; one that would have to wait cannot be asked from an expression.
+            let answer = self.0.authorize(attributes).now_or_never();
+            answer.ok_or_else(|| "the authorizer could not answer at once".to_owned())?
+        };
+        Ok(Val::Opaque(Arc::new(Check::Decision(answer))))
+    }
+}
+
+impl Host for AuthorizerHost<'_> {
+    fn call(&self, function: &str, args: &[Val]) -> Option<Result<Val, String>> {
+        let (Val::Opaque(receiver), rest) = args.split_first()? else { return None };
+        let receiver = receiver.as_any().downcast_ref::<Check>()?;
+        let texts: Vec<&str> = rest.iter().filter_map(|v| if let Val::String(s) = v { Some(&**s) } else { None }).collect();
+        let check = |c: Check| Some(Ok(Val::Opaque(Arc::new(c))));
+        match (receiver, function, texts.as_slice()) {
+            (Check::User(user), "path", [path]) => check(Check::Path(user.clone(), (*path).to_owned())),
+            (Check::User(user), "group", [group]) => check(Check::Group(user.clone(), (*group).to_owned())),
+            (Check::User(_), "serviceAccount", [namespace, name]) => {
+                check(Check::User(UserInfo::service_account(namespace, name)))
+            }
+            (Check::Group(user, group), "resource", [resource]) => check(Check::Resource(Box::new(Attributes {
+                user: user.clone(),
+                group: group.clone(),
+                version: "*".to_owned(),
+                resource: (*resource).to_owned(),
+                is_resource: true,
+                ..Attributes::default()
+            }))),
+            (Check::Resource(attributes), "check", [verb]) => {
+                Some(self.decide(&Attributes { verb: (*verb).to_owned(), ..Attributes::clone(attributes) }))
+            }
+            (Check::Resource(attributes), _, [text]) => {
+                let mut attributes = attributes.clone();
+                let field = match function {
+                    "subresource" => &mut attributes.subresource,
+                    "namespace" => &mut attributes.namespace,
+                    "name" => &mut attributes.name,
+                    "fieldSelector" => &mut attributes.field_selector,
+                    "labelSelector" => &mut attributes.label_selector,
+                    _ => return None,
+                };
+                *field = (*text).to_owned();
+                check(Check::Resource(attributes))
+            }
+            (Check::Path(user, path), "check", [verb]) => Some(self.decide(&Attributes {
+                user: user.clone(),
+                verb: (*verb).to_owned(),
+                path: path.clone(),
+                ..Attributes::default()
+            })),
+            (Check::Decision(d), "allowed", []) => Some(Ok((d.decision == Decision::Allow).into())),
+            (Check::Decision(d), "reason", []) => Some(Ok(d.reason.clone().into())),
+            (Check::Decision(_), "errored", []) => Some(Ok(false.into())),
+            (Check::Decision(_), "error", []) => Some(Ok("".into())),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One call of a webhook: HTTPS with the webhook's own authorities, bounded in time and size.
+//!
+//! Follows: `k8s.io/apiserver/pkg/util/webhook/client.go`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::Value;
+use apimachinery::meta::ObjectMeta;
+use base64::Engine;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+
+use crate::admission::AdmissionRequest;
+
+/// The largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Where distributions keep the authorities that everybody trusts.
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Where a webhook is and whom it trusts.
+pub struct Target {
+    /// As in messages.
+    pub url: String,
+    host: String,
+    port: u16,
+    path: String,
+    /// Connect here instead of to `host`.
+    addresses: Vec<SocketAddr>,
+    ca_bundle: String,
+}
+
+fn split_url(url: &str) -> Option<(String, u16, String)> {
+    let rest = url.strip_prefix("https://")?;
+    let (authority, path) = match rest.find('/') {
+        Some(i) => (&rest[..i], &rest[i..]),
+        None => (rest, "/"),
+    };
+    let uri: http::uri::Authority = authority.parse().ok()?;
+    let host = uri.host().trim_matches(['[', ']']).to_owned();
+    Some((host, uri.port_u16().unwrap_or(443), path.to_owned()))
+}
+
+impl Target {
+    /// Reads `clientConfig`, looking up the Service it may name.
+    pub async fn read(request: &AdmissionRequest<'_>, config: &Value) -> Result<Target, String> {
+        let ca_bundle = config.str_at(&["caBundle"]).to_owned();
+        let url = config.str_at(&["url"]);
+        if !url.is_empty() {
+            let (host, port, path) = split_url(url).ok_or_else(|| format!("the URL {url:?} cannot be used"))?;
+            return Ok(Target { url: url.to_owned(), host, port, path, addresses: Vec::new(), ca_bundle });
+        }
+        let service = &config["service"];
+        let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
+        let port = service["port"].as_i64().and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
+        let path = match service.str_at(&["path"]) {
+            "" => "/".to_owned(),
+            path if path.starts_with('/') => path.to_owned(),
+            path => format!("/{path}"),
+        };
+        let host = format!("{name}.{namespace}.svc");
+        let addresses = service_addresses(request, namespace, name, port).await?;
+        Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle })
+    }
+
+    fn roots(&self) -> Result<rustls::RootCertStore, String> {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = if self.ca_bundle.is_empty() {
+            SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
+        } else {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(&self.ca_bundle);
+            decoded.map_err(|e| format!("unable to load root certificates: {e}"))?
+        };
+        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+            // The system's file may hold certificates that rustls does not take.
+            let _ = roots.add(certificate);
+        }
+        if roots.is_empty() && !self.ca_bundle.is_empty() {
+            return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
+        }
+        Ok(roots)
+    }
+
+    /// Sends a review and reads the answer.
+    pub async fn call(&self, review: &Value, timeout: Duration) -> Result<Value, String> {
+        let seconds = timeout.as_secs().max(1);
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}timeout={seconds}s", self.url);
+        let post = |e: String| format!("Post {url:?}: {e}");
+        match tokio::time::timeout(timeout, self.exchange(review, seconds, separator)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(post(error)),
+            Err(_) => Err(post("context deadline exceeded".to_owned())),
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, String> {
+        let refused = |address: &dyn std::fmt::Display, e: &std::io::Error| match e.kind() {
+            std::io::ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
+            _ => format!("dial tcp {address}: {e}"),
+        };
+        if self.addresses.is_empty() {
+            let address = (self.host.as_str(), self.port);
+            let shown = if self.host.contains(':') {
+                format!("[{}]:{}", self.host, self.port)
+            } else {
+                format!("{}:{}", self.host, self.port)
+            };
+            return TcpStream::connect(address).await.map_err(|e| refused(&shown, &e));
+        }
+        let mut last = String::new();
+        for address in &self.addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = refused(address, &error),
+            }
+        }
+        Err(last)
+    }
+
+    /// The outer error is about the connection, the inner one about the answer.
+    async fn exchange(&self, review: &Value, seconds: u64, separator: char) -> Result<Result<Value, String>, String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(self.roots()?)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = self.connect().await?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
+            .connect(name, stream)
+            .await
+            .map_err(|e| format!("tls: {e}"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(|e| e.to_string())?;
+        let request = http::Request::post(format!("{}{separator}timeout={seconds}s", self.path))
+            .header(http::header::HOST, &self.host)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::ACCEPT, "application/json, */*")
+            .header(http::header::USER_AGENT, "kube-apiserver-admission")
+            .body(Full::new(review.to_string().into()))
+            .map_err(|e| e.to_string())?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|e| e.to_string())?.to_bytes();
+            Ok::<_, String>((status, body))
+        };
+        // The connection is driven beside the exchange and ends with it.
+        let (status, body) = tokio::select! {
+            done = exchange => done?,
+            ended = async { let ended = connection.await; std::future::pending::<()>().await; ended } => {
+                return Err(ended.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string()));
+            }
+        };
+        if !status.is_success() {
+            return Ok(Err(format!("the server responded with the status code {} but did not return more information", status.as_u16())));
+        }
+        Ok(Value::from_slice(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")))
+    }
+}
+
+/// Where a Service can be reached: its ready endpoints, else its cluster IP.
+async fn service_addresses(
+    request: &AdmissionRequest<'_>,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
+    let text = |s: Box<apimachinery::status::Status>| s.message;
+    let service = request.find("", "v1", "services", namespace, name).await.map_err(text)?;
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+    let ports = service.array_at(&["spec", "ports"]);
+    let spec = ports.iter().find(|p| p["port"].as_i64() == Some(i64::from(port)));
+    let spec = spec.ok_or_else(|| format!("service {name:?} has no port {port}"))?;
+    let slices = request.list("discovery.k8s.io", "v1", "endpointslices", namespace).await.map_err(text)?;
+    let mut addresses = Vec::new();
+    for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
+        let port_name = spec.str_at(&["name"]);
+        let target = slice.array_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name);
+        let Some(target) = target.and_then(|p| p["port"].as_i64()).and_then(|p| u16::try_from(p).ok()) else { continue };
+        for endpoint in slice.array_at(&["endpoints"]) {
+            if endpoint.at(&["conditions", "ready"]).is_some_and(|r| *r == false) {
+                continue;
+            }
+            let ips = endpoint.array_at(&["addresses"]).iter().filter_map(Value::as_str);
+            addresses.extend(ips.filter_map(|ip| Some(SocketAddr::new(ip.parse().ok()?, target))));
+        }
+    }
+    if addresses.is_empty() {
+        addresses.extend(service.str_at(&["spec", "clusterIP"]).parse().ok().map(|ip| SocketAddr::new(ip, port)));
+    }
+    if addresses.is_empty() {
+        return Err(format!("no endpoints available for service {name:?}"));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, want) in [
+            ("https://127.0.0.1:1/x", Some(("127.0.0.1", 1, "/x"))),
+            ("https://a.example", Some(("a.example", 443, "/"))),
+            ("https://[::1]:8443/a/b?c=d", Some(("::1", 8443, "/a/b?c=d"))),
+            ("http://a.example/", None),
+        ] {
+            let got = split_url(url);
+            let got = got.as_ref().map(|(h, p, path)| (h.as_str(), *p, path.as_str()));
+            assert_eq!(got, want, "{url}");
+        }
+    }
+}
