@@ -199,6 +199,7 @@ impl Checker<'_> {
         }
         match object {
             Some(object) => object.ty.clone(),
+            None if self.environment.is_dynamic_object(name) => Type::Dyn,
             None => self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')")),
         }
     }

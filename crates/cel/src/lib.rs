@@ -42,6 +42,8 @@ pub use crate::value::{Key, Opaque, Val};
 pub struct Environment {
     variables: BTreeMap<String, Arc<Decl>>,
     objects: BTreeMap<String, Arc<Decl>>,
+    /// Messages of this name, and those below it, may have any fields.
+    dynamic_objects: Option<String>,
 }
 
 impl Environment {
@@ -61,6 +63,17 @@ impl Environment {
             self.objects.insert(object.name.clone(), decl.clone());
         }
         self
+    }
+
+    /// Lets expressions build messages `name{...}`, `name.spec{...}` and so on, with fields that are checked at run time.
+    pub fn with_dynamic_objects(mut self, name: impl Into<String>) -> Environment {
+        self.dynamic_objects = Some(name.into());
+        self
+    }
+
+    pub(crate) fn is_dynamic_object(&self, name: &str) -> bool {
+        let below = |root: &String| name.strip_prefix(root.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'));
+        self.dynamic_objects.as_ref().is_some_and(below)
     }
 
     pub(crate) fn variable(&self, name: &str) -> Option<&Arc<Decl>> {

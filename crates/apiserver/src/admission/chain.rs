@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods, priority,
-    quota, service_account, webhook,
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods, policy,
+    priority, quota, service_account, webhook,
 };
 use crate::authz::Authorizer;
 
@@ -58,7 +58,9 @@ fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)
         (Arc::new(certificates::CertificateSubjectRestriction), true),
         (Arc::new(classes::DefaultIngressClass), true),
         (Arc::new(defaults::PodTopologyLabels), true),
+        (Arc::new(policy::mutating::MutatingAdmissionPolicy::new(authorizer.clone())), true),
         (Arc::new(webhook::MutatingAdmissionWebhook::new(authorizer.clone())), true),
+        (Arc::new(policy::ValidatingAdmissionPolicy::new(authorizer.clone())), true),
         (Arc::new(webhook::ValidatingAdmissionWebhook::new(authorizer.clone())), true),
         (Arc::new(quota::ResourceQuota), true),
     ]

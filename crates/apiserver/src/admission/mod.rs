@@ -16,6 +16,7 @@ pub mod matching;
 pub mod pod_resources;
 pub mod pod_security;
 pub mod pods;
+pub mod policy;
 pub mod priority;
 pub mod quota;
 pub mod service_account;
