@@ -8,7 +8,6 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::apply::FieldManager;
 use apimachinery::gvk::{GroupVersionKind, GroupVersionResource};
-use apimachinery::meta::ObjectMeta;
 use apimachinery::patch::json::JsonPatch;
 use apimachinery::status::{Status, StatusResult, reason};
 use apimachinery::time::Timestamp;
