@@ -72,7 +72,8 @@ impl Environment {
     }
 
     pub(crate) fn is_dynamic_object(&self, name: &str) -> bool {
-        let below = |root: &String| name.strip_prefix(root.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'));
+        let below =
+            |root: &String| name.strip_prefix(root.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'));
         self.dynamic_objects.as_ref().is_some_and(below)
     }
 

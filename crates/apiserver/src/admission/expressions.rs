@@ -179,7 +179,8 @@ impl Host for AuthorizerHost<'_> {
     fn call(&self, function: &str, args: &[Val]) -> Option<Result<Val, String>> {
         let (Val::Opaque(receiver), rest) = args.split_first()? else { return None };
         let receiver = receiver.as_any().downcast_ref::<Check>()?;
-        let texts: Vec<&str> = rest.iter().filter_map(|v| if let Val::String(s) = v { Some(&**s) } else { None }).collect();
+        let texts: Vec<&str> =
+            rest.iter().filter_map(|v| if let Val::String(s) = v { Some(&**s) } else { None }).collect();
         let check = |c: Check| Some(Ok(Val::Opaque(Arc::new(c))));
         match (receiver, function, texts.as_slice()) {
             (Check::User(user), "path", [path]) => check(Check::Path(user.clone(), (*path).to_owned())),

@@ -87,7 +87,11 @@ pub struct Criteria {
 
 fn selector(value: &Value) -> Result<Selector, String> {
     // No selector selects everything; an empty one too.
-    if value.is_object() { Selector::from_label_selector(value).map_err(|e| e.to_string()) } else { Ok(Selector::everything()) }
+    if value.is_object() {
+        Selector::from_label_selector(value).map_err(|e| e.to_string())
+    } else {
+        Ok(Selector::everything())
+    }
 }
 
 impl Criteria {
@@ -159,9 +163,9 @@ impl Criteria {
         let resources = request.storage.registry.current();
         let own = resources.get(&request.gvr.group, &request.gvr.version, &request.gvr.resource)?;
         let own_cache = &own.storage.as_ref()?.cache;
-        let others = resources.all().filter(|r| {
-            r.gvr != request.gvr && r.storage.as_ref().is_some_and(|s| Arc::ptr_eq(&s.cache, own_cache))
-        });
+        let others = resources
+            .all()
+            .filter(|r| r.gvr != request.gvr && r.storage.as_ref().is_some_and(|s| Arc::ptr_eq(&s.cache, own_cache)));
         let others: Vec<_> = others.collect();
         rules.iter().find_map(|rule| {
             let other = others.iter().find(|r| rule_matches(rule, request, &r.gvr))?;
@@ -238,12 +242,8 @@ pub fn request_value(
     resource: &GroupVersionResource,
     kind: &GroupVersionKind,
 ) -> Value {
-    let gvk = |k: &GroupVersionKind| {
-        apimachinery::json!({"group": k.group.as_str(), "version": k.version.as_str(), "kind": k.kind.as_str()})
-    };
-    let gvr = |r: &GroupVersionResource| {
-        apimachinery::json!({"group": r.group.as_str(), "version": r.version.as_str(), "resource": r.resource.as_str()})
-    };
+    let gvk = |k: &GroupVersionKind| apimachinery::json!({"group": k.group.as_str(), "version": k.version.as_str(), "kind": k.kind.as_str()});
+    let gvr = |r: &GroupVersionResource| apimachinery::json!({"group": r.group.as_str(), "version": r.version.as_str(), "resource": r.resource.as_str()});
     let mut value = apimachinery::json!({
         "kind": gvk(kind), "resource": gvr(resource),
         "requestKind": gvk(&request.gvk), "requestResource": gvr(&request.gvr),

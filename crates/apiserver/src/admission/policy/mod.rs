@@ -110,8 +110,9 @@ impl Policy {
                 namespace = request.namespace.as_str();
             }
             if namespace.is_empty() {
-                return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
-                    .to_owned());
+                return Err(
+                    "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".to_owned()
+                );
             }
         } else if !namespace.is_empty() {
             return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".to_owned());

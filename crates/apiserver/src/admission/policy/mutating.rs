@@ -106,14 +106,8 @@ impl MutatingAdmissionPolicy {
                 let (Some(mut object), old) = converted(request, &kind).await? else { continue };
                 let value = request_value(request, &resource, &kind);
                 let before = object.clone();
-                let mut inputs = Inputs::new(
-                    request,
-                    Some(&object),
-                    old.as_ref(),
-                    &value,
-                    param.as_ref(),
-                    namespace.as_ref(),
-                );
+                let mut inputs =
+                    Inputs::new(request, Some(&object), old.as_ref(), &value, param.as_ref(), namespace.as_ref());
                 match self.mutate(policy, request, &resource, &kind, &mut object, &mut inputs) {
                     Ok(()) => {}
                     Err(message) => {
@@ -150,9 +144,8 @@ impl MutatingAdmissionPolicy {
             let variables = inputs.set_variables(&policy.policy.variables, authorizer);
             let (Mutation::Apply { expression, program } | Mutation::JsonPatch { expression, program }) = mutation;
             let program = program.as_ref().map_err(Clone::clone)?;
-            let result = inputs
-                .evaluate(program, authorizer)
-                .map_err(|e| evaluation_error(expression, &e, &variables))?;
+            let result =
+                inputs.evaluate(program, authorizer).map_err(|e| evaluation_error(expression, &e, &variables))?;
             let result = result.to_json().ok_or_else(|| format!("expression '{expression}' gave no object"))?;
             *object = match mutation {
                 Mutation::JsonPatch { .. } => json_patched(object, &result)?,

@@ -138,9 +138,10 @@ impl Target {
             .connect(name, stream)
             .await
             .map_err(|e| format!("tls: {e}"))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
-            .await
-            .map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
+                .await
+                .map_err(|e| e.to_string())?;
         let request = http::Request::post(format!("{}{separator}timeout={seconds}s", self.path))
             .header(http::header::HOST, &self.host)
             .header(http::header::CONTENT_TYPE, "application/json")
@@ -163,7 +164,10 @@ impl Target {
             }
         };
         if !status.is_success() {
-            return Ok(Err(format!("the server responded with the status code {} but did not return more information", status.as_u16())));
+            return Ok(Err(format!(
+                "the server responded with the status code {} but did not return more information",
+                status.as_u16()
+            )));
         }
         Ok(Value::from_slice(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")))
     }
@@ -187,7 +191,9 @@ async fn service_addresses(
     for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
         let port_name = spec.str_at(&["name"]);
         let target = slice.array_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name);
-        let Some(target) = target.and_then(|p| p["port"].as_i64()).and_then(|p| u16::try_from(p).ok()) else { continue };
+        let Some(target) = target.and_then(|p| p["port"].as_i64()).and_then(|p| u16::try_from(p).ok()) else {
+            continue;
+        };
         for endpoint in slice.array_at(&["endpoints"]) {
             if endpoint.at(&["conditions", "ready"]).is_some_and(|r| *r == false) {
                 continue;

@@ -137,7 +137,10 @@ async fn call(
     }
     let calling = |reason: String| Failure::Calling(reason);
     let Some(version) = webhook.review_version else {
-        return Err(calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned()));
+        return Err(calling(
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)"
+                .to_owned(),
+        ));
     };
     let uid = uuid::Uuid::new_v4().to_string();
     let mut body = request_value(request, &call.resource, &call.kind);
@@ -151,8 +154,7 @@ async fn call(
     let answer = target.call(&review, webhook.timeout).await;
     let answer = answer.map_err(|e| calling(format!("failed to call webhook: {e}")))?;
     let response = &answer["response"];
-    verify(&answer, version, &uid, mutating)
-        .map_err(|e| calling(format!("received invalid webhook response: {e}")))?;
+    verify(&answer, version, &uid, mutating).map_err(|e| calling(format!("received invalid webhook response: {e}")))?;
     let warnings = response.array_at(&["warnings"]).iter().filter_map(Value::as_str).map(str::to_owned);
     let warnings: Vec<String> = warnings.collect();
     if response["allowed"] != true {
