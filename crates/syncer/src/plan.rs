@@ -158,7 +158,7 @@ fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &C
     if is_deleting(virtual_) || !ty.wanted(virtual_, ctx) {
         return Plan::default();
     }
-    match ty.translate(virtual_, ctx) {
+    match translated(ty, virtual_, ctx) {
         Ok((host, more)) => {
             let mut actions = vec![Action::CreateHost(host)];
             actions.extend(more);
@@ -166,6 +166,29 @@ fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &C
         }
         Err(refusal) => Plan { actions: vec![refused(refusal)], seen: last.clone() },
     }
+}
+
+/// The type's translation with the configuration's patches.
+fn translated(ty: &dyn ToHost, virtual_: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
+    let (mut host, more) = ty.translate(virtual_, ctx)?;
+    crate::patches::apply_to_host(ctx.patches, virtual_, &mut host, ctx)?;
+    Ok((host, more))
+}
+
+fn reconciled(
+    ty: &dyn ToHost,
+    virtual_: &Value,
+    host: &Value,
+    last: &LastSeen,
+    ctx: &Context<'_>,
+) -> Result<crate::types::Desired, Refusal> {
+    let mut desired = ty.reconcile(virtual_, host, last, ctx)?;
+    if !ctx.patches.is_empty() {
+        let (fresh, _) = translated(ty, virtual_, ctx)?;
+        let (new_virtual, new_host) = (&mut desired.virtual_, &mut desired.host);
+        crate::patches::apply_to_both(ctx.patches, &fresh, virtual_, new_virtual, host, new_host, ctx)?;
+    }
+    Ok(desired)
 }
 
 fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Plan {
@@ -204,7 +227,7 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
             seen: LastSeen::default(),
         };
     }
-    match ty.reconcile(virtual_, host, last, ctx) {
+    match reconciled(ty, virtual_, host, last, ctx) {
         Ok(mut desired) => {
             let mut actions = Vec::new();
             if !desired.actions.iter().any(|a| matches!(a, Action::RecreateVirtual(_))) {

@@ -71,12 +71,16 @@ entries! {
     "serviceaccounts", "sync.toHost.serviceAccounts", ToHost, "off", "secrets are dropped", "-", "hostile_objects_do_no_harm";
     "priorityclasses", "sync.toHost.priorityClasses", ToHost, "off", "name; value at most 1000000000; never the default", "-", "hostile_objects_do_no_harm";
     "storageclasses", "sync.toHost.storageClasses", ToHost, "off", "name; never the default; no Secrets of the host", "-", "hostile_objects_do_no_harm";
+    "resourceclaims, resourceclaimtemplates", "sync.toHost.resourceClaims, resourceClaimTemplates", ToHostWithStatus, "off", "name (short form)", "status", "what_can_change_on_a_running_pod";
+    "custom resources", "sync.toHost.customResources", ToHostWithStatus, "off", "name; fields that patches name", "status", "budgets_and_patches";
+    "namespaces", "sync.toHost.namespaces", ToHost, "off", "name by rule; objects inside keep theirs", "-", "mapped_namespaces_keep_their_names";
+    "replicated services", "networking.replicateServices", Both, "off", "name by mapping, selector", "address", "single_services_are_replicated_both_ways";
     "ingressclasses", "sync.fromHost.ingressClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "storageclasses (host)", "sync.fromHost.storageClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "runtimeclasses", "sync.fromHost.runtimeClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "priorityclasses (host)", "sync.fromHost.priorityClasses", FromHost, "off", "-", "all that the selector takes; never the default", "import_mappings_have_a_precedence";
     "csidrivers, csinodes", "sync.fromHost.csiDrivers, csiNodes", FromHost, "with a virtual scheduler", "-", "all", "import_mappings_have_a_precedence";
-    "configmaps (host)", "sync.fromHost.configMaps", FromHost, "off", "-", "those that a mapping names", "import_mappings_have_a_precedence";
+    "configmaps (host)", "sync.fromHost.configMaps", FromHost, "off", "-", "those that a mapping names", "import_mappings_have_a_precedence, imports_follow_the_host";
     "secrets (host)", "sync.fromHost.secrets", FromHost, "off", "-", "those that a mapping names", "import_mappings_have_a_precedence";
 }
 

@@ -127,6 +127,15 @@ pub struct Settings {
     pub import_config_maps: Vec<ImportMapping>,
     pub import_secrets: Vec<ImportMapping>,
 
+    /// Labels of host namespaces that are made for virtual ones.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Kinds of custom resources that go to the host; the host must serve them.
+    pub custom_resources: Vec<crate::kind::Kind>,
+    pub resource_claims: bool,
+    pub resource_claim_templates: bool,
+    /// Patches by resource name, such as `pods` or `certificates`.
+    pub patches: BTreeMap<String, Vec<crate::patches::Patch>>,
+
     pub replicate_to_host: Vec<ReplicatedService>,
     pub replicate_from_host: Vec<ReplicatedService>,
 
@@ -175,6 +184,11 @@ impl Default for Settings {
             import_csi: false,
             import_config_maps: Vec::new(),
             import_secrets: Vec::new(),
+            namespace_labels: BTreeMap::new(),
+            custom_resources: Vec::new(),
+            resource_claims: false,
+            resource_claim_templates: false,
+            patches: BTreeMap::new(),
             replicate_to_host: Vec::new(),
             replicate_from_host: Vec::new(),
             virtual_scheduler: false,

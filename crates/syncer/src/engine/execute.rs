@@ -172,6 +172,7 @@ impl Engine {
             settings: &self.settings,
             owner: owner_reference.as_ref(),
             facts: &facts,
+            patches: self.settings.patches.get("services").map_or(&[], Vec::as_slice),
             now: self.clock.now(),
         };
         let name = crate::metadata::name_of(service);

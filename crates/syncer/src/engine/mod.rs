@@ -8,20 +8,23 @@
 //! - One object that cannot be synced is retried with growing delays, tells its owner with an event, and holds up nothing.
 //! - No lock is held while a request is on its way, but the one that makes nodes one at a time.
 
+mod api_service;
 mod execute;
 mod facts;
 mod host_events;
 mod imports;
 mod metrics;
+mod namespaces;
 mod nodes;
+mod replicate;
 mod shown_volumes;
 mod side;
 mod start;
 mod tokens;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -155,6 +158,14 @@ struct Engine {
     volume_queue: Queue<String>,
     event_queue: Queue<NamespacedName>,
     imports: imports::Imports,
+    control_plane: ControlPlaneAddress,
+    api_queue: Queue<()>,
+    api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
+    /// An address that the virtual API server did not accept for its own Service.
+    kube_service_refused: Mutex<Option<String>>,
+    replica_queue: Queue<replicate::ReplicaKey>,
+    replica_sources: OnceLock<replicate::HostCaches>,
+    namespace_queue: Queue<String>,
     synced: AtomicBool,
 }
 
@@ -184,6 +195,7 @@ impl Engine {
             settings: &self.settings,
             owner: owner.as_ref(),
             facts: &facts,
+            patches: self.settings.patches.get(ty.ty.kind().plural.as_ref()).map_or(&[], Vec::as_slice),
             now: self.clock.now(),
         };
         let plan = plan(ty.ty.as_ref(), virtual_.as_ref(), host.as_ref(), &last, &ctx);

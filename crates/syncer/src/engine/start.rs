@@ -1,14 +1,14 @@
 //! Wiring: which caches there are, and which queue a change puts which key into.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::events::Recorder;
 use informer::{Change, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ use crate::names::NamespacedName;
 use crate::settings::{Nodes, Settings, Wanted};
 use crate::types::classes::OwnClasses;
 use crate::types::configs::Configs;
+use crate::types::custom::Custom;
 use crate::types::endpoints::{EndpointKinds, service_of};
 use crate::types::ingress::{self, Ingresses};
 use crate::types::network_policy::NetworkPolicies;
@@ -53,6 +54,13 @@ fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
     add(settings.service_accounts, &|| TypeState::new("serviceaccounts", ServiceAccounts));
     add(settings.priority_classes, &|| TypeState::new("priorityclasses", OwnClasses::Priority));
     add(settings.storage_classes, &|| TypeState::new("storageclasses", OwnClasses::Storage));
+    add(settings.resource_claims, &|| TypeState::new("resourceclaims", Custom(kind::RESOURCE_CLAIM.clone())));
+    add(settings.resource_claim_templates, &|| {
+        TypeState::new("resourceclaimtemplates", Custom(kind::RESOURCE_CLAIM_TEMPLATE.clone()))
+    });
+    for kind in &settings.custom_resources {
+        add(true, &|| TypeState::new("customresources", Custom(kind.clone())));
+    }
     out.into_iter().map(Arc::new).collect()
 }
 
@@ -84,6 +92,7 @@ pub fn start(virtual_client: kube::Client, host_client: kube::Client, config: Sy
                 .collect();
         }
     }
+    let control_plane = config.control_plane.clone();
     let kube_ip = match &config.control_plane {
         ControlPlaneAddress::Ip(ip) => ip.clone(),
         ControlPlaneAddress::HostService(_) => String::new(),
@@ -103,14 +112,23 @@ pub fn start(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         volume_queue: Queue::default(),
         event_queue: Queue::default(),
         imports,
+        control_plane: config.control_plane,
+        api_queue: Queue::default(),
+        api_endpoints: OnceLock::new(),
+        kube_service_refused: Mutex::new(None),
+        replica_queue: Queue::default(),
+        replica_sources: OnceLock::new(),
+        namespace_queue: Queue::default(),
         synced: AtomicBool::new(false),
     });
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
-    watch_control_plane(&engine, &config.control_plane);
+    watch_control_plane(&engine, &control_plane);
     watch_virtual(&engine);
     watch_host(&engine);
     watch_imports(&engine);
+    engine.watch_api_endpoints();
+    engine.watch_replicas();
     let workers = config.workers.max(1);
     let (task_engine, task_cancel, task_tasks) = (engine.clone(), cancel.clone(), tasks.clone());
     tasks.spawn(async move { run(task_engine, workers, task_cancel, task_tasks).await });
@@ -158,6 +176,25 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
         let engine = of.clone();
         async move { engine.reconcile_event(&key).await }
     }));
+    let of = engine.clone();
+    tasks.spawn(run_workers("apiservice", 1, engine.api_queue.clone(), cancel.clone(), stats(), move |()| {
+        let engine = of.clone();
+        async move { engine.reconcile_api_service().await }
+    }));
+    let of = engine.clone();
+    let queue = engine.replica_queue.clone();
+    tasks.spawn(run_workers("replicas", 2, queue, cancel.clone(), stats(), move |key| {
+        let engine = of.clone();
+        async move { engine.reconcile_replica(&key).await }
+    }));
+    if engine.names.syncs_namespaces() {
+        let of = engine.clone();
+        let queue = engine.namespace_queue.clone();
+        tasks.spawn(run_workers("namespaces", 2, queue, cancel.clone(), stats(), move |key: String| {
+            let engine = of.clone();
+            async move { engine.reconcile_namespace(&key).await }
+        }));
+    }
     if !engine.imports.kinds.is_empty() {
         if let Err(error) = engine.sweep_imports().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated imports");
@@ -200,6 +237,7 @@ fn watch_control_plane(engine: &Arc<Engine>, address: &ControlPlaneAddress) {
         let ip = service.str_at(&["spec", "clusterIP"]);
         if ip != "None" {
             *engine.kube_ip.write() = ip.to_owned();
+            engine.api_queue.add(super::api_service::KEY);
         }
     });
 }
@@ -316,6 +354,9 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
     let namespaces = side.watch(&kind::NAMESPACE, Source::all(resource(&kind::NAMESPACE)));
     namespaces.on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
+        if engine.names.syncs_namespaces() {
+            engine.namespace_queue.add(change.object().metadata.name.to_string());
+        }
         // Pods carry the labels of their namespace.
         if let Change::Updated { old, new } = &change
             && old.metadata.labels != new.metadata.labels
@@ -331,6 +372,9 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
         let Some(engine) = of.upgrade() else { return };
         let service = &change.object().metadata;
         engine.enqueue(&kind::ENDPOINTS, &service.namespace, &service.name);
+        if service.namespace == "default" && service.name == "kubernetes" {
+            engine.api_queue.add(super::api_service::KEY);
+        }
         if let Some(slices) = engine.virtual_side.cache(&kind::ENDPOINT_SLICE) {
             for slice in slices.list_namespace(&service.namespace) {
                 if slice.to_tree().is_ok_and(|s| service_of(&s) == service.name.as_str()) {

@@ -13,6 +13,7 @@ use crate::settings::Settings;
 
 pub mod classes;
 pub mod configs;
+pub mod custom;
 pub mod endpoints;
 pub mod event;
 pub mod ingress;
@@ -57,6 +58,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     pub owner: Option<&'a HostOwner>,
     pub facts: &'a Facts,
+    /// The configuration's patches for this type.
+    pub patches: &'a [crate::patches::Patch],
     pub now: Timestamp,
 }
 

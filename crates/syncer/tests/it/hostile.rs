@@ -678,8 +678,14 @@ fn others() -> Vec<(&'static str, Box<dyn ToHost>, Value, Want)> {
 fn check(what: &str, ty: &dyn ToHost, object: &Value, want: &Want) {
     let names = Names::new("vc", "host-ns");
     let (settings, facts) = (settings(), facts());
-    let ctx =
-        Context { names: &names, settings: &settings, owner: None, facts: &facts, now: jiff::Timestamp::UNIX_EPOCH };
+    let ctx = Context {
+        names: &names,
+        settings: &settings,
+        owner: None,
+        facts: &facts,
+        patches: &[],
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
     let plan = plan(ty, Some(object), None, &LastSeen::default(), &ctx);
     let host = plan.actions.iter().find_map(|a| if let Action::CreateHost(host) = a { Some(host) } else { None });
     let host = match (want, host) {
@@ -727,8 +733,14 @@ fn hostile_objects_do_no_harm() {
 fn host_objects_that_only_look_like_ours_are_not_touched() {
     let names = Names::new("vc", "host-ns");
     let (settings, facts) = (settings(), facts());
-    let ctx =
-        Context { names: &names, settings: &settings, owner: None, facts: &facts, now: jiff::Timestamp::UNIX_EPOCH };
+    let ctx = Context {
+        names: &names,
+        settings: &settings,
+        owner: None,
+        facts: &facts,
+        patches: &[],
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
     let object = json!({"metadata": meta("cm"), "data": {"a": "1"}});
     let ty = Configs::ConfigMaps;
     let (mut good, _) = ty.translate(&object, &ctx).expect("a host object");
@@ -758,8 +770,14 @@ fn host_objects_that_only_look_like_ours_are_not_touched() {
 fn two_virtual_objects_with_one_host_name_do_not_overwrite_each_other() {
     let names = Names::new("vc", "host-ns");
     let (settings, facts) = (settings(), facts());
-    let ctx =
-        Context { names: &names, settings: &settings, owner: None, facts: &facts, now: jiff::Timestamp::UNIX_EPOCH };
+    let ctx = Context {
+        names: &names,
+        settings: &settings,
+        owner: None,
+        facts: &facts,
+        patches: &[],
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
     let first = json!({"metadata": {"name": "a-x-b", "namespace": "c", "uid": "u-1"}, "data": {"a": "1"}});
     let second = json!({"metadata": {"name": "a", "namespace": "b-x-c", "uid": "u-2"}, "data": {"a": "2"}});
     assert_eq!(names.host("a-x-b", "c"), names.host("a", "b-x-c"));

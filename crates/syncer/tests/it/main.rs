@@ -8,5 +8,7 @@ mod hostile;
 mod pods;
 mod properties;
 mod restart;
+mod services;
 mod simulator;
+mod sync_more;
 mod translate;

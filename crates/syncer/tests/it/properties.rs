@@ -118,6 +118,7 @@ impl World {
             settings: &self.settings,
             owner: None,
             facts: &self.facts,
+            patches: &[],
             now: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -45,6 +45,7 @@ impl World {
             settings: &self.settings,
             owner: None,
             facts: &self.facts,
+            patches: &[],
             now: jiff::Timestamp::from_second(1_000_000).expect("a time"),
         }
     }

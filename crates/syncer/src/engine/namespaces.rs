@@ -1,0 +1,100 @@
+//! Namespace sync: a host namespace for each virtual namespace that a rule maps.
+//!
+//! Invariant: a host namespace that was there before is used but never deleted; only what was made here goes again.
+
+use apimachinery::{Map, Value, json};
+use informer::Outcome;
+
+use super::{Engine, SyncError};
+use crate::kind;
+use crate::metadata::{IMPORTED_ANNOTATION, MANAGED_BY_LABEL, annotation, is_deleting, label, uid_of};
+use crate::names::NamespacedName;
+
+const VIRTUAL_CLUSTER_LABEL: &str = "vcluster.loft.sh/vcluster-name";
+const INSTALL_NAMESPACE_LABEL: &str = "vcluster.loft.sh/vcluster-namespace";
+
+impl Engine {
+    fn namespace_labels(&self) -> Map {
+        let mut labels: Map =
+            self.settings.namespace_labels.iter().map(|(k, v)| (k.as_str(), Value::from(v.as_str()))).collect();
+        labels.insert(VIRTUAL_CLUSTER_LABEL, self.names.virtual_cluster().into());
+        labels.insert(INSTALL_NAMESPACE_LABEL, self.names.install_namespace().into());
+        labels.insert(MANAGED_BY_LABEL, self.names.cluster_marker().into());
+        labels
+    }
+
+    /// True for host namespaces that belong to this virtual cluster.
+    fn owns_namespace(&self, host: &Value) -> bool {
+        label(host, VIRTUAL_CLUSTER_LABEL) == self.names.virtual_cluster()
+            && label(host, INSTALL_NAMESPACE_LABEL) == self.names.install_namespace()
+    }
+
+    pub(super) async fn reconcile_namespace(&self, namespace: &str) -> Result<Outcome, SyncError> {
+        let name = NamespacedName::new("", namespace);
+        let Some(host_name) = self.names.mapped_namespace(namespace) else {
+            return Ok(Outcome::Done);
+        };
+        let host_name = NamespacedName::new("", host_name);
+        let virtual_ = self.virtual_side.get(&kind::NAMESPACE, &name);
+        let host = match self.host_side.read(&kind::NAMESPACE, &host_name).await {
+            Ok(host) => Some(host),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        match (virtual_, host) {
+            (Some(virtual_), host) if !is_deleting(&virtual_) => {
+                if let Some(host) = &host {
+                    let other = label(host, VIRTUAL_CLUSTER_LABEL);
+                    if !other.is_empty() && !self.owns_namespace(host) {
+                        let message = "Error syncing: the host namespace of this namespace belongs to another cluster";
+                        self.warn(&kind::NAMESPACE, &virtual_, "SyncError", message);
+                        return Ok(Outcome::Done);
+                    }
+                }
+                self.write_namespace(&host_name, host).await?;
+            }
+            (_, Some(host)) if self.owns_namespace(&host) => {
+                // The objects in it go first, by their own types; a namespace that was there before stays.
+                if annotation(&host, IMPORTED_ANNOTATION) != "true" && !is_deleting(&host) {
+                    self.host_side.delete(&kind::NAMESPACE, &host_name, uid_of(&host), None).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn write_namespace(&self, name: &NamespacedName, host: Option<Value>) -> Result<(), SyncError> {
+        let labels = self.namespace_labels();
+        match host {
+            None => {
+                let object = json!({"apiVersion": "v1", "kind": "Namespace",
+                    "metadata": {"name": (name.name.as_str()), "labels": (Value::Object(labels))}});
+                self.host_side.create(&kind::NAMESPACE, &object).await?;
+            }
+            Some(host) => {
+                let missing: Map =
+                    labels.into_iter().filter(|(k, v)| host.at(&["metadata", "labels", k]) != Some(v)).collect();
+                if !missing.is_empty() {
+                    let mut patch = json!({"metadata": {"labels": (Value::Object(missing))}});
+                    if label(&host, VIRTUAL_CLUSTER_LABEL).is_empty() {
+                        patch.set_at(&["metadata", "annotations", IMPORTED_ANNOTATION], "true".into());
+                    }
+                    self.host_side.patch(&kind::NAMESPACE, name, "", &patch).await?;
+                }
+            }
+        }
+        // Pods of this cluster run as this account, wherever they are.
+        let account = &self.settings.workload_service_account;
+        if !account.is_empty() {
+            let object = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": (account.as_str()), "namespace": (name.name.as_str())},
+                "automountServiceAccountToken": false});
+            match self.host_side.create(&kind::SERVICE_ACCOUNT, &object).await {
+                Err(error) if !error.is_already_exists() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! Services and what belongs to them, end to end.
+
+use apimachinery::json;
+use syncer::names::NamespacedName;
+use syncer::settings::ReplicatedService;
+
+use crate::cluster::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_one_address_on_both_sides() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let syncer = tenant.sync(&host).await;
+    let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    tenant.api.create(&SERVICES, "default", web).await;
+    let on_host = tenant.on_host("default", "web");
+    eventually("both sides have the host's address", || async {
+        let host_service = host_api.get(&SERVICES, &on_host.namespace, &on_host.name).await?;
+        let service = tenant.api.get(&SERVICES, "default", "web").await?;
+        let ip = host_service.str_at(&["spec", "clusterIP"]);
+        (!ip.is_empty() && service.str_at(&["spec", "clusterIP"]) == ip).then_some(())
+    })
+    .await;
+    // Types change while it lives.
+    for (change, kind) in [
+        (json!({"type": "NodePort"}), "NodePort"),
+        (json!({"type": "LoadBalancer"}), "LoadBalancer"),
+        (json!({"type": "ClusterIP"}), "ClusterIP"),
+    ] {
+        tenant.api.patch(&SERVICES, "default", "web", json!({ "spec": change })).await;
+        eventually(&format!("the host's type is {kind}"), || async {
+            let host_service = host_api.get(&SERVICES, &on_host.namespace, &on_host.name).await?;
+            let service = tenant.api.get(&SERVICES, "default", "web").await?;
+            let ports = |s: &apimachinery::Value| s.array_at(&["spec", "ports"])[0]["nodePort"].clone();
+            (host_service.str_at(&["spec", "type"]) == kind && ports(&service) == ports(&host_service)).then_some(())
+        })
+        .await;
+    }
+    tenant.api.delete(&SERVICES, "default", "web").await;
+    eventually("the host Service is gone", || async {
+        host_api.get(&SERVICES, &on_host.namespace, &on_host.name).await.is_none().then_some(())
+    })
+    .await;
+
+    // The API's own Service has the control plane's address.
+    eventually("the API's Service is the control plane's", || async {
+        let service = tenant.api.get(&SERVICES, "default", "kubernetes").await?;
+        (service.str_at(&["spec", "clusterIP"]) == "10.96.200.1").then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_the_tenant_writes_reach_the_host() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let syncer = tenant.sync(&host).await;
+    tenant
+        .api
+        .create(&SERVICES, "default", json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}}))
+        .await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 5432}]}]);
+    tenant.api.create(&ENDPOINTS, "default", json!({"metadata": {"name": "db"}, "subsets": subsets})).await;
+    tenant
+        .api
+        .create(
+            &SLICES,
+            "default",
+            json!({"metadata": {"name": "db-1", "labels": {"kubernetes.io/service-name": "db"}}, "addressType": "IPv4",
+                "endpoints": [{"addresses": ["192.0.2.8"]}], "ports": [{"port": 5432}]}),
+        )
+        .await;
+    let (db, slice) = (tenant.on_host("default", "db"), tenant.on_host("default", "db-1"));
+    eventually("the endpoints are on the host", || async {
+        let endpoints = host_api.get(&ENDPOINTS, &db.namespace, &db.name).await?;
+        let slice = host_api.get(&SLICES, &slice.namespace, &slice.name).await?;
+        let service = slice.str_at(&["metadata", "labels", "kubernetes.io/service-name"]).to_owned();
+        (endpoints.to_string().contains("192.0.2.7") && service == db.name).then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_services_are_replicated_both_ways() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let mut config = tenant.config();
+    config.settings.replicate_to_host = vec![ReplicatedService {
+        from: NamespacedName::new("default", "web"),
+        to: NamespacedName::new("", "tenant-web"),
+    }];
+    config.settings.replicate_from_host = vec![ReplicatedService {
+        from: NamespacedName::new("default", "shared"),
+        to: NamespacedName::new("tools", "shared"),
+    }];
+    let syncer = tenant.sync_with(host.client(), config).await;
+    let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    tenant.api.create(&SERVICES, "default", web).await;
+    let shared = json!({"metadata": {"name": "shared"}, "spec": {"selector": {"app": "s"}, "ports": [{"port": 443}]}});
+    host_api.create(&SERVICES, "default", shared).await;
+    let replica = eventually("the tenant's Service is on the host under its name", || async {
+        host_api.get(&SERVICES, &tenant.host_namespace, "tenant-web").await
+    })
+    .await;
+    assert_eq!(replica.str_at(&["spec", "selector", "vcluster.loft.sh/managed-by"]), "vc");
+    eventually("the host's Service is in the virtual cluster", || async {
+        let host_service = host_api.get(&SERVICES, "default", "shared").await?;
+        let service = tenant.api.get(&SERVICES, "tools", "shared").await?;
+        let endpoints = tenant.api.get(&ENDPOINTS, "tools", "shared").await?;
+        let ip = host_service.str_at(&["spec", "clusterIP"]).to_owned();
+        (service.str_at(&["spec", "clusterIP"]) == "None" && endpoints.to_string().contains(&ip)).then_some(())
+    })
+    .await;
+    tenant.api.delete(&SERVICES, "default", "web").await;
+    host_api.delete(&SERVICES, "default", "shared").await;
+    eventually("both replicas are gone", || async {
+        let there = host_api.get(&SERVICES, &tenant.host_namespace, "tenant-web").await;
+        let here = tenant.api.get(&SERVICES, "tools", "shared").await;
+        (there.is_none() && here.is_none()).then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}
