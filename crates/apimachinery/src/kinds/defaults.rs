@@ -14,7 +14,7 @@ use crate::json::Value;
 pub fn default_object(gvk: &GroupVersionKind, object: &mut Value) {
     match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", kind) => core(kind, object),
-        ("apps", kind) => apps(kind, object),
+        ("apps", kind) if kind != "ControllerRevision" => apps(kind, object),
         ("batch", "Job") => job(object),
         ("batch", "CronJob") => {
             rules::apply(object, CRON_JOB);

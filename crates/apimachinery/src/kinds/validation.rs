@@ -182,6 +182,8 @@ fn other_kind(kind: &str, new: &Value, old: Option<&Value>, e: &mut Errors) {
 fn by_subresource(gvk: &GroupVersionKind, subresource: &str, new: &Value, old: &Value, e: &mut Errors) -> bool {
     match (gvk.kind.as_str(), subresource) {
         (_, "") => return false,
+        // What these change is decided by the server.
+        ("Pod", "binding" | "eviction") => {}
         ("Pod", "status") => core::pod::update_status(new, old, e),
         ("Pod", "ephemeralcontainers") => core::pod::update_ephemeral_containers(new, old, e),
         ("Pod", "resize") => core::pod::resize(new, old, e),
