@@ -170,7 +170,11 @@ impl ControlPlane {
         let user = |name: &str| UserInfo::new(name, [apiserver::authn::SYSTEM_MASTERS]);
         self.controllers = Some(controllers::Manager::start(
             self.server.kube_client(user("system:kube-controller-manager")),
-            controllers::ManagerConfig { root_ca: Some(root_ca.to_string()), ..Default::default() },
+            controllers::ManagerConfig {
+                root_ca: Some(root_ca.to_string()),
+                controllers: controller_list(config, host.is_some()),
+                ..Default::default()
+            },
         )?);
         let (Some(host), Some(link), Some(service)) = (host, link, service) else { return Ok(()) };
         let mut syncer_config = SyncerConfig::new(&self.name, &host.namespace);
@@ -216,6 +220,15 @@ impl ControlPlane {
         self.tasks.wait().await;
         self.store.close().await;
     }
+}
+
+/// Which controllers run: what looks after nodes and binds volumes is the host's, unless pods are scheduled here.
+fn controller_list(config: &config::Config, has_host: bool) -> Vec<String> {
+    let mut list = vec!["*"];
+    if has_host && !config.virtual_scheduler() {
+        list.extend(["-node-lifecycle-controller", "-persistentvolume-binder-controller"]);
+    }
+    list.into_iter().map(str::to_string).collect()
 }
 
 async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {
