@@ -195,24 +195,7 @@ impl Shared {
             _ => {}
         }
         self.write_status(index).await?;
-        self.accept(&name).await?;
         self.renew_lease(index).await
-    }
-
-    /// A new node is tainted as not ready until somebody has seen it ready. On a real cluster that is the node lifecycle
-    /// controller; here it is who has just written that the node is.
-    async fn accept(&self, name: &str) -> Result<(), ApiError> {
-        let current = self.rest.get(&NODES, "", name).await?;
-        let taints = current.array_at(&["spec", "taints"]);
-        let others: Vec<Value> =
-            taints.iter().filter(|t| t.str_at(&["key"]) != "node.kubernetes.io/not-ready").cloned().collect();
-        if others.len() == taints.len() {
-            return Ok(());
-        }
-        let mut patch = json!({"spec": {}});
-        patch.set_at(&["metadata", "resourceVersion"], current.str_at(&["metadata", "resourceVersion"]).into());
-        patch.set_at(&["spec", "taints"], Value::Array(others));
-        self.rest.patch(&NODES, "", "", name, PatchType::Merge, &patch).await.map(drop)
     }
 
     async fn write_status(&self, index: usize) -> Result<(), ApiError> {
