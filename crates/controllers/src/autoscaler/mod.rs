@@ -45,7 +45,7 @@ pub(crate) fn start(context: &Context) {
     let adds = queue.clone();
     autoscalers.on_change(move |change| match &change {
         // Our own status brings nothing new: the period does.
-        informer::Change::Updated { old, new } if old.metadata.generation == new.metadata.generation => {}
+        informer::Change::Updated { old, new } if old.spec == new.spec => {}
         other => adds.add(other.object().metadata.key()),
     });
     let synced = vec![autoscalers.synced()];

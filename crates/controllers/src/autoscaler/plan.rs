@@ -24,7 +24,7 @@ pub struct Autoscaler {
 
 cached!(Autoscaler);
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Spec {
     pub scale_target_ref: Target,
@@ -35,7 +35,7 @@ pub struct Spec {
     pub behavior: Option<Behavior>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Target {
     pub api_version: Str,
@@ -43,7 +43,7 @@ pub struct Target {
     pub name: Str,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Metric {
     #[serde(rename = "type")]
@@ -52,7 +52,7 @@ pub struct Metric {
     pub container_resource: Option<ResourceMetric>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ResourceMetric {
     pub name: Str,
@@ -60,21 +60,21 @@ pub struct ResourceMetric {
     pub target: MetricTarget,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MetricTarget {
     pub average_utilization: Option<i64>,
     pub average_value: Option<Str>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Behavior {
     pub scale_up: Option<Rules>,
     pub scale_down: Option<Rules>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Rules {
     pub stabilization_window_seconds: Option<i64>,
@@ -83,7 +83,7 @@ pub struct Rules {
     pub policies: Vec<Policy>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Policy {
     #[serde(rename = "type")]

@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use apimachinery::{Value, json};
 use apiserver::{ApiServer, Config, UserInfo};
-use controllers::{Manager, ManagerConfig};
+use controllers::{Manager, ManagerConfig, TokenSigner, VolumeProvisioner};
 use informer::{ApiError, Header, Informer, PatchType, Resource, Rest, TreeObject};
 
 pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 pub const CONTROLLER_REVISIONS: Resource = Resource::new("apps", "v1", "controllerrevisions");
 pub const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets");
+pub const CLUSTER_ROLES: Resource = Resource::new("rbac.authorization.k8s.io", "v1", "clusterroles");
+pub const HORIZONTAL_POD_AUTOSCALERS: Resource = Resource::new("autoscaling", "v2", "horizontalpodautoscalers");
+pub const PERSISTENT_VOLUMES: Resource = Resource::new("", "v1", "persistentvolumes");
+pub const POD_DISRUPTION_BUDGETS: Resource = Resource::new("policy", "v1", "poddisruptionbudgets");
+pub const RESOURCE_QUOTAS: Resource = Resource::new("", "v1", "resourcequotas");
+pub const SECRETS: Resource = Resource::new("", "v1", "secrets");
+pub const STORAGE_CLASSES: Resource = Resource::new("storage.k8s.io", "v1", "storageclasses");
 pub const NODES: Resource = Resource::new("", "v1", "nodes");
 pub const PERSISTENT_VOLUME_CLAIMS: Resource = Resource::new("", "v1", "persistentvolumeclaims");
 pub const STATEFUL_SETS: Resource = Resource::new("apps", "v1", "statefulsets");
@@ -37,7 +44,14 @@ impl Cluster {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
         let store = store::Store::in_memory(store::Options::default()).await;
         let server = ApiServer::start(Config::default(), store).await.expect("a server over an empty store starts");
-        let config = ManagerConfig { root_ca: Some("ca".into()), ..ManagerConfig::default() };
+        let config = ManagerConfig {
+            root_ca: Some("ca".into()),
+            token_signer: Some(TokenSigner::new(|_| Some("token".into()))),
+            volume_provisioner: Some(VolumeProvisioner::new("test/local", |request| {
+                Some(json!({"hostPath": {"path": format!("/data/{}", request.volume_name)}}))
+            })),
+            ..ManagerConfig::default()
+        };
         let manager = Manager::start(server.kube_client(UserInfo::admin()), config).expect("known controllers");
         let rest = Rest::new(server.kube_client(UserInfo::admin()), "test");
         let kubelet = informer::Factory::new(rest.clone());
@@ -166,7 +180,7 @@ impl Cluster {
     }
 }
 
-/// Whether an object is one of a kind of pods, for readable conditions.
+/// Whether an object has an owner of that name.
 pub fn owned_by(object: &Value, name: &str) -> bool {
     let header: Header = object.to().unwrap_or_default();
     header.metadata.owner_references.iter().any(|o| o.name == name)

@@ -1,4 +1,5 @@
 //! Controllers against a real API server in this process.
 
 mod cluster;
+mod objects;
 mod workloads;
