@@ -97,7 +97,7 @@ pub async fn bind(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         options_kind: "UpdateOptions",
         force_create: false,
         precondition_uid: (!uid.is_empty()).then_some(uid.as_str()),
-        retry_conflicts: true,
+        by_server: true,
     };
     let version = binding.resource_version().to_owned();
     change_object(&pod_cx, &change, |current| {
@@ -223,7 +223,7 @@ async fn mark_disrupted(cx: &Cx, delete: &mut DeleteOptions) -> StatusResult<()>
         options_kind: "UpdateOptions",
         force_create: false,
         precondition_uid: delete.precondition_uid.as_deref(),
-        retry_conflicts: true,
+        by_server: true,
     };
     let wanted = delete.precondition_resource_version.clone();
     let (written, _) = change_object(&pod_cx, &change, |current| {

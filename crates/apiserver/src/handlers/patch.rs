@@ -216,7 +216,7 @@ pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         options_kind: "UpdateOptions",
         force_create: request.patch_type == PatchType::Apply,
         precondition_uid: None,
-        retry_conflicts: true,
+        by_server: false,
     };
     let (written, created) = change_object(cx, &change, |current| {
         let mut new = request.make(cx, &Whole(cx), current)?;

@@ -163,7 +163,7 @@ async fn change(
     let version = cx.resource.api_version();
     let versions: ReplicasPaths = BTreeMap::from([(version.clone(), Some(owned_path))]);
     let change =
-        Change { options, options_kind: "UpdateOptions", force_create: false, precondition_uid, retry_conflicts: true };
+        Change { options, options_kind: "UpdateOptions", force_create: false, precondition_uid, by_server: false };
     let unreadable = |e: apimachinery::apply::DecodeError| Box::new(Status::plain_error(e.to_string()));
     let (written, _) = change_object(cx, &change, |current| {
         let current = current.ok_or_else(|| cx.not_found())?;

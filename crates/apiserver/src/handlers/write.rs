@@ -261,7 +261,7 @@ pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
         options_kind: "UpdateOptions",
         force_create: false,
         precondition_uid: (!uid.is_empty()).then_some(uid.as_str()),
-        retry_conflicts: true,
+        by_server: false,
     };
     let manager = options.manager(cx.user_agent());
     let (written, created) = change_object(cx, &change, |current| {
@@ -303,8 +303,8 @@ pub struct Change<'a> {
     pub force_create: bool,
     /// The object must have this uid.
     pub precondition_uid: Option<&'a str>,
-    /// Start over when somebody else wrote first.
-    pub retry_conflicts: bool,
+    /// The change is the server's own, such as a binding: no admission, resets or validation of an update.
+    pub by_server: bool,
 }
 
 /// Changes an object: `make` gets what is there (`None`: nothing) and returns what is to be there, with managedFields.
@@ -347,7 +347,7 @@ pub async fn change_object(
         match try_update(cx, change, &current_entry, &current, &mut make).await? {
             Attempt::Done(written) => return Ok((written, false)),
             Attempt::Lost(newer) => {
-                if !change.retry_conflicts || attempts >= CONFLICT_ATTEMPTS {
+                if attempts >= CONFLICT_ATTEMPTS {
                     return Err(Box::new(modified(cx)));
                 }
                 entry = newer.map(|e| Arc::new(*e));
@@ -411,7 +411,7 @@ async fn try_update(
             options.dry_run,
         )
     };
-    let mut new = if cx.server.admission.is_empty() {
+    let mut new = if cx.server.admission.is_empty() || change.by_server {
         new
     } else {
         let mut new = cx.admit(admission(new)).await?.unwrap_or_default();
@@ -446,7 +446,10 @@ async fn try_update(
         .hooks
         .before_update(storage, resource, &cx.info.subresource, &mut new, current, options.dry_run)
         .await?;
-    let checked = check_update(cx, &mut new, current, &admission).await;
+    let checked = match change.by_server {
+        true => Ok(()),
+        false => check_update(cx, &mut new, current, &admission).await,
+    };
     let result = match checked {
         Ok(()) => store_update(cx, options, entry, current, new).await,
         Err(status) => Err(status),
