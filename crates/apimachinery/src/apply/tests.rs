@@ -329,6 +329,17 @@ fn custom_resources_merge_by_their_schema() {
 }
 
 #[test]
+fn what_loses_its_last_field_stays_when_it_is_still_applied() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "d": {"type": "string", "default": "x"}}}}});
+    Server::custom(schema)
+        .apply("m", json!({"spec": {"d": "y"}}))
+        .apply("m", json!({"spec": {}}))
+        .holds(&["spec"], json!({}))
+        .owned("m", json!({"f:spec": {}}));
+}
+
+#[test]
 fn reset_fields_are_not_owned() {
     let mut server = Server::of("apps", "v1", "Deployment");
     server.filters = reset::filters("apps", "deployments", "", &["apps/v1"]);

@@ -241,27 +241,36 @@ fn compare_elements(list: &ListAtom<'_>, left: &[Value], right: &[Value], out: &
     }
 }
 
-/// The value without the fields in `items`. Nothing left is `null`.
+/// The value without the fields in `items`. Nothing left is `null`, but what loses only its contents stays, empty.
 pub fn remove_items(ty: Type<'_>, value: &Value, items: &Set) -> Value {
     let atom = ty.resolve().deduce(Some(value));
+    let below = |ty: Type<'_>, item: &Value, items: &Set| match (remove_items(ty, item, items), item) {
+        (Value::Null, Value::Object(_)) => Value::object(),
+        (Value::Null, Value::Array(_)) => Value::Array(Vec::new()),
+        (rest, _) => rest,
+    };
     if let Some(map) = atom.map {
         // What is atomic goes as a whole.
         if map.atomic {
             return Value::Null;
         }
         let mut out = Map::new();
+        let mut entered = false;
         for (name, item) in value.as_object().into_iter().flat_map(Map::iter) {
             let step = PathElement::Field(name.clone());
             if items.has_member(&step) {
                 continue;
             }
             let kept = match (items.child(&step).filter(|s| !s.is_empty()), map.member(name)) {
-                (Some(below), Some(ty)) => remove_items(ty, item, below),
+                (Some(inside), Some(ty)) => {
+                    entered = true;
+                    below(ty, item, inside)
+                }
                 _ => item.clone(),
             };
             out.insert(name.clone(), kept);
         }
-        return if out.is_empty() { Value::Null } else { Value::Object(out) };
+        return if out.is_empty() && !entered { Value::Null } else { Value::Object(out) };
     }
     if atom.scalar.is_some() {
         return value.clone();
@@ -280,7 +289,7 @@ pub fn remove_items(ty: Type<'_>, value: &Value, items: &Set) -> Value {
             continue;
         }
         out.push(match items.child(&step).filter(|s| !s.is_empty()) {
-            Some(below) => remove_items(list.element, item, below),
+            Some(inside) => below(list.element, item, inside),
             None => item.clone(),
         });
     }
