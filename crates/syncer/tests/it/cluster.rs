@@ -17,6 +17,7 @@ pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 pub const SECRETS: Resource = Resource::new("", "v1", "secrets");
 pub const NODES: Resource = Resource::new("", "v1", "nodes");
 pub const NAMESPACES: Resource = Resource::new("", "v1", "namespaces");
+pub const ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
 pub const EVENTS: Resource = Resource::new("", "v1", "events");
 pub const CLAIMS: Resource = Resource::new("", "v1", "persistentvolumeclaims");
 pub const VOLUMES: Resource = Resource::new("", "v1", "persistentvolumes");
@@ -103,6 +104,10 @@ pub async fn host() -> DevHost {
 impl Virtual {
     /// A virtual control plane, installed in its namespace on the host.
     pub async fn start(name: &'static str, host: &Api) -> Virtual {
+        Virtual::start_with(name, host, apiserver::Config::default()).await
+    }
+
+    pub async fn start_with(name: &'static str, host: &Api, config: apiserver::Config) -> Virtual {
         let host_namespace = format!("vcluster-{name}");
         host.create(
             &NAMESPACES,
@@ -126,8 +131,7 @@ impl Virtual {
         )
         .await;
         let store = store::Store::in_memory(store::Options::default()).await;
-        let server =
-            ApiServer::start(apiserver::Config::default(), store).await.expect("the virtual API server starts");
+        let server = ApiServer::start(config, store).await.expect("the virtual API server starts");
         let client = server.kube_client(UserInfo::admin());
         let controllers = controllers::Manager::start(client.clone(), controllers::ManagerConfig::default())
             .expect("the virtual controllers start");

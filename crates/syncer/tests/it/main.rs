@@ -11,4 +11,5 @@ mod restart;
 mod services;
 mod simulator;
 mod sync_more;
+mod tokens;
 mod translate;

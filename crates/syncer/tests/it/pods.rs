@@ -23,8 +23,7 @@ async fn a_pod_runs_on_the_host_with_what_it_refers_to_and_goes_again() {
         }]),
     );
     web["spec"]["volumes"] = json!([{"name": "p", "secret": {"secretName": "password"}}]);
-    let node = first_node(&host_api).await;
-    tenant.api.create(&PODS, "default", placed(web, &node)).await;
+    tenant.api.create(&PODS, "default", web).await;
 
     let on_host = tenant.on_host("default", "web");
     let running = eventually("the virtual pod runs", || async {
@@ -88,7 +87,7 @@ async fn a_pod_deleted_on_the_host_is_deleted_in_the_virtual_cluster() {
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
     let syncer = tenant.sync(&host).await;
-    tenant.api.create(&PODS, "default", placed(simple_pod("web"), &first_node(&host_api).await)).await;
+    tenant.api.create(&PODS, "default", simple_pod("web")).await;
     let on_host = tenant.on_host("default", "web");
     eventually("the virtual pod runs", || async {
         let pod = tenant.api.get(&PODS, "default", "web").await?;
@@ -121,7 +120,7 @@ async fn claims_are_bound_and_events_are_told() {
         .await;
     let mut db = simple_pod("db");
     db["spec"]["volumes"] = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]);
-    tenant.api.create(&PODS, "default", placed(db, &first_node(&host_api).await)).await;
+    tenant.api.create(&PODS, "default", db).await;
     let on_host = tenant.on_host("default", "data");
     eventually("the claim is on the host", || async { host_api.get(&CLAIMS, &on_host.namespace, &on_host.name).await })
         .await;
