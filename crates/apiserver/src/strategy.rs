@@ -19,6 +19,7 @@ use apimachinery::table;
 use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
+use crate::admission::expressions;
 use crate::crd::definition;
 use crate::negotiate::Encoding;
 
@@ -239,14 +240,14 @@ impl Strategy for BuiltIn {
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = kinds::validate_create(&self.gvk, object);
+        let mut errors = kinds::validate_create_with(&self.gvk, object, &expressions::refused);
         if self.is_definition() {
             errors.extend(definition::validate_create(object));
         }
         errors
     }
     fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = kinds::validate_update(&self.gvk, subresource, new, old);
+        let mut errors = kinds::validate_update_with(&self.gvk, subresource, new, old, &expressions::refused);
         if self.is_definition() && subresource.is_empty() {
             errors.extend(definition::validate_update(new, old));
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::kinds::{Expression, ExpressionUse};
 use cel::{Budget, Decl, Environment, EvalError, Host, Opaque, Program, Type, Val};
 use futures::FutureExt;
 
@@ -21,16 +22,57 @@ const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
 
 /// The environment of admission expressions.
 pub fn environment() -> Environment {
-    let any = || Decl::new(Type::Dyn);
-    Environment::new()
-        .with("object", any())
-        .with("oldObject", any())
-        .with("request", any())
-        .with("params", any())
-        .with("namespaceObject", any())
-        .with("variables", any())
+    with_authorizer(values().with("params", Decl::new(Type::Dyn)))
+}
+
+/// What every expression may name.
+fn values() -> Environment {
+    let names = ["object", "oldObject", "request", "namespaceObject", "variables"];
+    names.into_iter().fold(Environment::new(), |all, name| all.with(name, Decl::new(Type::Dyn)))
+}
+
+fn with_authorizer(environment: Environment) -> Environment {
+    environment
         .with("authorizer", Decl::new(Type::Opaque(AUTHORIZER)))
         .with("authorizer.requestResource", Decl::new(Type::Opaque(RESOURCE_CHECK)))
+}
+
+/// Why an expression in an object that a client writes is refused. Expressions that are stored already pass.
+pub fn refused(expression: &Expression<'_>) -> Option<String> {
+    if expression.stored || expression.usage == ExpressionUse::DeviceSelector {
+        return None;
+    }
+    let mut environment = values();
+    if expression.has_params {
+        environment = environment.with("params", Decl::new(Type::Dyn));
+    }
+    if expression.has_authorizer {
+        environment = with_authorizer(environment);
+    }
+    let returns: &[&str] = match expression.usage {
+        ExpressionUse::MatchCondition | ExpressionUse::Validation => &["bool"],
+        ExpressionUse::Message => &["string"],
+        ExpressionUse::AuditAnnotation => &["string", "null"],
+        ExpressionUse::ApplyConfiguration | ExpressionUse::JsonPatch => {
+            environment = super::policy::mutating::with_patches(environment);
+            &[]
+        }
+        ExpressionUse::Variable | ExpressionUse::DeviceSelector => &[],
+    };
+    let program = match Program::compile(expression.source, &environment) {
+        Ok(program) => program,
+        Err(error) => return Some(format!("compilation failed: {error}")),
+    };
+    let output = program.output().to_string();
+    // Upstream knows the types of these, so an expression may be no more than one of their members.
+    let untyped = ["variables", "request", "namespaceObject"].into_iter().any(|name| program.uses(name));
+    if returns.is_empty() || returns.contains(&output.as_str()) || (output == "dyn" && untyped) {
+        return None;
+    }
+    Some(match returns {
+        [one] => format!("must evaluate to {one} but got {output}"),
+        _ => format!("must evaluate to one of [string null_type] but got {output}"),
+    })
 }
 
 /// What expressions see of one request.

@@ -33,6 +33,11 @@ struct MutatingPolicy {
 
 /// The environment of mutations: besides the usual names, `Object{...}` of any shape and `JSONPatch{...}`.
 fn environment() -> Environment {
+    with_patches(expressions::environment())
+}
+
+/// Adds the types that mutations build.
+pub fn with_patches(environment: Environment) -> Environment {
     let text = || Arc::new(Decl::new(Type::String));
     let patch = BTreeMap::from([
         ("op".to_owned(), text()),
@@ -40,7 +45,7 @@ fn environment() -> Environment {
         ("from".to_owned(), text()),
         ("value".to_owned(), Arc::new(Decl::new(Type::Dyn))),
     ]);
-    expressions::environment().with_dynamic_objects("Object").with_object(Arc::new(Decl::object("JSONPatch", patch)))
+    environment.with_dynamic_objects("Object").with_object(Arc::new(Decl::object("JSONPatch", patch)))
 }
 
 impl MutatingPolicy {
