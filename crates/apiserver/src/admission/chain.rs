@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, pod_security, pods,
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, optional, pod_security, pods,
     policy, priority, quota, service_account, webhook,
 };
 use crate::authz::Authorizer;
@@ -22,20 +22,19 @@ pub enum PluginError {
 }
 
 /// Names that upstream knows and this server does not have.
-const NOT_SUPPORTED: [&str; 14] = [
+const NOT_SUPPORTED: [&str; 13] = [
     "AlwaysAdmit",
     "AlwaysDeny",
-    "AlwaysPullImages",
-    "DenyServiceExternalIPs",
+    "ClusterTrustBundleAttest",
     "EventRateLimit",
     "ExtendedResourceToleration",
     "ImagePolicyWebhook",
+    "JobValidation",
     "LimitPodHardAntiAffinityTopology",
     "NamespaceAutoProvision",
-    "NamespaceExists",
-    "NodeRestriction",
-    "OwnerReferencesPermissionEnforcement",
+    "NodeDeclaredFeatureValidator",
     "PodNodeSelector",
+    "PodResizeValidator",
     "PodTolerationRestriction",
 ];
 
@@ -43,20 +42,25 @@ const NOT_SUPPORTED: [&str; 14] = [
 fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)> {
     vec![
         (Arc::new(lifecycle::NamespaceLifecycle), true),
+        (Arc::new(optional::NamespaceExists), false),
         (Arc::new(limit_ranger::LimitRanger), true),
         (Arc::new(service_account::ServiceAccount), true),
+        (Arc::new(optional::NodeRestriction), false),
         (Arc::new(defaults::TaintNodesByCondition), true),
+        (Arc::new(optional::AlwaysPullImages), false),
         (Arc::new(pod_security::PodSecurity), true),
         (Arc::new(priority::Priority), true),
         (Arc::new(defaults::DefaultTolerationSeconds), true),
         (Arc::new(classes::DefaultStorageClass), true),
         (Arc::new(defaults::StorageObjectInUseProtection), true),
+        (Arc::new(optional::OwnerReferencesPermissionEnforcement(authorizer.clone())), false),
         (Arc::new(classes::PersistentVolumeClaimResize), true),
         (Arc::new(pods::RuntimeClass), true),
         (Arc::new(certificates::CertificateApproval(authorizer.clone())), true),
         (Arc::new(certificates::CertificateSigning(authorizer.clone())), true),
         (Arc::new(certificates::CertificateSubjectRestriction), true),
         (Arc::new(classes::DefaultIngressClass), true),
+        (Arc::new(optional::DenyServiceExternalIps), false),
         (Arc::new(defaults::PodTopologyLabels), true),
         (Arc::new(policy::mutating::MutatingAdmissionPolicy::new(authorizer.clone())), true),
         (Arc::new(webhook::MutatingAdmissionWebhook::new(authorizer.clone())), true),

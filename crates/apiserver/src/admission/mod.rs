@@ -13,6 +13,7 @@ pub mod expressions;
 pub mod lifecycle;
 pub mod limit_ranger;
 pub mod matching;
+pub mod optional;
 pub mod pod_resources;
 pub mod pod_security;
 pub mod pods;

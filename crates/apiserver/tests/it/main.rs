@@ -1,5 +1,7 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
+mod security;
+
 use std::time::Duration;
 
 use apiserver::{ApiServer, Config, UserInfo};

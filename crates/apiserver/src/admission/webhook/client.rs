@@ -156,12 +156,16 @@ impl Target {
             let body = body.map_err(|e| e.to_string())?.to_bytes();
             Ok::<_, String>((status, body))
         };
-        // The connection is driven beside the exchange and ends with it.
+        // The connection is driven beside the exchange, which ends with an error when it breaks.
+        let drive = async {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to a webhook ended early");
+            }
+            std::future::pending::<std::convert::Infallible>().await
+        };
         let (status, body) = tokio::select! {
             done = exchange => done?,
-            ended = async { let ended = connection.await; std::future::pending::<()>().await; ended } => {
-                return Err(ended.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string()));
-            }
+            never = drive => match never {},
         };
         if !status.is_success() {
             return Ok(Err(format!(

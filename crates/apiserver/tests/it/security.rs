@@ -1,0 +1,224 @@
+//! Access, admission and addresses: what only a whole server shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::Value;
+use apimachinery::status::StatusResult;
+use apiserver::services::{Assigned, ServiceAddressing};
+use apiserver::{ApiServer, SecureOptions, UserInfo};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::json;
+
+fn api(client: kube::Client, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
+}
+
+async fn create(server: &ApiServer, user: &UserInfo, object: serde_json::Value) -> kube::Result<DynamicObject> {
+    let text = |key: &str| object[key].as_str().unwrap_or("").to_owned();
+    let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+    let api = api(server.kube_client(user.clone()), &text("apiVersion"), &text("kind"), namespace.as_deref());
+    api.create(&PostParams::default(), &serde_json::from_value(object).expect("an object")).await
+}
+
+fn refusal(result: kube::Result<DynamicObject>) -> (u16, String) {
+    match result {
+        Err(kube::Error::Api(status)) => (status.code, status.message.clone()),
+        other => panic!("this must be refused: {other:?}"),
+    }
+}
+
+async fn start(store: &store::Store) -> ApiServer {
+    let config = apiserver::secure_config(&SecureOptions::default()).expect("a configuration");
+    ApiServer::start(config, store.clone()).await.expect("the server starts")
+}
+
+async fn memory() -> store::Store {
+    store::Store::in_memory(store::Options::default()).await
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
+
+#[tokio::test]
+async fn nobody_grants_rights_that_they_do_not_have() {
+    let server = start(&memory().await).await;
+    let admin = UserInfo::admin();
+    let jane = UserInfo::new("jane", ["system:authenticated"]);
+    let role = |name: &str, resources: &str| {
+        json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": name, "namespace": "default"},
+            "rules": [{"apiGroups": [""], "resources": [resources], "verbs": ["get", "list"]}]})
+    };
+    assert_eq!(refusal(create(&server, &jane, role("a", "pods")).await).0, 403, "she may not create roles at all");
+    create(&server, &admin, json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": "keeper", "namespace": "default"},
+        "rules": [
+            {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["create"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+        ]}))
+    .await
+    .unwrap();
+    create(&server, &admin, json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": {"name": "keeper", "namespace": "default"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "keeper"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]}))
+    .await
+    .unwrap();
+    create(&server, &jane, role("pods", "pods")).await.expect("she has these rights herself");
+    let (code, message) = refusal(create(&server, &jane, role("secrets", "secrets")).await);
+    assert_eq!(code, 403);
+    assert_eq!(
+        message,
+        "roles.rbac.authorization.k8s.io \"secrets\" is forbidden: user \"jane\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\"]}"
+    );
+    create(&server, &admin, role("secrets", "secrets")).await.unwrap();
+    let binding = |role: &str| {
+        json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": {"name": role, "namespace": "default"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "joe"}]})
+    };
+    create(&server, &jane, binding("pods")).await.expect("she may give on what she has");
+    assert_eq!(refusal(create(&server, &jane, binding("secrets")).await).0, 403);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_repairs_the_policy_and_the_addresses_of_services() {
+    let store = memory().await;
+    let admin = UserInfo::admin();
+    let server = start(&store).await;
+    let service = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"type": "NodePort", "clusterIP": "10.96.7.7", "ports": [{"port": 80, "nodePort": 31007}]}})
+    };
+    create(&server, &admin, service("a")).await.unwrap();
+    let client = server.kube_client(admin.clone());
+    let addresses = api(client.clone(), "networking.k8s.io/v1", "IPAddress", None);
+    addresses.delete("10.96.7.7", &DeleteParams::default()).await.unwrap();
+    let roles = api(client, RBAC, "ClusterRole", None);
+    roles.delete("view", &DeleteParams::default()).await.unwrap();
+    server.shutdown().await;
+
+    let server = start(&store).await;
+    let client = server.kube_client(admin.clone());
+    assert!(api(client.clone(), RBAC, "ClusterRole", None).get_opt("view").await.unwrap().is_some());
+    let addresses = api(client.clone(), "networking.k8s.io/v1", "IPAddress", None);
+    assert!(addresses.get_opt("10.96.7.7").await.unwrap().is_some(), "the address is reserved again");
+    let (_, message) = refusal(create(&server, &admin, service("b")).await);
+    assert!(message.contains("provided IP is already allocated"), "{message}");
+    let mut other = service("b");
+    other["spec"]["clusterIP"] = json!("10.96.7.8");
+    let (_, message) = refusal(create(&server, &admin, other.clone()).await);
+    assert!(message.contains("provided port is already allocated"), "{message}");
+    assert!(addresses.get_opt("10.96.7.8").await.unwrap().is_none(), "what the refused write took is given back");
+    api(client, "v1", "Service", Some("default")).delete("a", &DeleteParams::default()).await.unwrap();
+    create(&server, &admin, other).await.expect("the port is free again");
+    server.shutdown().await;
+}
+
+struct Adopt;
+
+#[async_trait::async_trait]
+impl ServiceAddressing for Adopt {
+    async fn assign(&self, _: &Value, _: Option<&Value>, _: bool) -> StatusResult<Option<Assigned>> {
+        Ok(Some(Assigned { cluster_ips: vec!["172.16.0.9".into()], node_ports: vec![40001], health_check_node_port: 0 }))
+    }
+    async fn release(&self, _: &Value) {}
+}
+
+#[tokio::test]
+async fn somebody_else_may_choose_the_addresses_of_services() {
+    let mut config = apiserver::secure_config(&SecureOptions::default()).unwrap();
+    config.service_addressing = Some(Arc::new(Adopt));
+    let server = ApiServer::start(config, memory().await).await.unwrap();
+    let created = create(
+        &server,
+        &UserInfo::admin(),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "default"},
+            "spec": {"type": "NodePort", "ports": [{"port": 80}]}}),
+    )
+    .await
+    .unwrap();
+    assert_eq!(created.data["spec"]["clusterIPs"], json!(["172.16.0.9"]));
+    assert_eq!(created.data["spec"]["ports"][0]["nodePort"], 40001);
+    server.shutdown().await;
+}
+
+/// A webhook server: adds a label, or refuses objects named `bad`.
+async fn webhook_server() -> (std::net::SocketAddr, String) {
+    use http_body_util::{BodyExt, Full};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "hooks");
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let serving = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let serving = serving.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let mut tls = Arc::unwrap_or_clone(
+        apiserver::tls::server_config(serving.pem().as_bytes(), key.serialize_pem().as_bytes(), None).unwrap(),
+    );
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                    let mutates = request.uri().path() == "/mutate";
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    let asked = &review["request"];
+                    let mut response = json!({"uid": asked["uid"], "allowed": true, "warnings": ["seen"]});
+                    if mutates {
+                        let patch = br#"[{"op":"add","path":"/data/hook","value":"was here"}]"#;
+                        response["patch"] =
+                            json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, patch));
+                        response["patchType"] = json!("JSONPatch");
+                    } else if asked["name"] == "bad" {
+                        response["allowed"] = json!(false);
+                        response["status"] = json!({"code": 403, "message": "no bad names"});
+                    }
+                    let answer = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+                    Ok::<_, hyper::Error>(http::Response::new(Full::new(bytes::Bytes::from(answer.to_string()))))
+                });
+                let stream = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
+            });
+        }
+    });
+    (address, ca_pem)
+}
+
+#[tokio::test]
+async fn webhooks_change_and_refuse_objects() {
+    let (address, ca) = webhook_server().await;
+    let server = start(&memory().await).await;
+    let admin = UserInfo::admin();
+    let ca = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ca);
+    for (kind, path) in [("MutatingWebhookConfiguration", "mutate"), ("ValidatingWebhookConfiguration", "validate")] {
+        create(&server, &admin, json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hooks"},
+            "webhooks": [{"name": "hooks.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("https://{address}/{path}"), "caBundle": ca},
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}]}]}))
+        .await
+        .unwrap();
+    }
+    let config_map = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"k": "v"}})
+    };
+    let created = tokio::time::timeout(Duration::from_secs(20), create(&server, &admin, config_map("good")));
+    let created = created.await.expect("webhooks answer").unwrap();
+    assert_eq!(created.data["data"], json!({"k": "v", "hook": "was here"}));
+    let refused = refusal(create(&server, &admin, config_map("bad")).await);
+    assert_eq!(refused, (403, "admission webhook \"hooks.example.com\" denied the request: no bad names".to_owned()));
+    server.shutdown().await;
+}
