@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, optional, pod_security, pods,
-    policy, priority, quota, service_account, webhook,
+    AdmissionChain, AdmissionPlugin, certificates, classes, defaults, lifecycle, limit_ranger, optional, pod_security,
+    pods, policy, priority, quota, service_account, webhook,
 };
 use crate::authz::Authorizer;
 

@@ -279,7 +279,8 @@ impl NodeRestriction {
                 if pod.is_some_and(of_node) {
                     return Ok(());
                 }
-                let what = if request.operation == Operation::Delete { "delete pods" } else { "update pod status for pods" };
+                let what =
+                    if request.operation == Operation::Delete { "delete pods" } else { "update pod status for pods" };
                 refuse(format!("node {node:?} can only {what} with spec.nodeName set to itself"))
             }
             (Operation::Create, "eviction") => {
@@ -289,7 +290,9 @@ impl NodeRestriction {
                 }
                 refuse(format!("node {node:?} can only evict pods with spec.nodeName set to itself"))
             }
-            (Operation::Update, "") => refuse("unexpected operation \"UPDATE\", node can only create and delete mirror pods".to_owned()),
+            (Operation::Update, "") => {
+                refuse("unexpected operation \"UPDATE\", node can only create and delete mirror pods".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -305,7 +308,9 @@ impl AdmissionPlugin for NodeRestriction {
         operation != Operation::Connect
             && matches!(
                 (gvr.group.as_str(), gvr.resource.as_str()),
-                ("", "pods" | "nodes" | "serviceaccounts") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes")
+                ("", "pods" | "nodes" | "serviceaccounts")
+                    | ("coordination.k8s.io", "leases")
+                    | ("storage.k8s.io", "csinodes")
             )
     }
 

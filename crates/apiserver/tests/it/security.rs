@@ -55,16 +55,24 @@ async fn nobody_grants_rights_that_they_do_not_have() {
             "rules": [{"apiGroups": [""], "resources": [resources], "verbs": ["get", "list"]}]})
     };
     assert_eq!(refusal(create(&server, &jane, role("a", "pods")).await).0, 403, "she may not create roles at all");
-    create(&server, &admin, json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": "keeper", "namespace": "default"},
+    create(
+        &server,
+        &admin,
+        json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": "keeper", "namespace": "default"},
         "rules": [
             {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["create"]},
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-        ]}))
+        ]}),
+    )
     .await
     .unwrap();
-    create(&server, &admin, json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": {"name": "keeper", "namespace": "default"},
+    create(
+        &server,
+        &admin,
+        json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": {"name": "keeper", "namespace": "default"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "keeper"},
-        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]}))
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]}),
+    )
     .await
     .unwrap();
     create(&server, &jane, role("pods", "pods")).await.expect("she has these rights herself");
@@ -124,7 +132,11 @@ struct Adopt;
 #[async_trait::async_trait]
 impl ServiceAddressing for Adopt {
     async fn assign(&self, _: &Value, _: Option<&Value>, _: bool) -> StatusResult<Option<Assigned>> {
-        Ok(Some(Assigned { cluster_ips: vec!["172.16.0.9".into()], node_ports: vec![40001], health_check_node_port: 0 }))
+        Ok(Some(Assigned {
+            cluster_ips: vec!["172.16.0.9".into()],
+            node_ports: vec![40001],
+            health_check_node_port: 0,
+        }))
     }
     async fn release(&self, _: &Value) {}
 }
@@ -186,7 +198,8 @@ async fn webhook_server() -> (std::net::SocketAddr, String) {
                         response["allowed"] = json!(false);
                         response["status"] = json!({"code": 403, "message": "no bad names"});
                     }
-                    let answer = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+                    let answer =
+                        json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
                     Ok::<_, hyper::Error>(http::Response::new(Full::new(bytes::Bytes::from(answer.to_string()))))
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
@@ -212,9 +225,7 @@ async fn webhooks_change_and_refuse_objects() {
         .await
         .unwrap();
     }
-    let config_map = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"k": "v"}})
-    };
+    let config_map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"k": "v"}});
     let created = tokio::time::timeout(Duration::from_secs(20), create(&server, &admin, config_map("good")));
     let created = created.await.expect("webhooks answer").unwrap();
     assert_eq!(created.data["data"], json!({"k": "v", "hook": "was here"}));
