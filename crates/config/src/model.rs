@@ -506,6 +506,20 @@ impl StoreType {
     }
 }
 
+impl StoreType {
+    /// May a cluster that was created with the store `before` (its word) be changed to this one?
+    pub fn may_follow(self, before: &str) -> bool {
+        before == self.as_str()
+            || match self {
+                StoreType::DeployedEtcd | StoreType::EmbeddedEtcd => {
+                    matches!(before, "external-etcd" | "deployed-etcd" | "embedded-database")
+                }
+                StoreType::ExternalDatabase => before == "embedded-database",
+                StoreType::EmbeddedDatabase | StoreType::ExternalEtcd => false,
+            }
+    }
+}
+
 impl Typed {
     pub fn store_type(&self) -> StoreType {
         let store = &self.control_plane.backing_store;

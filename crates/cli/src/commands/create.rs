@@ -40,6 +40,9 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
         version: env!("CARGO_PKG_VERSION"),
     };
     check_neighbours(&host, args, &namespace).await?;
+    if args.upgrade {
+        check_changes(&host, &release).await?;
+    }
     let step = ui.step(&format!("Create virtual cluster {}...", args.name));
     ensure_namespace(&host, args, &namespace, &step).await?;
     step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
@@ -88,6 +91,21 @@ async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow
             ))
             .into());
         }
+    }
+    Ok(())
+}
+
+/// Some things cannot change under a cluster that has data.
+async fn check_changes(host: &Host, release: &Release<'_>) -> anyhow::Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), release.namespace);
+    let stored = secrets.get_opt(&deploy::names::config_secret(release.name)).await;
+    let Some(secret) = stored.map_err(|error| host::unreachable(&host.context, error))? else { return Ok(()) };
+    let before = secret.metadata.annotations.unwrap_or_default().remove(deploy::STORE_ANNOTATION).unwrap_or_default();
+    let now = release.config.store_type();
+    if !before.is_empty() && !now.may_follow(&before) {
+        return Err(Failure::invalid(format!("the cluster keeps its data in {before}; it cannot change to {}", now.as_str()))
+            .hint("create a new cluster for another controlPlane.backingStore")
+            .into());
     }
     Ok(())
 }

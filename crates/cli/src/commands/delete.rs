@@ -35,8 +35,11 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
 
     let step = ui.step(&format!("Delete virtual cluster {}...", args.name));
     found(secrets.delete(&secret_name, &DeleteParams::default()).await).map_err(unreachable)?;
+    let timeout = Duration::from_secs(args.timeout);
+    if args.force {
+        clean_up(&host, &args.name, namespace, timeout).await?;
+    }
     if args.wait {
-        let timeout = Duration::from_secs(args.timeout);
         let gone = poll(timeout, Duration::from_millis(20), async || {
             matches!(secrets.get_opt(&secret_name).await, Ok(None)).then_some(())
         });
@@ -53,6 +56,20 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
     }
     delete_namespace(&host, args, namespace, ui).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does what the hub would do, for a host whose hub is gone.
+async fn clean_up(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
+    let cleaned = poll(timeout, Duration::from_millis(100), async || {
+        match hub::remove_host_objects(host.client.clone(), namespace, name).await {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    });
+    cleaned.await.ok_or_else(|| Failure::timed_out(format!("objects of virtual cluster {name} are still being deleted")))??;
+    hub::release_config_secret(host.client.clone(), namespace, name).await?;
+    Ok(())
 }
 
 async fn refuse_if_protected(secrets: &Api<Secret>, secret_name: &str, name: &str) -> anyhow::Result<()> {

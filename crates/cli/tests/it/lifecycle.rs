@@ -1,6 +1,6 @@
 //! From `up` to `down` without kubectl.
 
-use crate::support::World;
+use crate::support::{World, alcove, transcript};
 
 #[test]
 fn a_virtual_cluster_is_created_used_and_deleted() {
@@ -52,4 +52,38 @@ fn clusters_come_back_with_their_data_after_a_restart() {
     world.alcove(&["up"]);
     assert_eq!(world.alcove(&["connect", "team-a", "--print"]), before);
     world.alcove(&["delete", "team-a"]);
+}
+
+/// `alcove apiserver` as a host without controllers and without a hub; killed at the end.
+struct ApiServer(std::process::Child);
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
+    let home = tempfile::tempdir().unwrap();
+    let kubeconfig = home.path().join("host.kubeconfig");
+    let mut command = alcove(home.path());
+    command.args(["apiserver", "--secure-port", "0", "--bind-address", "127.0.0.1", "--kubeconfig-out"]).arg(&kubeconfig);
+    let _server = ApiServer(command.spawn().unwrap());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !kubeconfig.exists() {
+        assert!(std::time::Instant::now() < deadline, "the API server did not write its kubeconfig");
+        std::thread::yield_now();
+    }
+    let run = |code: i32, arguments: &[&str]| {
+        let output = alcove(home.path()).arg("--kubeconfig").arg(&kubeconfig).args(arguments).output().unwrap();
+        let text = transcript(home.path(), &output);
+        assert_eq!(output.status.code(), Some(code), "alcove {}\n{text}", arguments.join(" "));
+        text
+    };
+    assert!(run(5, &["create", "team-a", "--timeout", "1"]).contains("no hub on host"));
+    assert!(run(0, &["list"]).contains("Pending"));
+    run(0, &["delete", "team-a", "--force", "--auto-delete-namespace=false", "--timeout", "10"]);
+    assert!(!run(0, &["list"]).contains("team-a"));
 }
