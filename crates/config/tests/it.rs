@@ -43,7 +43,10 @@ fn a_mistake_is_named_with_its_place_and_the_way_out() {
         ("controlPlane:\n  service:\n    httpsNodePort: \"3\"\n", "must be a whole number"),
         ("sync: []\n", "sync: must be a map, but is a list"),
         ("- a\n", "the document must be a map, but is a list"),
-        ("sync:\n  toHost:\n    namespaces:\n      enabled: true\n", "sync.toHost.namespaces.enabled: not supported yet"),
+        (
+            "sync:\n  toHost:\n    namespaces:\n      enabled: true\n",
+            "sync.toHost.namespaces.enabled: not supported yet",
+        ),
         (
             "sync:\n  toHost:\n    pods:\n      patches:\n      - path: spec.x\n        expression: value\n",
             "sync.toHost.pods.patches: not supported yet",
@@ -90,11 +93,26 @@ fn rules_between_keys_hold() {
         ("exportKubeConfig:\n  server: example.com\n", "exportKubeConfig.server: must be a URL"),
         ("exportKubeConfig:\n  secret:\n    name: a\n  additionalSecrets:\n  - name: b\n", "must not be set together"),
         ("exportKubeConfig:\n  additionalSecrets:\n  - context: b\n", "must have a name or a namespace"),
-        ("sync:\n  toHost:\n    priorityClasses:\n      enabled: true\n  fromHost:\n    priorityClasses:\n      enabled: true\n", "choose one direction"),
-        ("sync:\n  toHost:\n    storageClasses:\n      enabled: true\n  fromHost:\n    storageClasses:\n      enabled: \"true\"\n", "choose one direction"),
-        ("sync:\n  fromHost:\n    configMaps:\n      enabled: true\n", "sync.fromHost.configMaps.mappings.byName: must not be empty"),
-        ("sync:\n  fromHost:\n    secrets:\n      enabled: true\n      mappings:\n        byName:\n          a/b: c\n", "the value must be NAMESPACE/NAME"),
-        ("sync:\n  fromHost:\n    secrets:\n      enabled: true\n      mappings:\n        byName:\n          a/*: c/d\n", "must end in /*"),
+        (
+            "sync:\n  toHost:\n    priorityClasses:\n      enabled: true\n  fromHost:\n    priorityClasses:\n      enabled: true\n",
+            "choose one direction",
+        ),
+        (
+            "sync:\n  toHost:\n    storageClasses:\n      enabled: true\n  fromHost:\n    storageClasses:\n      enabled: \"true\"\n",
+            "choose one direction",
+        ),
+        (
+            "sync:\n  fromHost:\n    configMaps:\n      enabled: true\n",
+            "sync.fromHost.configMaps.mappings.byName: must not be empty",
+        ),
+        (
+            "sync:\n  fromHost:\n    secrets:\n      enabled: true\n      mappings:\n        byName:\n          a/b: c\n",
+            "the value must be NAMESPACE/NAME",
+        ),
+        (
+            "sync:\n  fromHost:\n    secrets:\n      enabled: true\n      mappings:\n        byName:\n          a/*: c/d\n",
+            "must end in /*",
+        ),
         ("networking:\n  serviceCIDR: ten\n", "networking.serviceCIDR: must be an address range"),
         ("networking:\n  advanced:\n    clusterDomain: Not_A_Domain\n", "must be a DNS domain"),
         ("sync:\n  toHost:\n    pods:\n      enforceTolerations: [\"a=b:Never\"]\n", "enforceTolerations[0]: must be"),

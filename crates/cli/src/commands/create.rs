@@ -103,9 +103,12 @@ async fn check_changes(host: &Host, release: &Release<'_>) -> anyhow::Result<()>
     let before = secret.metadata.annotations.unwrap_or_default().remove(deploy::STORE_ANNOTATION).unwrap_or_default();
     let now = release.config.store_type();
     if !before.is_empty() && !now.may_follow(&before) {
-        return Err(Failure::invalid(format!("the cluster keeps its data in {before}; it cannot change to {}", now.as_str()))
-            .hint("create a new cluster for another controlPlane.backingStore")
-            .into());
+        return Err(Failure::invalid(format!(
+            "the cluster keeps its data in {before}; it cannot change to {}",
+            now.as_str()
+        ))
+        .hint("create a new cluster for another controlPlane.backingStore")
+        .into());
     }
     Ok(())
 }

@@ -67,7 +67,9 @@ async fn clean_up(host: &Host, name: &str, namespace: &str, timeout: Duration) -
             Err(error) => Some(Err(error)),
         }
     });
-    cleaned.await.ok_or_else(|| Failure::timed_out(format!("objects of virtual cluster {name} are still being deleted")))??;
+    cleaned
+        .await
+        .ok_or_else(|| Failure::timed_out(format!("objects of virtual cluster {name} are still being deleted")))??;
     hub::release_config_secret(host.client.clone(), namespace, name).await?;
     Ok(())
 }

@@ -69,7 +69,9 @@ fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
     let home = tempfile::tempdir().unwrap();
     let kubeconfig = home.path().join("host.kubeconfig");
     let mut command = alcove(home.path());
-    command.args(["apiserver", "--secure-port", "0", "--bind-address", "127.0.0.1", "--kubeconfig-out"]).arg(&kubeconfig);
+    command
+        .args(["apiserver", "--secure-port", "0", "--bind-address", "127.0.0.1", "--kubeconfig-out"])
+        .arg(&kubeconfig);
     let _server = ApiServer(command.spawn().unwrap());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !kubeconfig.exists() {
