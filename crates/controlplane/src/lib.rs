@@ -149,7 +149,16 @@ impl ControlPlane {
             serving,
             tasks,
         };
-        match control_plane.start_clients(&config, file("server-ca.crt"), host.as_ref(), link, service.as_ref()).await {
+        let controllers = controllers::ManagerConfig {
+            root_ca: Some(file("server-ca.crt").to_string()),
+            cluster_signing_ca: Some(controllers::SigningCa {
+                certificate_pem: file("client-ca.crt").to_string(),
+                key_pem: file("client-ca.key").to_string(),
+            }),
+            controllers: controller_list(&config, host.is_some()),
+            ..Default::default()
+        };
+        match control_plane.start_clients(&config, controllers, host.as_ref(), link, service.as_ref()).await {
             Ok(()) => Ok(control_plane),
             Err(error) => {
                 control_plane.stop().await;
@@ -162,7 +171,7 @@ impl ControlPlane {
     async fn start_clients(
         &mut self,
         config: &config::Config,
-        root_ca: &str,
+        controllers: controllers::ManagerConfig,
         host: Option<&Host>,
         link: Option<Arc<link::Link>>,
         service: Option<&host::HostService>,
@@ -170,11 +179,7 @@ impl ControlPlane {
         let user = |name: &str| UserInfo::new(name, [apiserver::authn::SYSTEM_MASTERS]);
         self.controllers = Some(controllers::Manager::start(
             self.server.kube_client(user("system:kube-controller-manager")),
-            controllers::ManagerConfig {
-                root_ca: Some(root_ca.to_string()),
-                controllers: controller_list(config, host.is_some()),
-                ..Default::default()
-            },
+            controllers,
         )?);
         let (Some(host), Some(link), Some(service)) = (host, link, service) else { return Ok(()) };
         let mut syncer_config = SyncerConfig::new(&self.name, &host.namespace);

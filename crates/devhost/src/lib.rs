@@ -126,7 +126,14 @@ impl DevHost {
         let clock = informer::Clock::system();
         let controllers = controllers::Manager::start(
             client("system:kube-controller-manager"),
-            controllers::ManagerConfig { root_ca: Some(file("server-ca.crt")), ..Default::default() },
+            controllers::ManagerConfig {
+                root_ca: Some(file("server-ca.crt")),
+                cluster_signing_ca: Some(controllers::SigningCa {
+                    certificate_pem: file("client-ca.crt"),
+                    key_pem: file("client-ca.key"),
+                }),
+                ..Default::default()
+            },
         )?;
         let scheduler = scheduler::driver::Scheduler::start(
             client("system:kube-scheduler"),

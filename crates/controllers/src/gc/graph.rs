@@ -70,7 +70,9 @@ impl Graph {
         self.dependents.get(&uid).into_iter().flatten().filter_map(|d| self.nodes.get(d))
     }
 
-    pub fn len(&self) -> (usize, usize) {
+    /// Objects known to exist, and nodes.
+    #[cfg(test)]
+    fn len(&self) -> (usize, usize) {
         (self.existing.len(), self.nodes.len())
     }
 

@@ -232,11 +232,8 @@ impl Collector {
             return Ok(Outcome::Done);
         }
         if !waiting.is_empty() {
-            let blocked = {
-                let graph = self.graph.lock();
-                graph.dependents(uid).any(|d| d.waits_for_dependents).then(|| ())
-            };
-            if blocked.is_some() {
+            let blocked = self.graph.lock().dependents(uid).any(|d| d.waits_for_dependents);
+            if blocked {
                 // A cycle: two that wait for each other. Stop blocking so that one can go.
                 let unblocked: Vec<OwnerReference> = live
                     .owner_references
