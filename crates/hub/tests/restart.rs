@@ -1,0 +1,99 @@
+//! A hub that is stopped in the middle of much work and started again loses nothing and makes nothing twice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use apimachinery::{Value, json, resources};
+use deploy::{Placement, Release};
+use devhost::{DevHost, DevHostConfig};
+use hub::{Hub, HubConfig};
+use informer::{Resource, Rest};
+
+const PODS: Resource = Resource::new("", "v1", "pods");
+const SECRETS: Resource = Resource::new("", "v1", "secrets");
+const PODS_TOTAL: usize = 200;
+const NAMESPACE: &str = "vcluster-team-a";
+
+/// Tries until `ready` gives something.
+async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = ready().await {
+            return value;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn put_release(host: &Rest) {
+    let config = config::Config::from_yaml("vcluster.yaml", "").expect("the defaults are valid");
+    let release =
+        Release { name: "team-a", namespace: NAMESPACE, placement: Placement::Hub, config: &config, version: "0.0.0" };
+    for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release)) {
+        let object = Value::from_serialize(&object).expect("an object");
+        let (group, version) = object.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
+        let kind = resources::by_kind(group, version, object.str_at(&["kind"])).expect("a built-in kind");
+        let resource = Resource { group: group.into(), version: version.into(), resource: kind.name.into() };
+        let namespace = if kind.namespaced { NAMESPACE } else { "" };
+        host.create(&resource, namespace, &object).await.expect("the object is created");
+    }
+}
+
+/// A client of the virtual cluster through its port and the kubeconfig that the hub wrote.
+async fn virtual_client(host: &Rest) -> Rest {
+    let secret = eventually("the kubeconfig", async || host.get(&SECRETS, NAMESPACE, "vc-team-a").await.ok()).await;
+    let encoded = secret.str_at(&["data", "config"]);
+    let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).expect("base64");
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&String::from_utf8(text).expect("text")).expect("a kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+    Rest::new(kube::Client::try_from(config).expect("a client"), "test")
+}
+
+async fn uids(rest: &Rest, namespace: &str) -> BTreeMap<String, String> {
+    let pods: Vec<Value> = rest.list_as(&PODS, namespace, "", "").await.expect("pods");
+    let text = |p: &Value, path: &[&str]| p.str_at(path).to_owned();
+    pods.iter().map(|p| (text(p, &["metadata", "name"]), text(p, &["metadata", "uid"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
+    // A test process installs the provider once; another test may have done so.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let host = DevHost::start(DevHostConfig::default()).await.expect("the host starts");
+    let host_rest = Rest::new(host.client(), "test");
+    let data = tempfile::tempdir().expect("a directory");
+    let config = HubConfig {
+        data_dir: Some(data.path().to_owned()),
+        bind_address: [127, 0, 0, 1].into(),
+        public_address: "127.0.0.1".into(),
+    };
+    let first = Hub::start(host.client(), config.clone());
+    put_release(&host_rest).await;
+    let tenant = virtual_client(&host_rest).await;
+    for i in 0..PODS_TOTAL {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p{i}")},
+            "spec": {"containers": [{"name": "c", "image": "web"}]}});
+        eventually("the pod is accepted", async || tenant.create(&PODS, "default", &pod).await.ok()).await;
+    }
+    let created = uids(&tenant, "default").await;
+    assert_eq!(created.len(), PODS_TOTAL);
+    let before = uids(&host_rest, NAMESPACE).await;
+    first.shutdown().await;
+
+    let second = Hub::start(host.client(), config);
+    eventually("all pods run", async || {
+        let pods: Vec<Value> = tenant.list_as(&PODS, "default", "", "").await.ok()?;
+        let running = pods.iter().filter(|p| p.str_at(&["status", "phase"]) == "Running").count();
+        (running == PODS_TOTAL).then_some(())
+    })
+    .await;
+    assert_eq!(uids(&tenant, "default").await, created, "the tenant's pods are the ones that were acknowledged");
+    let after = uids(&host_rest, NAMESPACE).await;
+    assert_eq!(after.len(), PODS_TOTAL, "one host pod for each");
+    for (name, uid) in &before {
+        assert_eq!(after.get(name), Some(uid), "{name} was not made again");
+    }
+    second.shutdown().await;
+    host.stop().await;
+}
