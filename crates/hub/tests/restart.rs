@@ -32,7 +32,8 @@ async fn put_release(host: &Rest) {
         Release { name: "team-a", namespace: NAMESPACE, placement: Placement::Hub, config: &config, version: "0.0.0" };
     for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release)) {
         let object = Value::from_serialize(&object).expect("an object");
-        let (group, version) = object.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
+        let (group, version) =
+            object.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
         let kind = resources::by_kind(group, version, object.str_at(&["kind"])).expect("a built-in kind");
         let resource = Resource { group: group.into(), version: version.into(), resource: kind.name.into() };
         let namespace = if kind.namespaced { NAMESPACE } else { "" };
@@ -45,7 +46,8 @@ async fn virtual_client(host: &Rest) -> Rest {
     let secret = eventually("the kubeconfig", async || host.get(&SECRETS, NAMESPACE, "vc-team-a").await.ok()).await;
     let encoded = secret.str_at(&["data", "config"]);
     let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).expect("base64");
-    let kubeconfig = kube::config::Kubeconfig::from_yaml(&String::from_utf8(text).expect("text")).expect("a kubeconfig");
+    let kubeconfig =
+        kube::config::Kubeconfig::from_yaml(&String::from_utf8(text).expect("text")).expect("a kubeconfig");
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
     Rest::new(kube::Client::try_from(config).expect("a client"), "test")
 }
