@@ -252,11 +252,10 @@ fn service(object: &mut Value) {
         "None" => {
             spec.make_object().remove("sessionAffinityConfig");
         }
-        "ClientIP" => {
-            if spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).is_none_or(Value::is_null) {
+        "ClientIP"
+            if spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).is_none_or(Value::is_null) => {
                 spec.make_object().insert("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
             }
-        }
         _ => {}
     }
     default_string(spec, "type", "ClusterIP");

@@ -91,7 +91,7 @@ fn ip_block(block: &Value, known: &[&str], path: &FieldPath, errors: &mut Errors
     }
 }
 
-fn policy_rules<'a>(spec: &'a Value) -> impl Iterator<Item = (&'static str, &'static str, usize, &'a Value)> {
+fn policy_rules(spec: &Value) -> impl Iterator<Item = (&'static str, &'static str, usize, &Value)> {
     [("ingress", "from"), ("egress", "to")]
         .into_iter()
         .flat_map(move |(list, peers)| spec.list(list).iter().enumerate().map(move |(i, rule)| (list, peers, i, rule)))

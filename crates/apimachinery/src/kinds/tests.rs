@@ -140,3 +140,47 @@ fn new_objects_are_refused_as_recorded() {
     }
     assert!(failed.is_empty(), "{} of {total}\n{}", failed.len(), failed.join("\n"));
 }
+
+#[test]
+fn clients_are_warned_as_recorded() {
+    for case in recorded(include_str!("../../testdata/creates.json")) {
+        let want: Vec<&str> = case.list("warnings").iter().filter_map(Value::as_str).collect();
+        // Admission and decoding warn as well, and nobody is warned about what is refused.
+        let refused = !case.v("want").list("errors").is_empty() || !case.v("want").s("message").is_empty();
+        if refused || ["vap-", "podsecurity", "fieldvalidation"].iter().any(|part| case.s("name").contains(part)) {
+            continue;
+        }
+        assert_eq!(warnings_create(&gvk_of(&case), &created(&case)), want, "{}", case.s("name"));
+    }
+}
+
+#[test]
+fn pods_that_hide_things_are_warned_about() {
+    let pod = crate::json!({
+        "metadata": {"name": "a.b", "annotations": {"scheduler.alpha.kubernetes.io/critical-pod": ""}},
+        "spec": {
+            "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+            "containers": [{
+                "name": "c",
+                "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "A", "value": "$(A)x"}],
+                "ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 80, "protocol": "TCP"}],
+                "resources": {"limits": {"memory": "1500m"}}
+            }],
+            "volumes": [{"name": "v", "configMap": {"name": "m", "items": [{"path": "a"}, {"path": "a/b"}]}}]
+        }
+    });
+    let gvk = GroupVersionKind::new("", "v1", "Pod");
+    let got = warnings_create(&gvk, &pod);
+    assert!(got[0].starts_with("metadata.name: this is used in the Pod's hostname"), "{}", got[0]);
+    assert_eq!(
+        got[1..],
+        [
+            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            "metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: non-functional in v1.16+; use the \"priorityClassName\" field instead",
+            "volume \"v\" (ConfigMap \"m\"): overlapping paths: \"a/b\" with \"a\"",
+            "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        ]
+    );
+}

@@ -105,7 +105,7 @@ fn core_kind(kind: &str, new: &Value, old: Option<&Value>, e: &mut Errors) {
         ("PersistentVolume", Some(old)) => core::claims::update_volume(new, old, e),
         ("ResourceQuota", None) => core::quota::create_quota(new, e),
         ("ResourceQuota", Some(old)) => core::quota::update_quota(new, old, e),
-        ("LimitRange", _) => core::quota::limit_range(new, old, e),
+        ("LimitRange", _) => core::quota::limit_range(new, e),
         ("Event", _) => core::config::event(new, old, true, e),
         ("Binding", _) => core::pod::binding(new, e),
         _ => {}

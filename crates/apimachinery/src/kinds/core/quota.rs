@@ -148,13 +148,9 @@ pub(crate) fn update_quota_status(new: &Value, old: &Value, errors: &mut Errors)
     quota_status(new.v("status"), errors);
 }
 
-pub(crate) fn limit_range(range: &Value, old: Option<&Value>, errors: &mut Errors) {
-    if old.is_some() {
-        // Upstream validates an updated LimitRange as a new one.
-        object_meta::validate(range, META, errors);
-    } else {
-        object_meta::validate(range, META, errors);
-    }
+/// Upstream validates an updated LimitRange as a new one.
+pub(crate) fn limit_range(range: &Value, errors: &mut Errors) {
+    object_meta::validate(range, META, errors);
     let path = FieldPath::new("spec").child("limits");
     let mut types: Vec<&str> = Vec::new();
     for (i, limit) in range.v("spec").list("limits").iter().enumerate() {
