@@ -252,10 +252,9 @@ fn service(object: &mut Value) {
         "None" => {
             spec.make_object().remove("sessionAffinityConfig");
         }
-        "ClientIP"
-            if spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).is_none_or(Value::is_null) => {
-                spec.make_object().insert("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
-            }
+        "ClientIP" if spec.at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"]).is_none_or(Value::is_null) => {
+            spec.make_object().insert("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        }
         _ => {}
     }
     default_string(spec, "type", "ClusterIP");

@@ -55,10 +55,9 @@ fn of_kind(gvk: &GroupVersionKind, new: &Value, old: Option<&Value>, out: &mut W
             pod_name(new, "the Pod's hostname", out);
             pod_warnings::pod(new, out);
         }
-        ("", "PodTemplate")
-            if generation_changed(new, old) => {
-                pod_warnings::template(new.v("template"), &at(&["template"]), out);
-            }
+        ("", "PodTemplate") if generation_changed(new, old) => {
+            pod_warnings::template(new.v("template"), &at(&["template"]), out);
+        }
         ("", "ReplicationController") | ("apps", "Deployment" | "ReplicaSet") | ("batch", "Job" | "CronJob") => {
             if old.is_none() {
                 pod_name(new, "Pod names and hostnames", out);

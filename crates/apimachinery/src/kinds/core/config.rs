@@ -75,15 +75,13 @@ fn secret(secret: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => json(".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => json(".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth"
-            if !data.contains_key("username") && !data.contains_key("password") => {
-                errors.required(&path.key("username"), "");
-                errors.required(&path.key("password"), "");
-            }
-        "kubernetes.io/ssh-auth"
-            if secret.v("data").s("ssh-privatekey").is_empty() => {
-                errors.required(&path.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/basic-auth" if !data.contains_key("username") && !data.contains_key("password") => {
+            errors.required(&path.key("username"), "");
+            errors.required(&path.key("password"), "");
+        }
+        "kubernetes.io/ssh-auth" if secret.v("data").s("ssh-privatekey").is_empty() => {
+            errors.required(&path.key("ssh-privatekey"), "");
+        }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {
                 if !data.contains_key(key) {

@@ -42,7 +42,9 @@ impl PodOptions {
             lenient_token_path: spec.list("volumes").iter().any(|v| {
                 v.v("projected").list("sources").iter().any(|s| {
                     let mut found = Errors::new();
-                    if let Some(t) = s.o("serviceAccountToken") { volumes::local_path(t.s("path"), &FieldPath::nil(), &mut found) }
+                    if let Some(t) = s.o("serviceAccountToken") {
+                        volumes::local_path(t.s("path"), &FieldPath::nil(), &mut found)
+                    }
                     !found.is_empty()
                 })
             }),
