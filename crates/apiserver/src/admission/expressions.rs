@@ -152,14 +152,16 @@ pub fn conditions_hold(
     let mut errors = Vec::new();
     for (name, program) in conditions {
         let result = match program {
-            Ok(program) => inputs.evaluate(program, authorizer).map_err(|e| e.to_string()),
+            Ok(program) => inputs
+                .evaluate(program, authorizer)
+                .map_err(|e| format!("expression '{}' resulted in error: {e}", program.source())),
             Err(error) => Err(error.clone()),
         };
         match result {
             Ok(Val::Bool(true)) => {}
             Ok(Val::Bool(false)) => return Ok(false),
             Ok(_) => errors.push(format!("match condition {name:?} evaluated to no boolean")),
-            Err(error) => errors.push(format!("match condition {name:?} failed: {error}")),
+            Err(error) => errors.push(error),
         }
     }
     if errors.is_empty() { Ok(true) } else { Err(apimachinery::field::aggregate_texts(errors)) }

@@ -464,6 +464,15 @@ impl ServiceAddresses {
     }
 }
 
+/// The Endpoints of a Service go with it, so that a new Service of that name does not begin with old addresses.
+async fn delete_endpoints(storage: &Arc<Storage>, service: &Value) {
+    let Some(endpoints) = storage.registry.get("", "v1", "endpoints") else { return };
+    let (namespace, name) = (service.namespace(), service.name());
+    let Ok(Some(entry)) = storage.get(&endpoints, namespace, name).await else { return };
+    // Whoever changes them at this moment owns them.
+    let _ = storage.remove(&endpoints, namespace, name, entry.revision).await;
+}
+
 fn set_node_ports(service: &mut Value, chosen: &[u16]) {
     let Some(ports) = service.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut) else { return };
     for (port, node_port) in ports.iter_mut().zip(chosen).filter(|(_, n)| **n != 0) {
@@ -572,6 +581,7 @@ impl WriteHook for ServiceAddresses {
     }
 
     async fn after_delete(&self, storage: &Arc<Storage>, _resource: &Resource, object: &Value) {
+        delete_endpoints(storage, object).await;
         self.ports.release(&held_ports(object));
         match &self.addressing {
             Some(addressing) => addressing.release(object).await,
