@@ -120,7 +120,7 @@ impl Virtual {
             &host_namespace,
             json!({
                 "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": host_namespace},
-                "spec": {"clusterIP": "10.96.200.1", "clusterIPs": ["10.96.200.1"], "ports": [{"name": "https", "port": 443}]},
+                "spec": {"ports": [{"name": "https", "port": 443}]},
             }),
         )
         .await;

@@ -111,3 +111,61 @@ async fn budgets_and_patches() {
     assert_eq!(annotation(&shown), "y");
     syncer.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_nodes_are_shown_and_used() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let mut config = tenant.config();
+    config.settings.nodes = syncer::settings::Nodes::Real {
+        all: true,
+        labels: Default::default(),
+        clear_image_status: true,
+        sync_back_changes: false,
+    };
+    let syncer = tenant.sync_with(host.client(), config).await;
+    let on_host = host_api.list(&NODES, "").await.len();
+    eventually("all nodes are shown", || async { (tenant.api.list(&NODES, "").await.len() == on_host).then_some(()) })
+        .await;
+    tenant.api.create(&PODS, "default", simple_pod("web")).await;
+    let pod = eventually("the virtual pod runs", || async {
+        let pod = tenant.api.get(&PODS, "default", "web").await?;
+        (pod.str_at(&["status", "phase"]) == "Running").then_some(pod)
+    })
+    .await;
+    let node = tenant.api.get(&NODES, "", pod.str_at(&["spec", "nodeName"])).await.expect("its node");
+    assert_eq!(node.str_at(&["metadata", "labels", "vcluster.loft.sh/fake-node"]), "");
+    syncer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tenants_live_side_by_side() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let (a, b) = (Virtual::start("team-a", &host_api).await, Virtual::start("team-b", &host_api).await);
+    let (first, second) = (a.sync(&host).await, b.sync(&host).await);
+    for tenant in [&a, &b] {
+        tenant.api.create(&PODS, "default", simple_pod("web")).await;
+        let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+        tenant.api.create(&SERVICES, "default", web).await;
+    }
+    for tenant in [&a, &b] {
+        eventually("the pod runs", || async {
+            let pod = tenant.api.get(&PODS, "default", "web").await?;
+            (pod.str_at(&["status", "phase"]) == "Running").then_some(())
+        })
+        .await;
+        assert_eq!(tenant.api.list(&PODS, "").await.len(), 1, "{} sees its own pod only", tenant.name);
+        assert_eq!(host_api.list(&PODS, &tenant.host_namespace).await.len(), 1);
+    }
+    // What one does is not felt by the other.
+    a.api.delete(&PODS, "default", "web").await;
+    eventually("the first tenant's pod is gone", || async {
+        host_api.list(&PODS, &a.host_namespace).await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(host_api.list(&PODS, &b.host_namespace).await.len(), 1);
+    first.shutdown().await;
+    second.shutdown().await;
+}
