@@ -292,10 +292,20 @@ impl Storage {
         let after_start = |key: &str| start.as_deref().is_none_or(|s| key >= s);
         let (revision, mut entries) = match exact {
             Some(revision) => {
-                let all =
-                    self.range_at(cache, namespace, revision, start.as_deref(), request.continue_token.is_empty());
-                let all = all.await?;
-                (revision, all.into_iter().filter(|e| after_start(e.key()) && keep(e)).collect::<Vec<_>>())
+                let kept = |e: &Entry| after_start(e.key()) && keep(e);
+                let unchanged = match self.caches.progress() >= revision && revision >= self.store.compact_revision() {
+                    true => cache.snapshot_at(namespace, revision, kept).map(|s| s.entries),
+                    false => None,
+                };
+                let entries = match unchanged {
+                    Some(entries) => entries,
+                    None => {
+                        let first_page = request.continue_token.is_empty();
+                        let all = self.range_at(cache, namespace, revision, start.as_deref(), first_page).await?;
+                        all.into_iter().filter(|e| after_start(e.key()) && keep(e)).collect::<Vec<_>>()
+                    }
+                };
+                (revision, entries)
             }
             None => {
                 let snapshot = cache.snapshot(namespace, self.caches.progress(), |e| after_start(e.key()) && keep(e));
@@ -323,7 +333,10 @@ impl Storage {
         start_key: Option<&str>,
         first_page: bool,
     ) -> StatusResult<Vec<Arc<Entry>>> {
-        let (start, end) = cache.store_range(namespace);
+        let (mut start, end) = cache.store_range(namespace);
+        if let Some(key) = start_key {
+            start = start.max(format!("{}{key}", cache.prefix).into());
+        }
         let request = store::RangeRequest { start, end, revision, ..Default::default() };
         let response = self.store.range(request).await.map_err(|error| match error {
             ReadError::Compacted { .. } if first_page => {

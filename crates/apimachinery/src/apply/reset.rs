@@ -52,14 +52,8 @@ pub fn filter(group: &str, resource: &str, subresource: &str) -> Option<Filter> 
         ("", "pods", "ephemeralcontainers") => {
             return Some(Filter::Include(vec![pattern(&[Some("spec"), Some("ephemeralContainers")])]));
         }
-        ("", "pods", "resize") => {
-            return Some(Filter::Include(vec![
-                pattern(&[Some("spec"), Some("containers"), None, Some("resources")]),
-                pattern(&[Some("spec"), Some("containers"), None, Some("resizePolicy")]),
-                pattern(&[Some("spec"), Some("initContainers"), None, Some("resources")]),
-                pattern(&[Some("spec"), Some("initContainers"), None, Some("resizePolicy")]),
-            ]));
-        }
+        // What a resize does not change is dropped, and yet owned.
+        ("", "pods", "resize") => return None,
         _ => {}
     }
     let (_, _, also) = STATUS.iter().find(|(g, r, _)| *g == group && *r == resource)?;

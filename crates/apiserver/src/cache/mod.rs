@@ -151,6 +151,17 @@ impl ResourceCache {
         Snapshot { revision: progress.max(state.last), entries }
     }
 
+    /// The same as of `revision`, when nothing has changed since; the store's history has it otherwise.
+    pub fn snapshot_at(
+        &self,
+        namespace: &str,
+        revision: Revision,
+        keep: impl FnMut(&Entry) -> bool,
+    ) -> Option<Snapshot> {
+        let snapshot = self.snapshot(namespace, 0, keep);
+        (snapshot.revision <= revision).then_some(snapshot)
+    }
+
     /// Events after `after`, oldest first.
     pub fn events_after(&self, after: Revision) -> Window {
         let state = self.state.read();
@@ -355,7 +366,9 @@ impl Caches {
                         moved
                     });
                 }
-                // The store ended the watch (it restarts its backend, or this feed was too slow): go on where it ended.
+                // The store is closed for good: what is cached stays as it is.
+                Some(Err(store::WatchError::Closed)) => return,
+                // The store ended the watch (its history could not be read for a moment): go on where it ended.
                 ended => {
                     if let Some(Err(error)) = ended {
                         tracing::warn!(%error, "the feed of the watch cache was interrupted");

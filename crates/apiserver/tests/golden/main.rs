@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use case::Case;
 
 /// Cases that run at the same time. Most of the time they wait.
-const CONCURRENCY: usize = 200;
+const CONCURRENCY: usize = 24;
 
 /// What became of a case.
 struct Outcome {
@@ -89,21 +89,29 @@ async fn run(filters: Vec<String>) -> ExitCode {
         let (room, server) = (room.clone(), server.clone());
         running.spawn(async move {
             let _permit = room.acquire().await;
-            replay(case, &server).await
+            let outcome = replay(&case, &server).await;
+            (case, outcome)
         });
     }
-    let mut outcomes = running.join_all().await;
+    let mut outcomes = Vec::new();
+    for (case, mut outcome) in running.join_all().await {
+        // A few recorded answers hold an age of `0s`, which a busy machine misses: those get a second chance, alone.
+        if !outcome.report.is_empty() && outcome.report.contains("expected \"0s\"") {
+            outcome = replay(&case, &server).await;
+        }
+        outcomes.push(outcome);
+    }
     for case in serial {
-        outcomes.push(replay(case, &server).await);
+        outcomes.push(replay(&case, &server).await);
     }
     outcomes.sort_by(|a, b| (&a.area, &a.name).cmp(&(&b.area, &b.name)));
     report(&outcomes, &filters, started)
 }
 
-async fn replay(case: Case, server: &server::TestServer) -> Outcome {
+async fn replay(case: &Case, server: &server::TestServer) -> Outcome {
     let ignore_managed_fields = flag("GOLDEN_NO_MANAGED_FIELDS").unwrap_or(false);
-    let report = case::replay(&case, server, ignore_managed_fields).await;
-    Outcome { area: case.area, name: case.name, title: case.title, report }
+    let report = case::replay(case, server, ignore_managed_fields).await;
+    Outcome { area: case.area.clone(), name: case.name.clone(), title: case.title.clone(), report }
 }
 
 fn report(outcomes: &[Outcome], filters: &[String], started: Instant) -> ExitCode {
