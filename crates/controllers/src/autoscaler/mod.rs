@@ -103,6 +103,10 @@ impl Controller {
         self.write_status(&autoscaler, draft).await?;
         if let Err(error) = result {
             tracing::debug!(autoscaler = %key, error = &error as &dyn std::error::Error, "could not scale");
+            // Someone else changed the target in the same moment: a whole period is too long to wait for that.
+            if matches!(&error, ReconcileError::Api(error) if error.is_conflict()) {
+                return Ok(Outcome::Retry);
+            }
         }
         Ok(Outcome::After(PERIOD))
     }
