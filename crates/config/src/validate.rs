@@ -28,6 +28,11 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "must be 1 with the embedded database; choose another controlPlane.backingStore for more replicas",
     );
     check(
+        !config.control_plane.service.enabled,
+        "controlPlane.service.enabled",
+        "must be true: pods reach the API through this Service, and it owns what is synced",
+    );
+    check(
         config.virtual_scheduler() && !config.sync.from_host.nodes.enabled,
         "sync.fromHost.nodes.enabled",
         "must be true with hybrid scheduling or a virtual scheduler",
@@ -49,7 +54,7 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     );
     let export = &config.export_kube_config;
     check(
-        !(export.secret.name.is_empty() && export.secret.namespace.is_empty()) && !export.additional_secrets.is_empty(),
+        !(export.additional_secrets.is_empty() || export.secret.name.is_empty() && export.secret.namespace.is_empty()),
         "exportKubeConfig.secret",
         "must not be set together with exportKubeConfig.additionalSecrets",
     );

@@ -113,6 +113,7 @@ fn rules_between_keys_hold() {
             "sync:\n  fromHost:\n    secrets:\n      enabled: true\n      mappings:\n        byName:\n          a/*: c/d\n",
             "must end in /*",
         ),
+        ("controlPlane:\n  service:\n    enabled: false\n", "controlPlane.service.enabled: must be true"),
         ("networking:\n  serviceCIDR: ten\n", "networking.serviceCIDR: must be an address range"),
         ("networking:\n  advanced:\n    clusterDomain: Not_A_Domain\n", "must be a DNS domain"),
         ("sync:\n  toHost:\n    pods:\n      enforceTolerations: [\"a=b:Never\"]\n", "enforceTolerations[0]: must be"),

@@ -81,16 +81,15 @@ pub(crate) async fn load(
     };
     let certificates = ClusterCertificates::complete(kept.clone(), serving_names)?;
     let mut files = certificates.files().clone();
-    for (file, user) in [("admin.conf", "admin")] {
-        let access = AdminAccess {
-            server: "https://localhost:8443".into(),
-            insecure: false,
-            certificate_authority: certificates.file("server-ca.crt").unwrap_or_default().to_string(),
-            client_certificate: certificates.file(&format!("{user}.crt")).unwrap_or_default().to_string(),
-            client_key: certificates.file(&format!("{user}.key")).unwrap_or_default().to_string(),
-        };
-        files.insert(file.to_string(), deploy::secrets::kubeconfig_yaml("my-vcluster", &access));
-    }
+    let text = |file: &str| certificates.file(file).unwrap_or_default().to_string();
+    let access = AdminAccess {
+        server: "https://localhost:8443".into(),
+        insecure: false,
+        certificate_authority: text("server-ca.crt"),
+        client_certificate: text("admin.crt"),
+        client_key: text("admin.key"),
+    };
+    files.insert("admin.conf".to_string(), deploy::secrets::kubeconfig_yaml("my-vcluster", &access));
     if files != kept {
         match (host, data_dir) {
             (Some(host), _) => host.write_certificates(name, &files, service).await?,

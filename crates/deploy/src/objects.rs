@@ -81,9 +81,7 @@ pub fn host_objects(release: &Release<'_>) -> Vec<Value> {
     objects.extend(policies(release));
     objects.extend(service_accounts(release));
     objects.extend(rbac::objects(release));
-    if release.config.control_plane.service.enabled {
-        objects.push(service(release));
-    }
+    objects.push(service(release));
     objects.push(config_secret(release));
     if release.placement == Placement::Dedicated {
         objects.extend(workload::objects(release));

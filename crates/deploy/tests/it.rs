@@ -186,7 +186,6 @@ fn the_configuration_shapes_the_objects() {
         ("", "ResourceQuota"),
         ("", "ClusterRole"),
         ("rbac: {role: {enabled: false}}", "Role"),
-        ("controlPlane: {service: {enabled: false}}", "Service"),
     ] {
         assert!(!render(Placement::Hub, text).iter().any(|o| o["kind"] == kind), "{text} {kind}");
     }

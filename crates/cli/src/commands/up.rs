@@ -313,7 +313,11 @@ async fn detach(global: &Global, args: &Up, home: &Home, ui: &Ui) -> anyhow::Res
             ));
         }
         Some(None) => {
-            return Err(Failure::failed(format!("the development host did not start:\n{}", tail())).into());
+            // The process has said why, in the same words as this one would.
+            let said = tail();
+            let reason = said.strip_prefix("error").unwrap_or(&said).trim_start();
+            let reason = if reason.is_empty() { "the development host did not start" } else { reason };
+            return Err(Failure::failed(reason).into());
         }
         None => {
             let _ = child.kill();
