@@ -5,15 +5,14 @@
 //! - What comes out is what Go would write again after reading the same body into its structs: nulls and empty optional
 //!   values are gone, required ones are there with their zero value, quantities and times are in canonical form. The
 //!   rest of the server relies on this form; [`normalize`] restores it after a patch.
-//! - Custom resources go through [`custom`]: pruned by their structural schema, wrong types left for validation.
-//! - Objects of unknown kinds go through [`untyped`]: only duplicates are collected.
+//! - Custom resources and objects of unknown kinds go through [`untyped`]: only duplicates are collected. The API server
+//!   holds custom resources to their structural schemas itself.
 //!
 //! Limits: nesting of at most [`MAX_DEPTH`]; the size of a body is the HTTP layer's business.
 //!
 //! Follows: `k8s.io/apimachinery/pkg/runtime/serializer/json`, `sigs.k8s.io/json`,
 //! `apiserver/pkg/endpoints/handlers/create.go` (texts).
 
-mod custom;
 mod normalize;
 mod parser;
 mod yaml;
@@ -23,7 +22,6 @@ use crate::json::Value;
 use crate::resources;
 use crate::schema::{self, TypeRef};
 
-pub use custom::{coerce, custom, default_custom};
 pub(crate) use normalize::finish as normalize_struct;
 pub use normalize::{as_stored, normalize, zero};
 

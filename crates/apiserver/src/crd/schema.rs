@@ -120,7 +120,6 @@ pub struct Node {
     pub default: Option<Value>,
     pub list_type: ListType,
     pub list_map_keys: Vec<Str>,
-    pub map_atomic: bool,
     pub rules: Vec<Rule>,
     /// `None` when there is nothing to check beyond the type: the common case, and smaller.
     pub checks: Option<Box<Checks>>,
@@ -210,7 +209,6 @@ impl Node {
                 _ => ListType::Atomic,
             },
             list_map_keys: strings("x-kubernetes-list-map-keys"),
-            map_atomic: schema.str_at(&["x-kubernetes-map-type"]) == "atomic",
             rules: rules.collect(),
             checks: (!checks.is_empty()).then(|| Box::new(checks)),
         })
