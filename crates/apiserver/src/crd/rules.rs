@@ -23,6 +23,7 @@ const ESTIMATE_MAX: u64 = 10_000_000;
 const ESTIMATE_SLACK: u64 = 10;
 /// The longest message that an expression may make.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
+const TYPE_META: [&str; 3] = ["apiVersion", "kind", "metadata"];
 const REQUEST_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 struct Compiled {
@@ -132,7 +133,8 @@ fn smallest(node: Option<&Node>) -> u64 {
 impl Rules {
     /// Compiles the rules of a schema. Errors name the rule by its place, such as `properties[spec]`.
     pub fn compile(root: &Node, errors: &mut Vec<RuleError>) -> Rules {
-        compile(root, true, "", "object", 1, errors)
+        let name = "object".to_owned();
+        compile(root, Place { resource: true, path: String::new(), name, times: 1, decl: None }, errors)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -149,23 +151,52 @@ impl Rules {
     }
 }
 
-fn compile(node: &Node, resource: bool, path: &str, name: &str, times: u64, errors: &mut Vec<RuleError>) -> Rules {
+/// Where in the schema a node stands.
+struct Place {
+    /// A root or embedded object: has `apiVersion`, `kind` and `metadata`.
+    resource: bool,
+    path: String,
+    /// Of its type, in messages.
+    name: String,
+    /// How often the node can occur in an object.
+    times: u64,
+    /// Its declaration, when a node above has made it: nothing is declared twice.
+    decl: Option<Arc<Decl>>,
+}
+
+impl Place {
+    fn below(&self, path: &str, name: &str, times: u64, decl: Option<&Arc<Decl>>) -> Place {
+        Place {
+            resource: false,
+            path: format!("{}{path}.", self.path),
+            name: format!("{}.{name}", self.name),
+            times: self.times.saturating_mul(times),
+            decl: decl.cloned(),
+        }
+    }
+}
+
+fn compile(node: &Node, mut place: Place, errors: &mut Vec<RuleError>) -> Rules {
     let mut rules = Rules {
         type_text: node.ty.map_or("object", NodeType::text),
         keys: (node.list_type == ListType::Map).then(|| node.list_map_keys.clone()),
         ..Rules::default()
     };
     if !node.rules.is_empty() {
-        let decl = Arc::new(declare(node, resource, name));
+        let decl = place.decl.get_or_insert_with(|| Arc::new(declare(node, place.resource, &place.name))).clone();
         for (i, rule) in node.rules.iter().enumerate() {
-            let at = format!("{path}x-kubernetes-validations[{i}]");
-            rules.own.extend(compile_rule(rule, &decl, &at, times, errors));
+            let at = format!("{}x-kubernetes-validations[{i}]", place.path);
+            rules.own.extend(compile_rule(rule, &decl, &at, place.times, errors));
         }
         rules.decl = Some(decl);
     }
+    let decl = place.decl.as_deref();
+    let resource = place.resource || node.embedded_resource;
     for (field, child) in &node.properties {
-        let below = format!("{path}properties[{field}].");
-        let compiled = compile(child, false, &below, &format!("{name}.{field}"), times, errors);
+        // The declaration of an object's metadata is not made from the schema.
+        let known = decl.filter(|_| !(resource && TYPE_META.contains(&field.as_str())));
+        let known = known.and_then(|d| d.field(&escape(field)));
+        let compiled = compile(child, place.below(&format!("properties[{field}]"), field, 1, known), errors);
         if !compiled.is_empty() {
             rules.properties.insert(field.clone(), compiled);
         }
@@ -174,16 +205,15 @@ fn compile(node: &Node, resource: bool, path: &str, name: &str, times: u64, erro
     let bound = |max: Option<i64>, child: &Node| {
         max.and_then(|m| u64::try_from(m).ok()).unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(Some(child)) + 1))
     };
+    let element = decl.and_then(|d| d.element.as_ref());
     if let Additional::Schema(child) = &node.additional {
-        let times = times.saturating_mul(bound(checks.and_then(|c| c.max_properties), child));
-        let below = format!("{path}additionalProperties.");
-        let compiled = compile(child, false, &below, &format!("{name}.@elem"), times, errors);
+        let times = bound(checks.and_then(|c| c.max_properties), child);
+        let compiled = compile(child, place.below("additionalProperties", "@elem", times, element), errors);
         rules.additional = (!compiled.is_empty()).then(|| Box::new(compiled));
     }
     if let Some(child) = &node.items {
-        let times = times.saturating_mul(bound(checks.and_then(|c| c.max_items), child));
-        let below = format!("{path}items.");
-        let compiled = compile(child, false, &below, &format!("{name}.@idx"), times, errors);
+        let times = bound(checks.and_then(|c| c.max_items), child);
+        let compiled = compile(child, place.below("items", "@idx", times, element), errors);
         rules.items = (!compiled.is_empty()).then(|| Box::new(compiled));
     }
     rules
