@@ -43,6 +43,7 @@ pub mod strategy;
 pub mod tls;
 pub mod tokens;
 pub mod watch;
+mod webhook;
 
 pub use authn::{Authenticator, UserInfo};
 pub use authz::Authorizer;

@@ -210,10 +210,8 @@ pub async fn list_response(
         out.extend_from_slice(b"]}");
         return Ok(bytes_response(200, form, out));
     }
-    let mut objects = Vec::with_capacity(entries.len());
-    for entry in entries {
-        objects.push(resource.strategy.to_version(entry.to_value(), &resource.gvk).await?);
-    }
+    let objects = entries.iter().map(|e| e.to_value()).collect();
+    let objects = resource.strategy.all_to_version(objects, &resource.gvk).await?;
     objects_response(resource, form, meta, objects)
 }
 

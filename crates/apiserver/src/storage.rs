@@ -145,6 +145,29 @@ impl Storage {
         }
     }
 
+    /// The same for a resource by name; `None` also when no such resource is served.
+    pub async fn find(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> StatusResult<Option<Value>> {
+        match self.registry.get(group, version, resource) {
+            Some(resource) => self.read(&resource, namespace, name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// All objects of a resource in a namespace (`""`: all), ascending by name.
+    pub async fn all(&self, group: &str, version: &str, resource: &str, namespace: &str) -> StatusResult<Vec<Value>> {
+        let Some(resource) = self.registry.get(group, version, resource) else { return Ok(Vec::new()) };
+        let page = self.list(&resource, namespace, &ListRequest::default(), |_| true).await?;
+        let objects = page.entries.iter().map(|e| e.to_value()).collect();
+        resource.strategy.all_to_version(objects, &resource.gvk).await
+    }
+
     /// Writes an object that must not exist.
     pub async fn insert(
         &self,

@@ -104,6 +104,15 @@ pub trait Strategy: Send + Sync {
     /// Converts a stored object (in any version of the resource) to the version of `kind`.
     async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value>;
 
+    /// The same for many objects, in their order.
+    async fn all_to_version(&self, objects: Vec<Value>, kind: &GroupVersionKind) -> StatusResult<Vec<Value>> {
+        let mut converted = Vec::with_capacity(objects.len());
+        for object in objects {
+            converted.push(self.to_version(object, kind).await?);
+        }
+        Ok(converted)
+    }
+
     /// Where `/scale` finds its values; the default is where the built-in kinds have them.
     fn scale_paths(&self) -> ScalePaths {
         ScalePaths::default()

@@ -149,7 +149,8 @@ pub(crate) fn labels(labels: &Map, path: &FieldPath, errors: &mut Errors) {
 /// Total size of keys and values of annotations, in bytes.
 pub(crate) const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 
-pub(crate) fn annotations(annotations: &Map, path: &FieldPath, errors: &mut Errors) {
+/// Checks the annotations of an object.
+pub fn annotations(annotations: &Map, path: &FieldPath, errors: &mut Vec<FieldError>) {
     let mut size = 0;
     for (key, value) in annotations.iter() {
         // Annotation keys are not case sensitive to this check.

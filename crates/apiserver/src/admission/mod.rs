@@ -99,22 +99,12 @@ impl AdmissionRequest<'_> {
         namespace: &str,
         name: &str,
     ) -> StatusResult<Option<Value>> {
-        match self.storage.registry.get(group, version, resource) {
-            Some(resource) => self.storage.read(&resource, namespace, name).await,
-            None => Ok(None),
-        }
+        self.storage.find(group, version, resource, namespace, name).await
     }
 
     /// All stored objects of a resource in a namespace (`""`: all), ascending by name.
     pub async fn list(&self, group: &str, version: &str, resource: &str, namespace: &str) -> StatusResult<Vec<Value>> {
-        let Some(resource) = self.storage.registry.get(group, version, resource) else { return Ok(Vec::new()) };
-        let request = crate::storage::ListRequest::default();
-        let page = self.storage.list(&resource, namespace, &request, |_| true).await?;
-        let mut objects = Vec::with_capacity(page.entries.len());
-        for entry in page.entries {
-            objects.push(resource.strategy.to_version(entry.to_value(), &resource.gvk).await?);
-        }
-        Ok(objects)
+        self.storage.all(group, version, resource, namespace).await
     }
 }
 

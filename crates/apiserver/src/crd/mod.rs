@@ -166,7 +166,7 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
         kind: kind.clone(),
         namespaced,
         versions,
-        converter: Converter::new(&spec["conversion"]),
+        converter: Converter::new(crd, server.storage()),
     });
     let storage_version = spec.array_at(&["versions"]).iter().find(|v| v["storage"] == true);
     let storage_version = storage_version.map_or("", |v| v.str_at(&["name"]));

@@ -63,7 +63,8 @@ impl apply::Versions for Definition {
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Result<Value, String> {
-        // Field ownership is converted without asking a webhook: versions with the same schema have the same fields.
+        // Only the name of the version: a webhook is not asked about the ownership of fields, so what is owned through
+        // another version under another name stops being owned there at the next apply.
         let mut converted = object.clone();
         converted["apiVersion"] = api_version.into();
         Ok(converted)
@@ -339,17 +340,21 @@ impl Strategy for CustomStrategy {
     }
 
     async fn to_version(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
+        let mut converted = self.all_to_version(vec![object], kind).await?;
+        converted.pop().ok_or_else(|| Box::new(Status::internal_error("a conversion lost its object")))
+    }
+
+    async fn all_to_version(&self, objects: Vec<Value>, kind: &GroupVersionKind) -> StatusResult<Vec<Value>> {
         let wanted = kind.api_version();
-        let mut object = match object.str_at(&["apiVersion"]) == wanted {
-            true => object,
-            false => self.definition.converter.convert(object, &wanted).await?,
-        };
+        let mut objects = self.definition.converter.convert(objects, &wanted).await?;
         // What was stored before a default or a field was added or removed reads as if written today.
         if let Some(version) = self.definition.version(&wanted) {
-            prune::prune(&mut object, &version.node, true, "", &mut Vec::new());
-            prune::default(&mut object, &version.node);
+            for object in &mut objects {
+                prune::prune(object, &version.node, true, "", &mut Vec::new());
+                prune::default(object, &version.node);
+            }
         }
-        Ok(object)
+        Ok(objects)
     }
 
     fn deprecation(&self) -> Option<String> {

@@ -6,8 +6,6 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/admission/plugin/webhook/{mutating,validating,generic,request,errors}`.
 
-mod client;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +22,7 @@ use super::expressions::{self, Inputs};
 use super::matching::{Cached, Criteria, converted, is_admission_configuration, request_value};
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::authz::Authorizer;
-use client::Target;
+use crate::webhook::Target;
 
 const GROUP_VERSION: (&str, &str) = ("admissionregistration.k8s.io", "v1");
 
@@ -148,7 +146,7 @@ async fn call(
     body["object"] = objects.0.unwrap_or(Value::Null);
     body["oldObject"] = objects.1.unwrap_or(Value::Null);
     let review = json!({"kind": "AdmissionReview", "apiVersion": version, "request": body});
-    let target = Target::read(request, &webhook.client_config)
+    let target = Target::read(request.storage, &webhook.client_config)
         .await
         .map_err(|e| calling(format!("could not get REST client: {e}")))?;
     let answer = target.call(&review, webhook.timeout).await;

@@ -1,4 +1,5 @@
-//! One call of a webhook: HTTPS with the webhook's own authorities, bounded in time and size.
+//! One call of a webhook, for admission and for conversion: HTTPS with the webhook's own authorities, bounded in time
+//! and size.
 //!
 //! Follows: `k8s.io/apiserver/pkg/util/webhook/client.go`.
 
@@ -15,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 
-use crate::admission::AdmissionRequest;
+use crate::storage::Storage;
 
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -48,7 +49,7 @@ fn split_url(url: &str) -> Option<(String, u16, String)> {
 
 impl Target {
     /// Reads `clientConfig`, looking up the Service it may name.
-    pub async fn read(request: &AdmissionRequest<'_>, config: &Value) -> Result<Target, String> {
+    pub async fn read(storage: &Storage, config: &Value) -> Result<Target, String> {
         let ca_bundle = config.str_at(&["caBundle"]).to_owned();
         let url = config.str_at(&["url"]);
         if !url.is_empty() {
@@ -64,7 +65,7 @@ impl Target {
             path => format!("/{path}"),
         };
         let host = format!("{name}.{namespace}.svc");
-        let addresses = service_addresses(request, namespace, name, port).await?;
+        let addresses = service_addresses(storage, namespace, name, port).await?;
         Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle })
     }
 
@@ -179,18 +180,18 @@ impl Target {
 
 /// Where a Service can be reached: its ready endpoints, else its cluster IP.
 async fn service_addresses(
-    request: &AdmissionRequest<'_>,
+    storage: &Storage,
     namespace: &str,
     name: &str,
     port: u16,
 ) -> Result<Vec<SocketAddr>, String> {
     let text = |s: Box<apimachinery::status::Status>| s.message;
-    let service = request.find("", "v1", "services", namespace, name).await.map_err(text)?;
+    let service = storage.find("", "v1", "services", namespace, name).await.map_err(text)?;
     let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
     let ports = service.array_at(&["spec", "ports"]);
     let spec = ports.iter().find(|p| p["port"].as_i64() == Some(i64::from(port)));
     let spec = spec.ok_or_else(|| format!("service {name:?} has no port {port}"))?;
-    let slices = request.list("discovery.k8s.io", "v1", "endpointslices", namespace).await.map_err(text)?;
+    let slices = storage.all("discovery.k8s.io", "v1", "endpointslices", namespace).await.map_err(text)?;
     let mut addresses = Vec::new();
     for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(name)) {
         let port_name = spec.str_at(&["name"]);
