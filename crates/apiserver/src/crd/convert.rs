@@ -141,7 +141,12 @@ impl Webhook {
         let single = sent.len() == 1;
         let mut request = json!({"kind": "ConversionReview", "apiVersion": review.api_version()});
         request["request"] = json!({"uid": uid, "desiredAPIVersion": api_version, "objects": Value::Array(sent)});
-        tracing::debug!(definition = self.definition, api_version, count = objects.len(), "asking a conversion webhook");
+        tracing::debug!(
+            definition = self.definition,
+            api_version,
+            count = objects.len(),
+            "asking a conversion webhook"
+        );
         let answer = target.call(&request, TIMEOUT).await.map_err(failed)?;
         let converted = converted_objects(&answer, review, &uid).map_err(failed)?;
         if converted.len() != objects.len() {
@@ -326,7 +331,11 @@ mod tests {
             (&["metadata", "name"], json!("b"), object("must have the same name: a != b")),
             (&["metadata", "namespace"], json!("b"), object("must have the same namespace: n != b")),
             (&["metadata", "uid"], json!("b"), object("must have the same UID: u != b")),
-            (&["metadata", "labels"], json!([]), metadata("invalid metadata.labels of type []interface {} in converted object")),
+            (
+                &["metadata", "labels"],
+                json!([]),
+                metadata("invalid metadata.labels of type []interface {} in converted object"),
+            ),
             (
                 &["metadata", "annotations"],
                 json!({"x": 1}),
