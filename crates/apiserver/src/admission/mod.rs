@@ -72,6 +72,8 @@ pub struct AdmissionRequest<'a> {
     pub user: UserInfo,
     /// Texts for `Warning` headers of the answer.
     pub warnings: Vec<String>,
+    /// A webhook or policy changed the object: the server's own plugins look at it once more.
+    pub reinvoke: bool,
     /// Read access to everything stored, and writes that bypass admission.
     pub storage: &'a Arc<Storage>,
 }
@@ -117,6 +119,11 @@ pub trait AdmissionPlugin: Send + Sync {
     /// Whether the plugin wants to see such requests at all; keeps uninterested plugins off hot paths.
     fn handles(&self, operation: Operation, gvr: &GroupVersionResource, subresource: &str) -> bool;
 
+    /// Whether the plugin calls webhooks or policies. Such plugins see to their own repetition.
+    fn is_dynamic(&self) -> bool {
+        false
+    }
+
     /// Changes `request.object` or refuses the request.
     async fn admit(&self, _request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
         Ok(())
@@ -135,6 +142,14 @@ pub struct AdmissionChain(pub Vec<Arc<dyn AdmissionPlugin>>);
 impl AdmissionChain {
     pub async fn admit(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
         for plugin in &self.0 {
+            if plugin.handles(request.operation, &request.gvr, &request.subresource) {
+                plugin.admit(request).await?;
+            }
+        }
+        if !std::mem::take(&mut request.reinvoke) {
+            return Ok(());
+        }
+        for plugin in self.0.iter().filter(|p| !p.is_dynamic()) {
             if plugin.handles(request.operation, &request.gvr, &request.subresource) {
                 plugin.admit(request).await?;
             }

@@ -120,6 +120,7 @@ impl Cx {
             dry_run,
             user: UserInfo::clone(&self.user),
             warnings: Vec::new(),
+            reinvoke: false,
             storage: &self.server.storage,
         }
     }

@@ -209,6 +209,10 @@ impl AdmissionPlugin for MutatingAdmissionPolicy {
         "MutatingAdmissionPolicy"
     }
 
+    fn is_dynamic(&self) -> bool {
+        true
+    }
+
     fn handles(&self, operation: Operation, gvr: &GroupVersionResource, _subresource: &str) -> bool {
         matches!(operation, Operation::Create | Operation::Update) && handles(operation, gvr)
     }

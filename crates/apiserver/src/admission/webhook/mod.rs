@@ -284,6 +284,7 @@ pub(super) async fn set_object(
     object: Value,
     kind: &GroupVersionKind,
 ) -> StatusResult<()> {
+    request.reinvoke = true;
     let resource = request.storage.registry.get(&request.gvr.group, &request.gvr.version, &request.gvr.resource);
     let Some(resource) = resource else {
         request.object = Some(object);
@@ -305,6 +306,10 @@ pub(super) async fn set_object(
 impl AdmissionPlugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "MutatingAdmissionWebhook"
+    }
+
+    fn is_dynamic(&self) -> bool {
+        true
     }
 
     fn handles(&self, operation: Operation, gvr: &GroupVersionResource, _subresource: &str) -> bool {
