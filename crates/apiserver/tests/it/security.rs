@@ -239,25 +239,41 @@ async fn containers_that_a_policy_adds_get_what_every_container_gets() {
     let server = start(&memory().await).await;
     let admin = UserInfo::admin();
     let policies = "admissionregistration.k8s.io/v1";
-    create(&server, &admin, json!({"apiVersion": policies, "kind": "MutatingAdmissionPolicy", "metadata": {"name": "side"},
+    create(
+        &server,
+        &admin,
+        json!({"apiVersion": policies, "kind": "MutatingAdmissionPolicy", "metadata": {"name": "side"},
         "spec": {"reinvocationPolicy": "Never", "failurePolicy": "Fail",
             "matchConstraints": {"resourceRules": [
                 {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}]},
             "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
-                "[JSONPatch{op: 'add', path: '/spec/containers/-', value: {'name': 'side', 'image': 'side'}}]"}}]}}))
+                "[JSONPatch{op: 'add', path: '/spec/containers/-', value: {'name': 'side', 'image': 'side'}}]"}}]}}),
+    )
     .await
     .unwrap();
-    create(&server, &admin, json!({"apiVersion": policies, "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": {"name": "side"}, "spec": {"policyName": "side"}}))
+    create(
+        &server,
+        &admin,
+        json!({"apiVersion": policies, "kind": "MutatingAdmissionPolicyBinding",
+        "metadata": {"name": "side"}, "spec": {"policyName": "side"}}),
+    )
     .await
     .unwrap();
-    create(&server, &admin, json!({"apiVersion": "v1", "kind": "ServiceAccount",
-        "metadata": {"name": "default", "namespace": "default"}}))
+    create(
+        &server,
+        &admin,
+        json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "default", "namespace": "default"}}),
+    )
     .await
     .unwrap();
-    let pod = create(&server, &admin, json!({"apiVersion": "v1", "kind": "Pod",
+    let pod = create(
+        &server,
+        &admin,
+        json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a", "namespace": "default"},
-        "spec": {"containers": [{"name": "main", "image": "main"}]}}))
+        "spec": {"containers": [{"name": "main", "image": "main"}]}}),
+    )
     .await
     .unwrap();
     let mounts = |i: usize| pod.data["spec"]["containers"][i]["volumeMounts"].clone();
@@ -269,17 +285,21 @@ async fn containers_that_a_policy_adds_get_what_every_container_gets() {
 
 #[tokio::test]
 async fn nodes_change_themselves_and_nothing_else_when_restricted() {
-    let options =
-        SecureOptions { enable_admission_plugins: vec!["NodeRestriction".to_owned()], always_allow: true, ..SecureOptions::default() };
+    let options = SecureOptions {
+        enable_admission_plugins: vec!["NodeRestriction".to_owned()],
+        always_allow: true,
+        ..SecureOptions::default()
+    };
     let config = apiserver::secure_config(&options).unwrap();
     let server = ApiServer::start(config, memory().await).await.unwrap();
     let node = UserInfo::new("system:node:n1", ["system:nodes", "system:authenticated"]);
-    let object = |name: &str, label: &str| {
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {label: "x"}}})
-    };
+    let object = |name: &str, label: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {label: "x"}}});
     create(&server, &node, object("n1", "example.com/rack")).await.expect("a node may register itself");
     let (code, message) = refusal(create(&server, &node, object("n2", "a")).await);
-    assert_eq!((code, message.as_str()), (403, "nodes \"n2\" is forbidden: node \"n1\" is not allowed to create node \"n2\""));
+    assert_eq!(
+        (code, message.as_str()),
+        (403, "nodes \"n2\" is forbidden: node \"n1\" is not allowed to create node \"n2\"")
+    );
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"},
         "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
     assert_eq!(refusal(create(&server, &node, pod).await).0, 403, "only mirror pods");
