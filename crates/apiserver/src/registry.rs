@@ -52,8 +52,8 @@ pub struct Resource {
     pub strategy: Arc<dyn Strategy>,
     /// False for custom resources: their list items name their kind, they have no protobuf form, and so on.
     pub builtin: bool,
-    /// What is stored may lack defaults that the schema has got since: reads fill them in.
-    pub defaults_on_read: bool,
+    /// What is stored may be in an older version, or lack defaults that the schema has got since: reads bring it up to date.
+    pub changes_on_read: bool,
 }
 
 /// A shared handle on a served resource.
@@ -82,7 +82,7 @@ impl Resource {
 
     /// Whether stored objects must be converted before they are sent in this version.
     pub fn converts(&self) -> bool {
-        self.defaults_on_read || self.storage.as_ref().is_some_and(|s| s.api_version != self.api_version())
+        self.changes_on_read || self.storage.as_ref().is_some_and(|s| s.api_version != self.api_version())
     }
 }
 
@@ -247,7 +247,7 @@ fn builtin_resource(data: &'static resources::Resource, caches: &Caches) -> Reso
         storage,
         strategy: Arc::new(BuiltIn::new(data)),
         builtin: true,
-        defaults_on_read: false,
+        changes_on_read: false,
     }
 }
 

@@ -172,6 +172,8 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
     let storage_version = storage_version.map_or("", |v| v.str_at(&["name"]));
     let cache = server.storage().caches.custom(&group, &plural, namespaced);
     let api_version = format!("{group}/{storage_version}");
+    // Objects that were stored before the storage version changed are still in the version they were stored in.
+    let stored_versions = crd.array_at(&["status", "storedVersions"]).len();
     let mut resources = Vec::new();
     let mut published = Vec::new();
     for (index, raw) in spec.array_at(&["versions"]).iter().enumerate() {
@@ -222,7 +224,7 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
             }),
             strategy: Arc::new(CustomStrategy::new(definition.clone(), index)),
             builtin: false,
-            defaults_on_read: version.node.has_defaults(),
+            changes_on_read: stored_versions > 1 || version.node.has_defaults(),
         });
     }
     Ok((resources, published))

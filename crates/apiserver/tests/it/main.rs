@@ -1,5 +1,6 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
+mod crd;
 mod security;
 
 use std::time::Duration;
