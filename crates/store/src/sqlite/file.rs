@@ -11,6 +11,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -47,7 +48,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Takes the lock that one open store has on its file.
+/// How long a lock may linger after its store was closed: a process that is being started by this one holds a copy of every
+/// open file from its fork to its exec, and with it the lock.
+const LOCK_LINGERS: Duration = Duration::from_millis(500);
+
+/// Takes the lock that one open store has on its file. Blocks for [`LOCK_LINGERS`] when another has it.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, ".lock");
     let doing = || format!("lock {}", lock_path.display());
@@ -57,10 +62,14 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(&lock_path)
         .map_err(|error| BackendError::new(doing(), error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.display().to_string() }),
-        Err(TryLockError::Error(error)) => Err(BackendError::new(doing(), error).into()),
+    let until = Instant::now() + LOCK_LINGERS;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.display().to_string() }),
+            Err(TryLockError::Error(error)) => return Err(BackendError::new(doing(), error).into()),
+        }
     }
 }
 
