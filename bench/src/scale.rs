@@ -84,6 +84,7 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
     let mut seen: Vec<Option<Duration>> = vec![None; options.pods];
     let mut own = Vec::with_capacity(options.pods);
     let prefix = format!("bench-{run}-");
+    let interval = Duration::from_micros(1_000_000_u64.checked_div(options.rate).unwrap_or(0));
     for i in 0..options.pods {
         let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{prefix}{i}")},
             "spec": {"containers": [{"name": "c", "image": "web"}]}});
@@ -96,7 +97,7 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
                 note(&mut lines, &prefix, &created, &mut seen).await?;
             }
         } else {
-            let next = Duration::from_micros(1_000_000 / options.rate).saturating_sub(begin.elapsed());
+            let next = interval.saturating_sub(begin.elapsed());
             let pause = tokio::time::sleep(next);
             tokio::pin!(pause);
             loop {

@@ -409,9 +409,9 @@ pub(crate) fn type_name(name: &str) -> Option<Type> {
 }
 
 /// The declaration behind an expression, where it is a path from a variable: what cost estimation reads sizes from.
-pub(crate) fn declaration<'e>(
+pub(crate) fn declaration(
     expr: &Expr,
-    environment: &'e Environment,
+    environment: &Environment,
     scopes: &[(Arc<str>, Option<Arc<Decl>>)],
 ) -> Option<Arc<Decl>> {
     match &expr.kind {

@@ -466,10 +466,10 @@ impl MapMerge<'_> {
         }
         // A key the tenant removed, under a name that the way back does not show (the renamed and the hidden ones).
         for key in &self.managed {
-            if virtual_.and_then(|v| v.get(key)).is_none() {
-                if let Some(on_host) = host_key(key) {
-                    new_host.remove(&on_host);
-                }
+            if virtual_.and_then(|v| v.get(key)).is_none()
+                && let Some(on_host) = host_key(key)
+            {
+                new_host.remove(&on_host);
             }
         }
         managed.sort();

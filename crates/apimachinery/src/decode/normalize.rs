@@ -125,9 +125,9 @@ fn is_left_out(field: FieldRef<'_>, v: &Value) -> bool {
         // `omitempty` never applies to structs; `omitzero` does, and only times have it.
         Shape::Struct(_) => field.omit_zero && is_empty_collection(v),
         Shape::List(_) | Shape::Map(_) => is_empty_collection(v),
-        Shape::Enum(_) => v == &"",
+        Shape::Enum(_) => v == "",
         Shape::Scalar(s) => match s {
-            Scalar::String | Scalar::Bytes => v == &"",
+            Scalar::String | Scalar::Bytes => v == "",
             Scalar::Bool => v == &false,
             Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::Integer | Scalar::Number => {
                 matches!(v, Value::Number(Number::Int(0))) || matches!(v, Value::Number(Number::Float(f)) if *f == 0.0)

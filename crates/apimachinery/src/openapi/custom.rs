@@ -193,7 +193,7 @@ fn embedded(schema: &mut Value, dialect: Dialect, docs: &Docs) {
         let required = map.get_or_insert_with("required", || Value::Array(Vec::new()));
         if let Value::Array(required) = required {
             for name in ["kind", "apiVersion"] {
-                if !required.iter().any(|r| r == &name) {
+                if !required.iter().any(|r| r == name) {
                     required.push(name.into());
                 }
             }
@@ -232,8 +232,8 @@ fn lower(schema: &mut Value) {
         map.remove("items");
         map.remove("properties");
     }
-    let array_without_items = map.get("type").is_some_and(|t| t == &"array") && !map.contains_key("items");
-    let open_object = preserves && map.get("type").is_some_and(|t| t == &"object");
+    let array_without_items = map.get("type").is_some_and(|t| t == "array") && !map.contains_key("items");
+    let open_object = preserves && map.get("type").is_some_and(|t| t == "object");
     if nullable || array_without_items || open_object {
         map.remove("type");
     }

@@ -269,7 +269,13 @@ pub fn resource_paths(r: &ServedResource, dialect: Dialect, docs: &Docs) -> Vec<
             produces: with_streams(&produces),
             ..operation("get", "", "list", listing)
         };
-        out.extend(path_item(&format!("/{base}/{}", r.plural), vec![all], &[pretty.clone()], &tag, dialect));
+        out.extend(path_item(
+            &format!("/{base}/{}", r.plural),
+            vec![all],
+            std::slice::from_ref(&pretty),
+            &tag,
+            dialect,
+        ));
     }
 
     for s in &r.subresources {

@@ -34,11 +34,12 @@ impl AdmissionPlugin for LimitRanger {
 
     fn handles(&self, operation: Operation, gvr: &GroupVersionResource, subresource: &str) -> bool {
         gvr.group.is_empty()
-            && match (gvr.resource.as_str(), operation, subresource) {
-                ("pods", Operation::Create, "") | ("pods", Operation::Update, "resize") => true,
-                ("persistentvolumeclaims", Operation::Create | Operation::Update, "") => true,
-                _ => false,
-            }
+            && matches!(
+                (gvr.resource.as_str(), operation, subresource),
+                ("pods", Operation::Create, "")
+                    | ("pods", Operation::Update, "resize")
+                    | ("persistentvolumeclaims", Operation::Create | Operation::Update, "")
+            )
     }
 
     async fn admit(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {

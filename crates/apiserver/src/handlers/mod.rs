@@ -167,7 +167,7 @@ fn check_verb(resource: &Resource, info: &RequestInfo) -> StatusResult<()> {
             return Err(Box::new(Status::path_not_found()));
         };
         // A proxy passes on every method.
-        return if subresource.verbs.iter().any(|v| *v == info.verb) { Ok(()) } else { refuse() };
+        return if subresource.verbs.contains(&info.verb) { Ok(()) } else { refuse() };
     }
     let in_place = match info.verb.as_str() {
         "create" => collection && (info.namespace.is_empty() != resource.namespaced || !resource.namespaced),

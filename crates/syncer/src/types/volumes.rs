@@ -106,7 +106,7 @@ impl ToHost for Claims {
                 if source.get("namespace").is_some() {
                     source["namespace"] = target.namespace.into();
                 }
-            } else if source.str_at(&["namespace"]) != "" {
+            } else if !source.str_at(&["namespace"]).is_empty() {
                 return Err(Refusal::error(format!(
                     "spec.{member}.namespace: only persistent volume claims can be referred to in another namespace"
                 )));

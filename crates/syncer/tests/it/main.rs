@@ -1,5 +1,7 @@
 //! The syncer as tables, and between two real API servers in this process: a development host, and a virtual control plane.
 
+#![allow(clippy::print_stdout, reason = "seeds and counts are for people to read")]
+
 mod clash;
 mod cluster;
 mod docs;

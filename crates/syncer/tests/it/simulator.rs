@@ -85,11 +85,11 @@ async fn simulate(seed: u64, steps: u64) {
                 let _ = host_api.try_delete(&PODS, &on_host.namespace, &on_host.name).await;
             }
             _ => {
-                if dice.next() % 4 == 0
+                if dice.next().is_multiple_of(4)
                     && let Some(old) = running.take()
                 {
                     // Killed, or stopped in order.
-                    if dice.next() % 2 == 0 {
+                    if dice.next().is_multiple_of(2) {
                         old.shutdown().await;
                     }
                     drop(old);
