@@ -354,10 +354,16 @@ const MAX_VALUE: i128 = 10i128.pow(36);
 fn accumulate(parts: &Parts<'_>) -> Option<(i128, i32)> {
     let append = |value: i128, digit: u8| Some(value * 10 + i128::from(digit - b'0')).filter(|v| *v < MAX_VALUE);
     let mut value: i128 = 0;
-    for digit in parts.integer.bytes() {
+    // Zeros at the end are a matter of scale: they must not use up the digits.
+    let whole = parts.fraction.bytes().all(|d| d == b'0');
+    let digits = if whole { parts.integer.trim_end_matches('0') } else { parts.integer };
+    for digit in digits.bytes() {
         value = append(value, digit)?;
     }
-    let mut scale = 0;
+    let mut scale = (parts.integer.len() - digits.len()) as i32;
+    if whole {
+        return Some((value, scale));
+    }
     for (i, digit) in parts.fraction.bytes().enumerate() {
         match append(value, digit) {
             Some(next) => {
@@ -568,6 +574,14 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,12}") {
             let _ = Quantity::parse(&text);
+        }
+    }
+
+    #[test]
+    fn zeros_at_the_end_do_not_use_up_the_digits() {
+        for text in ["30222222222222214.5133005113022222222222033300530222222222222222222222222222E3333332", "1e40"] {
+            let quantity = Quantity::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(Quantity::parse(&quantity.to_string()), Ok(quantity), "{text}");
         }
     }
 }
