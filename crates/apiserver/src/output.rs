@@ -154,18 +154,17 @@ pub async fn object_response(
             };
             table(resource, form, &c.version, &meta, vec![object], true)
         }
-        Some(c) => return Err(not_list_form(resource, &c.kind, &c.version)),
+        Some(c) => return Err(not_list_form(resource, &c.kind)),
     };
     encode_response(form, code, &transformed)
 }
 
-fn not_list_form(resource: &Resource, kind: &str, version: &str) -> Box<Status> {
+fn not_list_form(resource: &Resource, kind: &str) -> Box<Status> {
     let message = format!(
         "you requested {kind}, but the requested object is not a list (*{}.{})",
         go_package(resource),
         resource.gvk.kind
     );
-    let _ = version;
     Box::new(Status::failure(406, "NotAcceptable", message))
 }
 

@@ -1,3 +1,5 @@
+//! Bodies and what they decode to, as rows; wordings are upstream's.
+
 use super::*;
 use crate::json;
 

@@ -1,3 +1,5 @@
+//! Objects in both encodings, against upstream's fixtures.
+
 use super::*;
 use crate::json;
 

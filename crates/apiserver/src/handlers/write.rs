@@ -371,11 +371,6 @@ fn modified(cx: &Cx) -> Status {
 }
 
 fn precondition_failed(cx: &Cx, wanted: &str, found: &str) -> Status {
-    let key = match (cx.resource.namespaced, cx.resource.storage.as_ref()) {
-        (_, None) => cx.info.name.clone(),
-        (_, Some(s)) => String::from_utf8_lossy(&s.cache.store_key(&cx.info.namespace, &cx.info.name)).into_owned(),
-    };
-    let _ = key;
     Status::conflict(
         &cx.resource.group_resource(),
         &cx.info.name,
