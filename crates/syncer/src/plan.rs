@@ -15,6 +15,8 @@ use crate::types::{Context, Refusal, ToHost};
 
 /// On a host object: the virtual object that is being created again in place of the deleted one.
 pub const RECREATE_ANNOTATION: &str = "alcove.dev/recreate";
+/// On a virtual Service whose address is being changed: the spec it had, to be put back with the new address.
+pub const READDRESS_ANNOTATION: &str = "alcove.dev/readdress";
 /// On a host Service that was made before its virtual one: when, in seconds since 1970.
 pub const HOST_FIRST_ANNOTATION: &str = "alcove.dev/host-first";
 /// A virtual object that does not appear within this time after its host object was refused or forgotten.
@@ -54,6 +56,11 @@ pub enum Action {
     CreateVirtual(Value),
     /// Deletes the virtual object and creates this one in its place: for fields that cannot be changed.
     RecreateVirtual(Value),
+    /// Gives a virtual Service these addresses (the spec it shall have). An address cannot be changed, so the Service is
+    /// without one for a moment; it is the same object before and after.
+    Readdress {
+        spec: Value,
+    },
     /// Makes sure the node exists in the virtual cluster and binds the pod to it.
     BindVirtual {
         node: String,

@@ -68,6 +68,10 @@ impl Engine {
                     let Some(virtual_) = virtual_ else { continue };
                     self.recreate(ty, key, host_name, virtual_, object).await?;
                 }
+                Action::Readdress { spec } => {
+                    let Some(virtual_) = virtual_ else { continue };
+                    self.readdress(ty, key, virtual_, &spec).await?;
+                }
                 Action::BindVirtual { node } => {
                     if !self.ensure_node(&node).await? {
                         again = Some(Engine::NODE_WAIT);
@@ -162,6 +166,33 @@ impl Engine {
         self.virtual_side.delete(kind, key, uid_of(virtual_), Some(0)).await?;
         self.virtual_side.create(kind, &object).await?;
         Ok(())
+    }
+
+    /// See [`Action::Readdress`]. What the Service shall be is noted on it with the first step, so that a crash in between
+    /// loses nothing.
+    async fn readdress(
+        &self,
+        ty: &TypeState,
+        key: &NamespacedName,
+        virtual_: &Value,
+        spec: &Value,
+    ) -> Result<(), SyncError> {
+        let kind = ty.ty.kind();
+        let [away, back] = crate::types::service::readdress(virtual_, spec);
+        ty.metrics.virtual_writes.fetch_add(2, Ordering::Relaxed);
+        self.virtual_side.patch(kind, key, "", &away).await?;
+        match self.virtual_side.patch(kind, key, "", &back).await {
+            // Another virtual Service has the address, for now: any other one, so that both can come to theirs.
+            Err(error) if error.is_invalid() => {
+                let mut any = back.clone();
+                for member in ["clusterIP", "clusterIPs"] {
+                    any["spec"][member] = Value::Null;
+                }
+                self.virtual_side.patch(kind, key, "", &any).await?;
+                Err(error.into())
+            }
+            other => other.map(drop).map_err(SyncError::from),
+        }
     }
 
     pub(super) async fn create_service_on_host(&self, service: &mut Value) -> Result<(), ApiError> {

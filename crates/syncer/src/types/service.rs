@@ -1,7 +1,8 @@
 //! Services: one cluster IP on both sides, chosen by the host.
 //!
 //! The host Service is made first where the API server asks ([`host_first`]); else the virtual one takes the host's address
-//! by being created again, because an address cannot be changed.
+//! after. An address cannot be changed, so the Service becomes one without address and gets the other one then; deleting it
+//! would make the virtual controllers delete what belongs to it, such as Endpoints that the tenant wrote.
 //!
 //! Invariant: a tenant never chooses an address on the host: cluster IPs and node ports are the host's choice.
 
@@ -10,7 +11,7 @@ use apimachinery::{Value, json};
 use crate::diff::{present, put, two_way, two_way_same};
 use crate::kind::{self, Kind};
 use crate::metadata::{self, LastSynced, MetadataRules, annotation, hash_value, uid_of};
-use crate::plan::{Action, LastSeen};
+use crate::plan::{Action, LastSeen, READDRESS_ANNOTATION};
 use crate::selectors::{host_map_selector, virtual_map_selector};
 use crate::types::{Context, Desired, Refusal, ToHost, object};
 
@@ -37,6 +38,44 @@ pub struct Services;
 /// The API server's own Service, which stands for the control plane's and is not synced like others.
 pub fn is_api_server(service: &Value) -> bool {
     service.str_at(&["metadata", "namespace"]) == "default" && service.str_at(&["metadata", "name"]) == "kubernetes"
+}
+
+/// The Service as the tenant wants it, while its address is being changed.
+fn as_wanted(service: &Value) -> Option<Value> {
+    let spec = Value::from_slice(annotation(service, READDRESS_ANNOTATION).as_bytes()).ok()?;
+    spec.as_object()?;
+    let mut out = service.clone();
+    out["spec"] = spec;
+    Some(out)
+}
+
+/// Fields that only a Service with an address may have: put aside while it has none.
+const ADDRESS_FIELDS: [&str; 11] = [
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "internalTrafficPolicy",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "allocateLoadBalancerNodePorts",
+];
+
+/// The two patches of [`Action::Readdress`]: to a Service without address, and to one with the new address.
+pub fn readdress(service: &Value, spec: &Value) -> [Value; 2] {
+    let uid = uid_of(service);
+    let mut away = json!({"type": "ExternalName", "externalName": "address-changes.invalid"});
+    let mut back = spec.clone();
+    for field in ADDRESS_FIELDS {
+        away[field] = Value::Null;
+    }
+    back["externalName"] = Value::Null;
+    let note = |value: Value| json!({"uid": uid, "annotations": {READDRESS_ANNOTATION: value}});
+    let text = spec.to_string();
+    [json!({"metadata": (note(text.into())), "spec": away}), json!({"metadata": (note(Value::Null)), "spec": back})]
 }
 
 fn external_ips(ctx: &Context<'_>, service: &Value, actions: &mut Vec<Action>) -> Option<Value> {
@@ -66,6 +105,8 @@ impl ToHost for Services {
     }
 
     fn translate(&self, service: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
+        let wanted = as_wanted(service);
+        let service = wanted.as_ref().unwrap_or(service);
         let mut actions = Vec::new();
         let mut host = object(&kind::SERVICE, ctx.metadata(service, &kind::SERVICE, &EXCLUDED));
         let mut spec = service["spec"].clone();
@@ -100,7 +141,9 @@ impl ToHost for Services {
         Ok((host, actions))
     }
 
-    fn reconcile(&self, service: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Result<Desired, Refusal> {
+    fn reconcile(&self, given: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Result<Desired, Refusal> {
+        let wanted = as_wanted(given);
+        let service = wanted.as_ref().unwrap_or(given);
         let mut new_virtual = service.clone();
         let mut new_host = host.clone();
         let mut actions = Vec::new();
@@ -176,31 +219,18 @@ impl ToHost for Services {
         let host_ip = host.str_at(&["spec", "clusterIP"]);
         let virtual_ip = service.str_at(&["spec", "clusterIP"]);
         let settled = service.str_at(&["spec", "type"]) == host.str_at(&["spec", "type"]);
-        if settled && kind_now != "ExternalName" && !host_ip.is_empty() && host_ip != virtual_ip {
+        if settled && kind_now != "ExternalName" && !host_ip.is_empty() && (host_ip != virtual_ip || wanted.is_some()) {
+            let mut spec = new_virtual["spec"].clone();
             for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                put(&mut new_virtual, &["spec", member], host.at(&["spec", member]).cloned());
+                put(&mut spec, &[member], host.at(&["spec", member]).cloned());
             }
-            new_virtual.remove_at(&["status"]);
             // The host's node ports come with the next look; the virtual cluster may not have them free right now.
-            new_virtual.remove_at(&["spec", "healthCheckNodePort"]);
-            if let Some(ports) = new_virtual.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut) {
+            spec.remove_at(&["healthCheckNodePort"]);
+            if let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) {
                 ports.iter_mut().for_each(|p| drop(p.remove_at(&["nodePort"])));
             }
-            let metadata = new_virtual["metadata"].make_object();
-            for member in [
-                "uid",
-                "resourceVersion",
-                "generation",
-                "creationTimestamp",
-                "managedFields",
-                "selfLink",
-                "deletionTimestamp",
-                "deletionGracePeriodSeconds",
-            ] {
-                metadata.remove(member);
-            }
-            actions.push(Action::RecreateVirtual(new_virtual));
-            return Ok(Desired { virtual_: service.clone(), host: host.clone(), actions, seen });
+            actions.push(Action::Readdress { spec });
+            return Ok(Desired { virtual_: given.clone(), host: host.clone(), actions, seen });
         }
         Ok(Desired { virtual_: new_virtual, host: new_host, actions, seen })
     }

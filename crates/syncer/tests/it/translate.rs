@@ -13,7 +13,7 @@ use syncer::types::ingress::Ingresses;
 use syncer::types::node;
 use syncer::types::pod::Pods;
 use syncer::types::policies::DisruptionBudgets;
-use syncer::types::service::{Services, adopt};
+use syncer::types::service::{Services, adopt, readdress};
 use syncer::types::volumes::{Claims, fake_volume};
 use syncer::types::{Context, Facts, ToHost};
 
@@ -469,10 +469,20 @@ fn services_take_the_hosts_choices() {
     host["spec"]["clusterIP"] = "10.96.7.7".into();
     host["spec"]["ports"] = json!([{"port": 80, "protocol": "TCP", "nodePort": 32222}]);
     let actions = world.patches(&Services, &virtual_, &host);
-    let [Action::RecreateVirtual(again)] = &actions[..] else { panic!("{actions:?}") };
-    assert_eq!(again.str_at(&["spec", "clusterIP"]), "10.96.7.7");
-    assert_eq!(again["spec"]["selector"], json!({"app": "web"}));
-    assert_eq!(again["metadata"]["uid"], Value::Null);
+    let [Action::Readdress { spec }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(spec.str_at(&["clusterIP"]), "10.96.7.7");
+    assert_eq!(spec["selector"], json!({"app": "web"}));
+    // Stopped in between: the same again, and nothing of the intermediate state reaches the host.
+    let [away, back] = readdress(&virtual_, spec);
+    assert_eq!((away["spec"].str_at(&["type"]), &away["spec"]["clusterIP"]), ("ExternalName", &Value::Null));
+    assert_eq!(back["spec"].str_at(&["type"]), "NodePort");
+    let mut between = virtual_.clone();
+    between["spec"] = json!({"type": "ExternalName", "externalName": "address-changes.invalid",
+        "selector": {"app": "web"}, "ports": [{"port": 80, "protocol": "TCP"}]});
+    between.set_at(&["metadata", "annotations"], away["metadata"]["annotations"].clone());
+    let again = world.patches(&Services, &between, &host);
+    assert!(matches!(&again[..], [Action::Readdress { spec: s }] if s == spec), "{again:?}");
+    assert_eq!(Services.translate(&between, &world.ctx()).expect("a Service").0["spec"]["type"], "NodePort");
 
     // The same address: only the node port comes up.
     let mut same = virtual_.clone();
