@@ -201,14 +201,8 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 fn hosts(directive: &Directive, zones: &[String]) -> Result<Hosts, CorefileError> {
-    let mut hosts = Hosts {
-        entries: Vec::new(),
-        nodes: false,
-        zones: zones.to_vec(),
-        ttl: 3600,
-        reverse: true,
-        fallthrough: None,
-    };
+    let mut hosts =
+        Hosts { entries: Vec::new(), nodes: false, zones: zones.to_vec(), ttl: 3600, reverse: true, fallthrough: None };
     let wrong = |message: String| error(directive.line, format!("hosts: {message}"));
     if let [file, zones @ ..] = directive.arguments.as_slice() {
         if file != NODE_HOSTS_FILE {
@@ -223,9 +217,11 @@ fn hosts(directive: &Directive, zones: &[String]) -> Result<Hosts, CorefileError
         match line.as_slice() {
             [word, zones @ ..] if word == "fallthrough" => hosts.fallthrough = Some(zones_or_root(zones)),
             [word, ttl] if word == "ttl" => {
-                hosts.ttl = ttl.parse().ok().filter(|ttl| (1..=65535).contains(ttl)).ok_or_else(|| {
-                    wrong(format!("ttl {ttl} is not a number of seconds from 1 to 65535"))
-                })?;
+                hosts.ttl = ttl
+                    .parse()
+                    .ok()
+                    .filter(|ttl| (1..=65535).contains(ttl))
+                    .ok_or_else(|| wrong(format!("ttl {ttl} is not a number of seconds from 1 to 65535")))?;
             }
             [word] if word == "no_reverse" => hosts.reverse = false,
             // What is written here is read as soon as it changes.
@@ -282,8 +278,16 @@ fn forward(directive: &Directive, context: &Context<'_>) -> Result<Forward, Core
             ["except", ..] => except.extend(line[1..].iter().map(|zone| normal(zone))),
             ["force_tcp"] => force_tcp = true,
             // How connections are kept and servers watched is ours.
-            ["prefer_udp" | "expire" | "max_fails" | "max_idle_conns" | "health_check" | "max_concurrent" | "failfast_all_unhealthy_upstreams", ..] =>
-                {}
+            [
+                "prefer_udp"
+                | "expire"
+                | "max_fails"
+                | "max_idle_conns"
+                | "health_check"
+                | "max_concurrent"
+                | "failfast_all_unhealthy_upstreams",
+                ..,
+            ] => {}
             line => return Err(wrong(format!("{} is not supported", line.join(" ")))),
         }
     }
@@ -337,7 +341,10 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_by_name() {
         for (text, want) in [
-            ("a {\n file /x\n}", "line 2: file is not supported; known here: rewrite, template, hosts, kubernetes, forward"),
+            (
+                "a {\n file /x\n}",
+                "line 2: file is not supported; known here: rewrite, template, hosts, kubernetes, forward",
+            ),
             (". {\n errors\n}", "line 1: .: the root zone is already served"),
             ("a:8053 {\n}", "line 1: a:8053: port 8053 is not served; leave it out, or write 53 or 1053"),
             ("tls://a {\n}", "line 1: tls://a: tls:// is not supported"),
@@ -345,7 +352,10 @@ mod tests {
             ("a {\n forward . tls://1.1.1.1\n}", "line 2: forward: tls://1.1.1.1: tls:// is not supported"),
             ("a {\n forward . one\n}", "line 2: forward: one is not the address of a server"),
             ("a {\n forward .\n}", "line 2: forward: needs a server"),
-            ("a {\n hosts /etc/hosts\n}", "line 2: hosts: the file /etc/hosts is not supported; write the lines into the block"),
+            (
+                "a {\n hosts /etc/hosts\n}",
+                "line 2: hosts: the file /etc/hosts is not supported; write the lines into the block",
+            ),
             ("a {\n hosts {\n x y\n}\n}", "line 2: hosts: x is neither an address nor an option"),
             ("a {\n rewrite ttl a 5\n}", "line 2: rewrite: ttl is not supported; only name is"),
             ("a {\n rewrite name regex ( b\n}", "line 2: rewrite: error: unclosed group"),

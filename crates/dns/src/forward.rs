@@ -305,8 +305,7 @@ async fn exchange(
 }
 
 async fn over_udp(server: SocketAddr, message: &Message, packet: &[u8]) -> Result<Answer, ExchangeError> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(packet).await?;
@@ -347,9 +346,11 @@ fn read(asked: &Message, packet: &[u8]) -> Result<Answer, ExchangeError> {
         }
         Err(error) => return Err(error.into()),
     };
-    let same_question = message.queries.iter().zip(&asked.queries).all(|(a, b)| {
-        a.name == b.name && a.query_type == b.query_type && a.query_class == b.query_class
-    });
+    let same_question = message
+        .queries
+        .iter()
+        .zip(&asked.queries)
+        .all(|(a, b)| a.name == b.name && a.query_type == b.query_type && a.query_class == b.query_class);
     // Some servers leave the question out of errors.
     if message.metadata.message_type != MessageType::Response || !same_question {
         return Err(ExchangeError::Other);

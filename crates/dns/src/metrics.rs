@@ -13,8 +13,7 @@ use parking_lot::Mutex;
 use crate::cache::Answer;
 
 /// Upper bounds of the histogram in microseconds.
-const BOUNDS: [u64; 12] =
-    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
+const BOUNDS: [u64; 12] = [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
 const TYPES: [RecordType; 11] = [
     RecordType::A,
     RecordType::AAAA,
@@ -166,7 +165,12 @@ impl Metrics {
         ];
         family("coredns_cache_hits_total", "counter", "Answers of other servers given again.", hits);
         let one = |value: f64| vec![(String::new(), value)];
-        family("coredns_cache_misses_total", "counter", "Questions that had to be asked.", one(get(&self.misses) as f64));
+        family(
+            "coredns_cache_misses_total",
+            "counter",
+            "Questions that had to be asked.",
+            one(get(&self.misses) as f64),
+        );
         family("coredns_cache_entries", "gauge", "Answers that are kept.", one(cache_entries as f64));
         let forwarded: Vec<_> = self.forwarded.lock().iter().map(|(server, one)| (*server, *one)).collect();
         let lines = |value: fn(&Forwarded) -> f64| {

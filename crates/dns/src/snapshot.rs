@@ -193,12 +193,7 @@ pub(crate) struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Snapshot {
-            services: Shared::new(),
-            reverse: Shared::new(),
-            namespaces: Arc::default(),
-            hosts: Arc::default(),
-        }
+        Snapshot { services: Shared::new(), reverse: Shared::new(), namespaces: Arc::default(), hosts: Arc::default() }
     }
 }
 
@@ -256,7 +251,11 @@ impl Snapshot {
     pub fn set_namespace(&mut self, name: &Str, exists: bool) {
         if self.namespaces.contains(name) != exists {
             let namespaces = Arc::make_mut(&mut self.namespaces);
-            if exists { namespaces.insert(name.clone()) } else { namespaces.remove(name) };
+            if exists {
+                namespaces.insert(name.clone())
+            } else {
+                namespaces.remove(name)
+            };
         }
     }
 

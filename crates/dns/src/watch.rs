@@ -58,12 +58,7 @@ struct Watch {
 }
 
 /// Watches until the factory is shut down.
-pub(crate) fn start(
-    factory: &Factory,
-    resolver: Arc<Resolver>,
-    cluster_zones: Vec<String>,
-    resolv_conf: ResolvConf,
-) {
+pub(crate) fn start(factory: &Factory, resolver: Arc<Resolver>, cluster_zones: Vec<String>, resolv_conf: ResolvConf) {
     let noted = Arc::new(Noted { dirty: Mutex::default(), wake: Notify::new() });
     let custom = Source::namespaced(CONFIG_MAPS, CUSTOM_NAMESPACE).fields(format!("metadata.name={CUSTOM_NAME}"));
     let watch = Watch {
@@ -154,8 +149,7 @@ impl Watch {
         let mut blocks = Vec::new();
         if let Some(map) = self.custom.get(&ObjectKey::new(CUSTOM_NAMESPACE, CUSTOM_NAME)) {
             let object = ObjectReference::new("v1", "ConfigMap", map.metadata());
-            let context =
-                Context { cluster_zones: &self.cluster_zones, resolv_conf: &self.resolv_conf, root: false };
+            let context = Context { cluster_zones: &self.cluster_zones, resolv_conf: &self.resolv_conf, root: false };
             for (key, text) in map.data.iter() {
                 if !key.ends_with(".server") {
                     let message = format!("{key} is ignored: only keys that end in .server are read");
