@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::admission::AdmissionChain;
 use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
+use crate::extension::Extension;
 use crate::hooks::WriteHooks;
 use crate::pods::PodBackend;
 use crate::services::ServiceAddressing;
@@ -34,6 +35,8 @@ pub struct Config {
     pub service_addressing: Option<Arc<dyn ServiceAddressing>>,
     /// Answers what only the node of a pod knows (logs, exec, ...).
     pub pods: Option<Arc<dyn PodBackend>>,
+    /// Answers paths of its own beside the API.
+    pub extension: Option<Arc<dyn Extension>>,
     /// `--service-cluster-ip-range`.
     pub service_cluster_ip_range: String,
     /// `--service-node-port-range`, inclusive.
@@ -61,6 +64,7 @@ impl Default for Config {
             hooks: WriteHooks::default(),
             service_addressing: None,
             pods: None,
+            extension: None,
             service_cluster_ip_range: "10.96.0.0/16".to_owned(),
             node_port_range: (30000, 32767),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),

@@ -8,6 +8,7 @@
 //!
 //! Does not know pods' nodes, containers or the host: what needs them is asked of [`pods::PodBackend`].
 
+pub mod activity;
 pub mod admission;
 pub mod authn;
 pub mod authz;
@@ -17,6 +18,7 @@ pub mod cache;
 pub mod config;
 pub mod crd;
 mod discovery;
+pub mod extension;
 mod flow_control;
 pub mod handlers;
 mod health;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::{Status, StatusResult};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::activity::{Activity, is_probe};
 use crate::admission::AdmissionChain;
 use crate::authn::{PeerCertificate, UserInfo, bearer_token};
 use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
@@ -69,6 +70,8 @@ pub struct Inner {
     /// OpenAPI documents of custom resources.
     pub openapi: Published,
     pub(crate) metrics: Metrics,
+    /// How busy the network side is.
+    pub activity: Arc<Activity>,
     /// Cancelled when the server stops: ends watches and background tasks.
     pub stop: CancellationToken,
     tasks: TaskTracker,
@@ -106,6 +109,7 @@ impl ApiServer {
             hooks,
             openapi: Published::default(),
             metrics: Metrics::default(),
+            activity: Arc::default(),
             storage,
             config,
             stop,
@@ -204,7 +208,18 @@ impl ApiServer {
                 if let Some(peer) = peer {
                     parts.extensions.insert(peer);
                 }
-                Ok::<_, std::convert::Infallible>(server.handle(parts, request_body(body)).await)
+                let in_flight = (!is_probe(parts.uri.path())).then(|| server.inner.activity.enter());
+                if let Some(in_flight) = &in_flight {
+                    parts.extensions.insert(in_flight.clone());
+                }
+                let response = server.handle(parts, request_body(body)).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| match body {
+                    // A watch is under way until its stream is dropped.
+                    Body::Stream(stream) => Body::Stream(Box::pin(stream.inspect(move |_| {
+                        let _ = &in_flight;
+                    }))),
+                    full => full,
+                }))
             }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -227,6 +242,9 @@ impl ApiServer {
 
     /// Answers one request.
     pub async fn handle(&self, parts: Parts, body: RequestBody) -> Response<Body> {
+        if let Some(extension) = self.inner.config.extension.as_ref().filter(|e| e.handles(parts.uri.path())) {
+            return extension.answer(parts, body).await;
+        }
         let started = Instant::now();
         let info = RequestInfo::new(&parts.method, parts.uri.path(), parts.uri.query());
         let headers = parts.headers.clone();

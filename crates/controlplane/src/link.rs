@@ -148,6 +148,10 @@ impl HostPods {
             headers: &parts.headers,
             body: body.into(),
             upgrade: parts.extensions.remove::<OnUpgrade>(),
+            keep: parts
+                .extensions
+                .remove::<apiserver::activity::InFlight>()
+                .map(|in_flight| Box::new(in_flight) as Box<dyn std::any::Any + Send>),
         };
         let answer = tunnel(&self.0.host_client, &host_pod, to_host)
             .await

@@ -27,6 +27,8 @@ pub struct TunnelRequest<'a> {
     pub body: Body,
     /// The tenant's connection, when it asks for an upgrade.
     pub upgrade: Option<OnUpgrade>,
+    /// Kept as long as the joined connections last.
+    pub keep: Option<Box<dyn std::any::Any + Send>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +101,9 @@ pub async fn tunnel(
         && let Some(tenant) = request.upgrade
     {
         let host = hyper::upgrade::on(&mut answer);
+        let keep = request.keep;
         tokio::spawn(async move {
+            let _keep = keep;
             let (tenant, host) = match tokio::join!(tenant, host) {
                 (Ok(tenant), Ok(host)) => (tenant, host),
                 (tenant, host) => {
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     fn request<'a>(subresource: &'a str, path: &'a str, query: &'a str, headers: &'a HeaderMap) -> TunnelRequest<'a> {
-        TunnelRequest { method: Method::GET, subresource, path, query, headers, body: Body::empty(), upgrade: None }
+        TunnelRequest { method: Method::GET, subresource, path, query, headers, body: Body::empty(), upgrade: None, keep: None }
     }
 
     #[test]
