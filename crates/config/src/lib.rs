@@ -13,6 +13,7 @@
 //! Follows: the vCluster chart's `values.yaml` and `values.schema.json` (0.36), Helm's `strvals` for `--set`.
 
 mod check;
+mod duration;
 mod error;
 mod merge;
 mod model;
@@ -23,6 +24,7 @@ mod validate;
 pub mod yaml;
 
 pub use check::Built;
+pub use duration::duration;
 pub use error::{ConfigError, Problem};
 pub use merge::merge;
 pub use model::*;

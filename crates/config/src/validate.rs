@@ -52,6 +52,24 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "networking.advanced.clusterDomain",
         "must be a DNS domain such as cluster.local",
     );
+    let text = |path: &str| values.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let after = text("/sleep/auto/afterInactivity");
+    check(
+        !after.is_empty() && crate::duration(after).is_none(),
+        "sleep.auto.afterInactivity",
+        "must be a duration such as 30m or 1h30m",
+    );
+    for (pointer, path) in [
+        ("/sleep/auto/schedule", "sleep.auto.schedule"),
+        ("/sleep/auto/wakeup/schedule", "sleep.auto.wakeup.schedule"),
+    ] {
+        let schedule = text(pointer);
+        check(
+            !schedule.is_empty() && !schedule.starts_with('@') && schedule.split_whitespace().count() != 5,
+            path,
+            "must be a cron schedule of five fields such as \"0 20 * * 1-5\"",
+        );
+    }
     let export = &config.export_kube_config;
     check(
         !(export.additional_secrets.is_empty() || export.secret.name.is_empty() && export.secret.namespace.is_empty()),

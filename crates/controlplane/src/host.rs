@@ -1,17 +1,61 @@
 //! The host side of a control plane: its Service, and the Secrets it keeps there.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use apimachinery::{Value, json};
 use base64::Engine;
 use config::Config;
 use deploy::names;
 use deploy::secrets::{AdminAccess, certs_secret, kubeconfig_secret};
-use informer::{ApiError, PatchType, Resource, Rest};
+use informer::{ApiError, DeleteOptions, PatchType, Resource, Rest};
 
 const SECRETS: Resource = Resource::new("", "v1", "secrets");
+const PODS: Resource = Resource::new("", "v1", "pods");
 const SERVICES: Resource = Resource::new("", "v1", "services");
 const SERVICE_CIDRS: Resource = Resource::new("networking.k8s.io", "v1", "servicecidrs");
+
+/// How long removed pods may take to be gone, beyond their grace period.
+const PODS_GONE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Removes the host pods of a cluster whose control plane does not run, and waits until they are gone.
+/// `grace_seconds` replaces each pod's own grace period.
+pub async fn remove_pods(client: kube::Client, namespace: &str, name: &str) -> Result<(), HostError> {
+    remove_synced_pods(&Rest::new(client, "alcove"), namespace, name, None).await
+}
+
+async fn remove_synced_pods(
+    rest: &Rest,
+    namespace: &str,
+    name: &str,
+    grace_seconds: Option<i64>,
+) -> Result<(), HostError> {
+    let labels = format!("vcluster.loft.sh/managed-by={name}");
+    let object = || format!("the synced pods in namespace {namespace}");
+    let begin = tokio::time::Instant::now();
+    loop {
+        let pods: Vec<Value> =
+            rest.list_as(&PODS, namespace, &labels, "").await.map_err(failed("list", object()))?;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        for pod in pods.iter().filter(|pod| pod.at(&["metadata", "deletionTimestamp"]).is_none()) {
+            let mut options = DeleteOptions::uid(pod.str_at(&["metadata", "uid"]));
+            options.grace_period_seconds = grace_seconds;
+            match rest.delete(&PODS, namespace, pod.str_at(&["metadata", "name"]), &options).await {
+                Err(error) if !error.is_not_found() && !error.is_conflict() => {
+                    return Err(failed("delete", object())(error));
+                }
+                _ => {}
+            }
+        }
+        if begin.elapsed() > PODS_GONE_TIMEOUT {
+            let error = ApiError::Timeout(PODS_GONE_TIMEOUT);
+            return Err(failed("wait for the end of", object())(error));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 /// The host cluster and the namespace of the virtual cluster in it.
 #[derive(Clone)]
@@ -67,6 +111,31 @@ impl Host {
             addresses.extend([ingress.str_at(&["ip"]), ingress.str_at(&["hostname"])].map(str::to_string));
         }
         Ok(HostService { uid: service.str_at(&["metadata", "uid"]).to_string(), addresses })
+    }
+
+    /// Removes the pods that were synced for the cluster and waits until they are gone: what comes up under their names
+    /// must not be taken for them.
+    pub(crate) async fn remove_synced_pods(&self, name: &str) -> Result<(), HostError> {
+        remove_synced_pods(&self.rest, &self.namespace, name, Some(1)).await
+    }
+
+    /// Were the host pods removed while the control plane did not run? The mark is taken off.
+    pub(crate) async fn take_pods_removed(&self, name: &str) -> Result<bool, HostError> {
+        let secret_name = names::config_secret(name);
+        let object = || format!("Secret {}/{secret_name}", self.namespace);
+        let secret = match self.rest.get(&SECRETS, &self.namespace, &secret_name).await {
+            // Whoever may not read it has not paused the cluster through it either.
+            Err(error) if error.is_not_found() || error.is_forbidden() => return Ok(false),
+            result => result.map_err(failed("read", object()))?,
+        };
+        if secret.str_at(&["metadata", "annotations", deploy::PODS_REMOVED_ANNOTATION]) != "true" {
+            return Ok(false);
+        }
+        let mut patch = json!({"metadata": {"annotations": {}}});
+        patch["metadata"]["annotations"][deploy::PODS_REMOVED_ANNOTATION] = Value::Null;
+        let patched = self.rest.patch(&SECRETS, "", &self.namespace, &secret_name, PatchType::Merge, &patch).await;
+        patched.map_err(failed("write", object()))?;
+        Ok(true)
     }
 
     /// The range of the host's Services; virtual Services carry addresses of it. Hosts before 1.33 do not tell.

@@ -12,14 +12,20 @@
 mod certificates;
 mod host;
 mod link;
+pub mod operations;
+mod pending;
+mod restore;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
 use deploy::secrets::AdminAccess;
+use snapshot::archive::Release;
 use store::Store;
 use syncer::{Syncer, SyncerConfig};
 use tokio::net::TcpListener;
@@ -27,7 +33,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use certificates::CertificateError;
-pub use host::{Host, HostError};
+pub use controllers::{Schedule, ScheduleError};
+pub use host::{Host, HostError, remove_pods};
+
+use operations::{Operations, Served};
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -54,6 +63,7 @@ pub struct ControlPlane {
     syncer: Option<Arc<Syncer>>,
     serving: CancellationToken,
     tasks: TaskTracker,
+    operations: Arc<Operations>,
 }
 
 /// Why a control plane did not start.
@@ -79,6 +89,8 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("a snapshot could not be restored")]
+    Restore(#[from] snapshot::restore::RestoreError),
 }
 
 impl ControlPlane {
@@ -125,7 +137,12 @@ impl ControlPlane {
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
         }
-        let store = open_store(data_dir.as_deref()).await?;
+        let namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
+        let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
+        let operations = Operations::new(file("ca.key"), release, data_dir.as_deref());
+        api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
+        let (store, restored) = open_restored(data_dir.as_deref()).await?;
+        operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -148,7 +165,12 @@ impl ControlPlane {
             syncer: None,
             serving,
             tasks,
+            operations,
         };
+        if restored && let Some(host) = &host {
+            // They belong to what was there before.
+            host.remove_synced_pods(&control_plane.name).await?;
+        }
         let controllers = controllers::ManagerConfig {
             root_ca: Some(file("server-ca.crt").to_string()),
             cluster_signing_ca: Some(controllers::SigningCa {
@@ -182,6 +204,9 @@ impl ControlPlane {
             controllers,
         )?);
         let (Some(host), Some(link), Some(service)) = (host, link, service) else { return Ok(()) };
+        if host.take_pods_removed(&self.name).await? {
+            pending::schedule_again(&self.store).await?;
+        }
         let mut syncer_config = SyncerConfig::new(&self.name, &host.namespace);
         syncer_config.settings = settings::settings(&self.name, config);
         let client = self.server.kube_client(user("system:vcluster-syncer"));
@@ -211,6 +236,38 @@ impl ControlPlane {
         self.server.kube_client(user)
     }
 
+    /// How long nobody has asked the API for anything over the network; nothing while somebody does.
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.server.inner().activity.idle_for()
+    }
+
+    /// What the cluster has to do although nobody asks for anything, such as pods to look after; nothing when it may be
+    /// stopped without anybody noticing. Reads every stored pod, job and namespace.
+    pub async fn pending_work(&self) -> Option<String> {
+        pending::work(&self.store).await
+    }
+
+    /// Are there running pods with all of these labels?
+    pub async fn has_running_pods(&self, labels: &BTreeMap<String, String>) -> bool {
+        pending::has_running_pods(&self.store, labels).await
+    }
+
+    /// Was a snapshot handed in that is restored when the control plane is started anew?
+    pub fn is_restart_wanted(&self) -> bool {
+        self.operations.is_restart_wanted()
+    }
+
+    /// Returns when [`ControlPlane::is_restart_wanted`]. Outlives the control plane.
+    pub fn restart_wanted(&self) -> impl Future<Output = ()> + Send + 'static {
+        let operations = Arc::clone(&self.operations);
+        async move { operations.restart_wanted().await }
+    }
+
+    /// Where `container://` paths of snapshots begin; before this is called, at `files/` in the data directory.
+    pub fn set_container_root(&self, folder: PathBuf) {
+        self.operations.set_files(folder);
+    }
+
     /// Ends syncer, controllers, requests and the store, in this order. The data stays.
     pub async fn stop(self) {
         if let Some(syncer) = &self.syncer {
@@ -234,6 +291,21 @@ fn controller_list(config: &config::Config, has_host: bool) -> Vec<String> {
         list.extend(["-node-lifecycle-controller", "-persistentvolume-binder-controller"]);
     }
     list.into_iter().map(str::to_string).collect()
+}
+
+/// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
+async fn open_restored(data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+    let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
+    let Some((staged, content)) = restore::waiting(folder).await else {
+        return Ok((open_store(Some(folder)).await?, false));
+    };
+    let outcome = match content {
+        Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
+        Err(error) => Err(error),
+    };
+    // Whatever came of it, the cluster starts: with the snapshot, or with the data it had.
+    restore::finish(folder, &staged, &outcome);
+    Ok((open_store(Some(folder)).await?, outcome.is_ok()))
 }
 
 async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {

@@ -24,6 +24,7 @@ use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use snapshot::archive::{self, Header, Release};
+use snapshot::restore::RestoreError;
 use store::Store;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -89,7 +90,11 @@ fn answer(code: u16, value: &apimachinery::Value) -> Response<Body> {
 impl Operations {
     pub fn new(authority_key_pem: &str, release: Release, data_dir: Option<&Path>) -> Arc<Operations> {
         Arc::new(Operations {
-            key: host_key(authority_key_pem),
+            // Without a key of an authority nobody can prove anything.
+            key: match authority_key_pem.trim() {
+                "" => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
+                key => host_key(key),
+            },
             release,
             data_dir: data_dir.map(Path::to_owned),
             files: Mutex::new(data_dir.map(|folder| folder.join("files"))),
@@ -250,7 +255,8 @@ impl Operations {
     }
 
     /// Takes in a snapshot, checks it to its end, keeps it and asks for the restart that restores it.
-    async fn receive(&self, body: RequestBody, path: Option<&str>, new_name: bool) -> Response<Body> {
+    /// `new_name`: the snapshot is of another cluster; when it is not given, the snapshot tells.
+    async fn receive(&self, body: RequestBody, path: Option<&str>, new_name: Option<bool>) -> Response<Body> {
         let Some(data_dir) = self.data_dir.clone() else {
             return failed(Status::bad_request("this control plane keeps nothing on disk: there is nothing to restore to"));
         };
@@ -271,12 +277,24 @@ impl Operations {
             Err(error) => return internal("the snapshot was not received", &error),
         }
         let checked = {
-            let part = part.clone();
-            tokio::task::spawn_blocking(move || snapshot::restore::load(&part, new_name)).await
+            let (part, release) = (part.clone(), self.release.clone());
+            let check = move || {
+                let new_name = match new_name {
+                    Some(new_name) => new_name,
+                    None => {
+                        let failed = |source| RestoreError::File { path: part.clone(), source };
+                        let file = std::fs::File::open(&part).map_err(failed)?;
+                        // One that does not say of what it is may be of anything.
+                        archive::read_header(file)?.release.is_none_or(|taken| !is_same_cluster(&taken, &release))
+                    }
+                };
+                Ok((snapshot::restore::load(&part, new_name)?, new_name))
+            };
+            tokio::task::spawn_blocking(check).await
         };
-        let content = match checked {
-            Ok(Ok(content)) => content,
-            Ok(Err(error)) => {
+        let (content, new_name) = match checked {
+            Ok(Ok(checked)) => checked,
+            Ok(Err::<_, RestoreError>(error)) => {
                 let _ = tokio::fs::remove_file(&part).await;
                 return failed(Status::bad_request(format!("the snapshot cannot be restored: {error}")));
             }
@@ -290,8 +308,12 @@ impl Operations {
         }
         self.restart.store(true, Ordering::Release);
         self.restart_told.notify_waiters();
-        answer(202, &json!({"id": id, "keys": keys}))
+        answer(202, &json!({"id": id, "keys": keys, "newName": new_name}))
     }
+}
+
+fn is_same_cluster(a: &Release, b: &Release) -> bool {
+    a.release_name == b.release_name && a.release_namespace == b.release_namespace
 }
 
 fn not_there(path: &str) -> Status {
@@ -347,7 +369,7 @@ impl Extension for Served {
             Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
         };
         let path = query("path");
-        let new_name = query("new-name").is_some_and(|value| value == "true");
+        let new_name = query("new-name").map(|value| value == "true");
         match (&parts.method, parts.uri.path().strip_prefix(PREFIX).unwrap_or_default()) {
             (&Method::GET, "snapshot") => operations.stream(query("url").unwrap_or_default()),
             (&Method::POST, "snapshot") => operations.save(path.as_deref().unwrap_or_default()).await,

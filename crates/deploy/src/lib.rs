@@ -31,3 +31,16 @@ pub const STATUS_ANNOTATION: &str = "alcove.dev/status";
 pub const CREATED_ANNOTATION: &str = "vcluster.loft.sh/created";
 /// Annotation of the config Secret: which kind of store the cluster was created with.
 pub const STORE_ANNOTATION: &str = "vcluster.loft.sh/store";
+/// Annotation of the config Secret: the host pods were removed while the control plane did not run; when it starts, pods
+/// that have not ended are scheduled anew.
+pub const PODS_REMOVED_ANNOTATION: &str = "alcove.dev/pods-removed";
+/// Annotation of the config Secret: a new value starts the control plane anew.
+pub const RESTART_ANNOTATION: &str = "alcove.dev/restarted-at";
+/// Annotation of what runs the control plane (the config Secret in a hub): `true` stops it until it is taken off.
+pub const PAUSED_ANNOTATION: &str = "loft.sh/paused";
+/// Annotation beside [`PAUSED_ANNOTATION`]: since when.
+pub const PAUSED_DATE_ANNOTATION: &str = "loft.sh/paused-date";
+/// Annotation beside [`PAUSED_ANNOTATION`]: how many replicas come back.
+pub const PAUSED_REPLICAS_ANNOTATION: &str = "loft.sh/paused-replicas";
+/// Annotation of the config Secret, written by the hub: since when the cluster sleeps, in seconds since 1970.
+pub const SLEEPING_SINCE_ANNOTATION: &str = "sleepmode.loft.sh/sleeping-since";

@@ -1,7 +1,7 @@
 //! Many virtual control planes in one process.
 //!
 //! Watches the config Secrets on a host that ask for placement `hub`, runs a control plane for each, one TLS port each,
-//! and removes what a cluster has on the host when its Secret is deleted.
+//! puts those to sleep that nobody uses, and removes what a cluster has on the host when its Secret is deleted.
 //!
 //! Invariants:
 //! - What should run is read from the Secrets alone; a restarted hub runs the same clusters on the same ports with the same
@@ -9,11 +9,14 @@
 //! - A Secret that a hub has taken carries [`FINALIZER`]; it goes only when the cluster's host objects and data are gone, so
 //!   a deletion that happened while no hub ran is finished later.
 //! - Data belongs to the UID of the Secret: a new cluster of an old name never sees old data.
+//! - A sleeping cluster keeps its port: the first connection is held by the socket until the control plane answers it.
+//! - A paused cluster has neither port nor host pods, until the annotation is taken off.
 //! - One cluster that cannot start says so in its status and is tried again; the others do not notice.
 
 mod cleanup;
 mod run;
 mod secret;
+mod sleep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,10 +28,16 @@ use informer::{Factory, Informer, ObjectKey, Outcome, Queue, QueueConfig, Rest, 
 use parking_lot::Mutex;
 
 pub use cleanup::{CleanupError, release_config_secret, remove_host_objects};
+pub use controlplane::remove_pods;
 pub use secret::ConfigSecret;
 
 /// On a config Secret: a hub has something to remove before it may go.
 pub const FINALIZER: &str = "alcove.dev/hub";
+
+/// Status of a cluster that the next connection starts.
+pub const SLEEPING: &str = "Sleeping";
+/// Status of a cluster that is paused.
+pub const PAUSED: &str = "Paused";
 
 /// How many clusters are started or stopped at the same time.
 const WORKERS: usize = 8;
@@ -42,6 +51,8 @@ pub struct HubConfig {
     pub bind_address: IpAddr,
     /// Host name or address that kubeconfigs name.
     pub public_address: String,
+    /// A cluster that nobody has used for this long, and that has nothing to do, sleeps. None: they stay awake.
+    pub sleep_after: Option<Duration>,
 }
 
 /// A running hub.
@@ -49,12 +60,13 @@ pub struct Hub {
     inner: Arc<Inner>,
 }
 
-/// One running cluster.
+/// One cluster that runs or sleeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterInfo {
     pub name: String,
     pub namespace: String,
     pub port: u16,
+    pub sleeping: bool,
 }
 
 pub(crate) struct Inner {
@@ -62,8 +74,10 @@ pub(crate) struct Inner {
     pub rest: Rest,
     pub factory: Factory,
     pub secrets: Informer<ConfigSecret>,
-    /// What runs, by config Secret.
-    pub running: Mutex<BTreeMap<ObjectKey, run::Running>>,
+    /// Config Secrets to look at.
+    pub queue: Queue<ObjectKey>,
+    /// What runs or sleeps, by config Secret.
+    pub clusters: Mutex<BTreeMap<ObjectKey, Arc<run::Cluster>>>,
 }
 
 impl Hub {
@@ -77,26 +91,28 @@ impl Hub {
             Queue::new(QueueConfig { base_delay: Duration::from_millis(20), max_delay: Duration::from_secs(30) });
         let added = queue.clone();
         secrets.on_change(move |change| added.add(change.object().key()));
-        let inner = Arc::new(Inner { config, rest, factory: factory.clone(), secrets, running: Mutex::default() });
+        let (factory_of, clusters) = (factory.clone(), Mutex::default());
+        let inner = Arc::new(Inner { config, rest, factory: factory_of, secrets, queue: queue.clone(), clusters });
         let cancel = factory.cancellation().clone();
         let worker = Arc::clone(&inner);
         factory.spawn(run_workers("hub", WORKERS, queue, cancel, Arc::new(WorkerStats::default()), move |key| {
             let inner = Arc::clone(&worker);
             async move { inner.reconcile(key).await }
         }));
+        factory.spawn(sleep::watch(Arc::clone(&inner)));
         Hub { inner }
     }
 
-    /// What runs now, by namespace and name.
+    /// What runs or sleeps now, by namespace and name.
     pub fn clusters(&self) -> Vec<ClusterInfo> {
-        self.inner.running.lock().values().map(run::Running::info).collect()
+        self.inner.clusters.lock().values().map(|cluster| cluster.info()).collect()
     }
 
     /// Stops all control planes; their data stays.
     pub async fn shutdown(self) {
         self.inner.factory.shutdown().await;
-        let running = std::mem::take(&mut *self.inner.running.lock());
-        futures::future::join_all(running.into_values().map(run::Running::stop)).await;
+        let clusters = std::mem::take(&mut *self.inner.clusters.lock());
+        futures::future::join_all(clusters.into_values().map(|cluster| async move { cluster.stop().await })).await;
     }
 }
 
@@ -109,12 +125,14 @@ pub(crate) enum ReconcileError {
     Cleanup(#[from] CleanupError),
     #[error("cannot remove the data in {path}")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove host pods")]
+    Pods(#[from] controlplane::HostError),
     #[error("cannot start")]
     Start(#[from] run::RunError),
 }
 
 impl Inner {
-    async fn reconcile(&self, key: ObjectKey) -> Result<Outcome, ReconcileError> {
+    async fn reconcile(self: &Arc<Self>, key: ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(secret) = self.secrets.get(&key) else {
             // Gone without our finalizer: forced by somebody. What runs is stopped; host objects are not ours to judge.
             self.stop(&key).await;
@@ -132,32 +150,106 @@ impl Inner {
             // The change comes back as an event.
             return Ok(Outcome::Done);
         }
-        let wanted = secret.content_hash();
-        let current = self.running.lock().get(&key).map(|running| (running.uid.clone(), running.content_hash.clone()));
-        if current == Some((secret.metadata.uid.to_string(), wanted)) {
-            return Ok(Outcome::Done);
+        if secret.is_paused() {
+            return self.pause(&key, &name, &secret).await;
         }
-        self.stop(&key).await;
-        match run::start(self, &name, &secret).await {
-            Ok(running) => {
-                let port = running.port;
-                self.running.lock().insert(key.clone(), running);
-                self.rest.patch_json(&key, &secret::set_status("Running", Some(port))).await?;
+        let wanted = secret.content_hash();
+        let current = self.cluster(&key).filter(|current| current.is_for(&secret.metadata.uid, &wanted));
+        let Some(cluster) = current else {
+            self.stop(&key).await;
+            return self.start(&key, &name, &secret).await;
+        };
+        match cluster.next_step() {
+            run::Step::None => {}
+            run::Step::Start => self.wake(&key, &cluster, &secret).await?,
+            run::Step::Sleep { with_pods, .. } => self.put_to_sleep(&key, &name, &cluster, with_pods).await?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn cluster(&self, key: &ObjectKey) -> Option<Arc<run::Cluster>> {
+        self.clusters.lock().get(key).cloned()
+    }
+
+    /// Brings up a cluster that this hub does not know yet. One that slept goes on sleeping.
+    async fn start(self: &Arc<Self>, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        let result = async {
+            let cluster = Arc::new(run::Cluster::new(self, key, name, secret).await?);
+            if secret.status() == SLEEPING {
+                cluster.sleep(self);
+            } else {
+                cluster.start(self, secret).await?;
+            }
+            Ok::<_, run::RunError>(cluster)
+        };
+        match result.await {
+            Ok(cluster) => {
+                let (port, sleeping) = (cluster.port, cluster.info().sleeping);
+                self.clusters.lock().insert(key.clone(), cluster);
+                let status = if sleeping { SLEEPING } else { "Running" };
+                self.rest.patch_json(key, &secret::set_status(status, Some(port))).await?;
                 Ok(Outcome::Done)
             }
             Err(error) => {
                 let text = run::chain(&error);
                 tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
-                self.rest.patch_json(&key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+                self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
                 Err(error.into())
             }
         }
     }
 
+    /// Starts the control plane of a cluster that sleeps, or anew that of one that asks for it.
+    async fn wake(&self, key: &ObjectKey, cluster: &run::Cluster, secret: &ConfigSecret) -> Result<(), ReconcileError> {
+        let slept = cluster.info().sleeping;
+        cluster.stop().await;
+        if let Err(error) = cluster.start(self, secret).await {
+            let text = run::chain(&error);
+            tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
+            self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+            return Err(error.into());
+        }
+        if slept || secret.status() != "Running" {
+            self.rest.patch_json(key, &secret::set_awake()).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_to_sleep(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        name: &str,
+        cluster: &Arc<run::Cluster>,
+        with_pods: bool,
+    ) -> Result<(), ReconcileError> {
+        cluster.stop().await;
+        if with_pods {
+            // Noted first: should this process end now, the pods are scheduled again all the same.
+            self.rest.patch_json(key, &secret::set_pods_removed()).await?;
+            controlplane::remove_pods(self.rest.client().clone(), &key.namespace, name).await?;
+        }
+        // From here on a connection wakes it, also one that came meanwhile.
+        cluster.sleep(self);
+        self.rest.patch_json(key, &secret::set_sleeping(sleep::now_seconds())).await?;
+        tracing::info!(cluster = %key, with_pods, "a virtual cluster sleeps");
+        Ok(())
+    }
+
+    async fn pause(&self, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        self.stop(key).await;
+        if secret.status() == PAUSED {
+            return Ok(Outcome::Done);
+        }
+        self.rest.patch_json(key, &secret::set_pods_removed()).await?;
+        controlplane::remove_pods(self.rest.client().clone(), &key.namespace, name).await?;
+        self.rest.patch_json(key, &secret::set_status(PAUSED, None)).await?;
+        Ok(Outcome::Done)
+    }
+
     async fn stop(&self, key: &ObjectKey) {
-        let running = self.running.lock().remove(key);
-        if let Some(running) = running {
-            running.stop().await;
+        let cluster = self.clusters.lock().remove(key);
+        if let Some(cluster) = cluster {
+            cluster.stop().await;
         }
     }
 

@@ -1,21 +1,56 @@
-//! Starting and stopping one cluster of a hub.
+//! One cluster of a hub: its port, and its control plane while that runs.
+//!
+//! The socket belongs to the cluster, not to the control plane: it stays open while the control plane is started anew and
+//! while the cluster sleeps, so that no connection is refused.
 
+use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use config::Config;
 use controlplane::{ControlPlane, Host, Options};
+use informer::ObjectKey;
+use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::secret::ConfigSecret;
+use crate::sleep::Policy;
 use crate::{ClusterInfo, HubConfig, Inner};
 
-/// A cluster that runs.
-pub(crate) struct Running {
-    pub uid: String,
-    pub content_hash: String,
+/// A cluster that runs or sleeps.
+pub(crate) struct Cluster {
+    pub name: String,
     pub port: u16,
-    namespace: String,
-    control_plane: ControlPlane,
+    uid: String,
+    content_hash: String,
+    key: ObjectKey,
+    socket: StdListener,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    control_plane: Option<Arc<ControlPlane>>,
+    /// When it sleeps by itself.
+    policy: Policy,
+    wish: Option<Step>,
+    /// Ends what waits for a connection, or for the control plane's wish to be started anew.
+    waiting: Option<DropGuard>,
+}
+
+/// What is to be done with a cluster next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    None,
+    Start,
+    /// `with_pods`: it may have pods, which are removed from the host. `forced`: whoever uses it now is not waited for.
+    Sleep {
+        with_pods: bool,
+        forced: bool,
+    },
 }
 
 /// Why a cluster cannot run.
@@ -27,17 +62,155 @@ pub(crate) enum RunError {
     Config(#[from] config::ConfigError),
     #[error("no free port on {address}")]
     Port { address: std::net::IpAddr, source: std::io::Error },
+    #[error("config.yaml: {0}")]
+    Sleep(#[from] crate::sleep::PolicyError),
+    #[error("the listening socket")]
+    Socket(#[source] std::io::Error),
     #[error("control plane")]
     Start(#[from] controlplane::StartError),
 }
 
-impl Running {
-    pub fn info(&self) -> ClusterInfo {
-        ClusterInfo { name: self.control_plane.name().to_string(), namespace: self.namespace.clone(), port: self.port }
+impl Cluster {
+    /// Takes the port; nothing runs yet.
+    pub async fn new(hub: &Inner, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Cluster, RunError> {
+        let listener = listen(hub, secret.port()).await?;
+        let address = hub.config.bind_address;
+        let port = listener.local_addr().map_err(|source| RunError::Port { address, source })?.port();
+        // A configuration that cannot be read is said when the control plane starts.
+        let policy = secret.config_text().and_then(|text| Config::from_yaml("config.yaml", &text).ok());
+        let policy = policy.and_then(|config| Policy::of(&config, hub.config.sleep_after).ok()).unwrap_or_default();
+        Ok(Cluster {
+            name: name.to_string(),
+            port,
+            uid: secret.metadata.uid.to_string(),
+            content_hash: secret.content_hash(),
+            key: key.clone(),
+            socket: listener.into_std().map_err(RunError::Socket)?,
+            state: Mutex::new(State { policy, ..State::default() }),
+        })
     }
 
-    pub async fn stop(self) {
-        self.control_plane.stop().await;
+    pub fn is_for(&self, uid: &str, content_hash: &str) -> bool {
+        self.uid == uid && self.content_hash == content_hash
+    }
+
+    pub fn info(&self) -> ClusterInfo {
+        ClusterInfo {
+            name: self.name.clone(),
+            namespace: self.key.namespace.to_string(),
+            port: self.port,
+            sleeping: self.state.lock().control_plane.is_none(),
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.state.lock().policy.clone()
+    }
+
+    pub fn control_plane(&self) -> Option<Arc<ControlPlane>> {
+        self.state.lock().control_plane.clone()
+    }
+
+    /// Says what is to be done; the queue brings the cluster to a worker.
+    pub fn wish(&self, hub: &Inner, step: Step) {
+        self.state.lock().wish = Some(step);
+        hub.queue.add(self.key.clone());
+    }
+
+    /// What is to be done, once. A wish that time has overtaken is none.
+    pub fn next_step(&self) -> Step {
+        let mut state = self.state.lock();
+        let wish = state.wish.take();
+        match (&state.control_plane, wish) {
+            (None, Some(Step::Start)) => Step::Start,
+            (Some(running), _) if running.is_restart_wanted() => Step::Start,
+            (Some(running), Some(step @ Step::Sleep { forced, .. })) => {
+                // Somebody may have come since the wish was made.
+                if forced || running.idle_for().is_some() { step } else { Step::None }
+            }
+            _ => Step::None,
+        }
+    }
+
+    /// Starts the control plane on the cluster's socket.
+    pub async fn start(&self, hub: &Inner, secret: &ConfigSecret) -> Result<(), RunError> {
+        let text = secret.config_text().ok_or(RunError::NoConfig)?;
+        let config = Config::from_yaml("config.yaml", &text)?;
+        let policy = Policy::of(&config, hub.config.sleep_after)?;
+        let socket = self.socket.try_clone().map_err(RunError::Socket)?;
+        let public = &hub.config.public_address;
+        let port = self.port;
+        let public_url =
+            if public.contains(':') { format!("https://[{public}]:{port}") } else { format!("https://{public}:{port}") };
+        let options = Options {
+            name: self.name.clone(),
+            config,
+            data_dir: data_path(&hub.config, &self.uid),
+            listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
+            public_url,
+        };
+        let host = Host::new(hub.rest.client().clone(), self.key.namespace.to_string());
+        let control_plane = Arc::new(ControlPlane::start(options, Some(host)).await?);
+        let cancel = CancellationToken::new();
+        let (wanted, ended) = (control_plane.restart_wanted(), cancel.clone());
+        let (queue, key) = (hub.queue.clone(), self.key.clone());
+        hub.factory.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = wanted => queue.add(key),
+            }
+        });
+        let mut state = self.state.lock();
+        state.control_plane = Some(control_plane);
+        state.policy = policy;
+        state.waiting = Some(cancel.drop_guard());
+        Ok(())
+    }
+
+    /// Waits for the first connection. The control plane must have been stopped.
+    pub fn sleep(self: &Arc<Self>, hub: &Arc<Inner>) {
+        let cancel = CancellationToken::new();
+        let ended = cancel.clone();
+        self.state.lock().waiting = Some(cancel.drop_guard());
+        // The deprecation is about types that may change their descriptor; a listener keeps the one it owns.
+        #[allow(deprecated)]
+        let socket = self.socket.try_clone().and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE));
+        let (cluster, hub_then, key) = (Arc::downgrade(self), Arc::downgrade(hub), self.key.clone());
+        hub.factory.spawn(async move {
+            let ready = match &socket {
+                Ok(socket) => tokio::select! {
+                    () = ended.cancelled() => return,
+                    // The connection stays where it is: the control plane will accept it.
+                    ready = socket.readable() => ready.map(drop),
+                },
+                Err(error) => Err(std::io::Error::from(error.kind())),
+            };
+            if let Err(error) = ready {
+                tracing::warn!(%error, cluster = %key, "a sleeping cluster's port cannot be watched; it wakes");
+            }
+            if let (Some(cluster), Some(hub)) = (cluster.upgrade(), hub_then.upgrade()) {
+                cluster.wish(&hub, Step::Start);
+            }
+        });
+    }
+
+    /// Ends the control plane; the port stays.
+    pub async fn stop(&self) {
+        let running = {
+            let mut state = self.state.lock();
+            state.waiting = None;
+            state.control_plane.take()
+        };
+        let Some(mut running) = running else { return };
+        // Whoever looks at it for a moment gives it back.
+        let control_plane = loop {
+            match Arc::try_unwrap(running) {
+                Ok(control_plane) => break control_plane,
+                Err(shared) => running = shared,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
+        control_plane.stop().await;
     }
 }
 
@@ -46,34 +219,6 @@ pub(crate) fn data_path(config: &HubConfig, uid: &str) -> Option<PathBuf> {
     // A UID is made by the host; anything that could leave the directory is none.
     let safe = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     config.data_dir.as_ref().filter(|_| safe).map(|folder| folder.join(uid))
-}
-
-pub(crate) async fn start(hub: &Inner, name: &str, secret: &ConfigSecret) -> Result<Running, RunError> {
-    let text = secret.config_text().ok_or(RunError::NoConfig)?;
-    let config = Config::from_yaml("config.yaml", &text)?;
-    let listener = listen(hub, secret.port()).await?;
-    let address = hub.config.bind_address;
-    let port = listener.local_addr().map_err(|source| RunError::Port { address, source })?.port();
-    let namespace = secret.metadata.namespace.to_string();
-    let public = &hub.config.public_address;
-    let public_url =
-        if public.contains(':') { format!("https://[{public}]:{port}") } else { format!("https://{public}:{port}") };
-    let options = Options {
-        name: name.to_string(),
-        config,
-        data_dir: data_path(&hub.config, &secret.metadata.uid),
-        listener,
-        public_url,
-    };
-    let host = Host::new(hub.rest.client().clone(), namespace.clone());
-    let control_plane = ControlPlane::start(options, Some(host)).await?;
-    Ok(Running {
-        uid: secret.metadata.uid.to_string(),
-        content_hash: secret.content_hash(),
-        port,
-        namespace,
-        control_plane,
-    })
 }
 
 /// The port the cluster had, else a free one.

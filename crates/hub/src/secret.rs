@@ -46,7 +46,22 @@ impl ConfigSecret {
     /// Changes when the cluster must be started anew.
     pub fn content_hash(&self) -> String {
         let text = self.data.as_ref().and_then(|data| data.get("config.yaml")).map(String::as_str).unwrap_or_default();
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        let restarted = self.annotation(deploy::RESTART_ANNOTATION);
+        Sha256::digest(format!("{text}\n{restarted}").as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn annotation(&self, name: &str) -> &str {
+        self.metadata.annotations.get(name).unwrap_or_default()
+    }
+
+    /// Shall the cluster not run?
+    pub fn is_paused(&self) -> bool {
+        self.annotation(deploy::PAUSED_ANNOTATION) == "true"
+    }
+
+    /// The status that a hub has written.
+    pub fn status(&self) -> &str {
+        self.annotation(deploy::STATUS_ANNOTATION)
     }
 
     /// The port the cluster had before.
@@ -85,4 +100,27 @@ pub(crate) fn set_status(status: &str, port: Option<u16>) -> Value {
         patch["metadata"]["annotations"][deploy::PORT_ANNOTATION] = port.to_string().into();
     }
     patch
+}
+
+fn set_annotations(annotations: &[(&str, Value)]) -> Value {
+    let mut patch = json!({"metadata": {"annotations": {}}});
+    for (name, value) in annotations {
+        patch["metadata"]["annotations"][*name] = value.clone();
+    }
+    patch
+}
+
+pub(crate) fn set_pods_removed() -> Value {
+    set_annotations(&[(deploy::PODS_REMOVED_ANNOTATION, "true".into())])
+}
+
+pub(crate) fn set_sleeping(since_seconds: u64) -> Value {
+    set_annotations(&[
+        (deploy::STATUS_ANNOTATION, crate::SLEEPING.into()),
+        (deploy::SLEEPING_SINCE_ANNOTATION, since_seconds.to_string().into()),
+    ])
+}
+
+pub(crate) fn set_awake() -> Value {
+    set_annotations(&[(deploy::STATUS_ANNOTATION, "Running".into()), (deploy::SLEEPING_SINCE_ANNOTATION, Value::Null)])
 }

@@ -65,6 +65,20 @@ impl ClusterCertificates {
         Ok(certificates)
     }
 
+    /// Files without what was signed by the authorities: [`ClusterCertificates::complete`] makes it anew. With
+    /// `authorities` these go too, and every certificate that was given out stops being valid. The key that signs service
+    /// account tokens stays: tokens are checked against it, not against an authority.
+    pub fn without_leaves(files: &BTreeMap<String, String>, authorities: bool) -> BTreeMap<String, String> {
+        let is_authority = |name: &str| ["ca", "server-ca", "client-ca", "front-proxy-ca"].contains(&name);
+        let stays = |file: &str| match file.rsplit_once('.') {
+            Some(("sa", _)) => true,
+            Some((name, "crt" | "key")) => is_authority(name) && !authorities,
+            // Files of other layouts are somebody else's.
+            _ => file != "admin.conf",
+        };
+        files.iter().filter(|(file, _)| stays(file)).map(|(file, text)| (file.clone(), text.clone())).collect()
+    }
+
     pub fn files(&self) -> &BTreeMap<String, String> {
         &self.files
     }
@@ -150,6 +164,25 @@ mod tests {
             assert_eq!(certificates.is_due(name, now + day * days), want, "{name} after {days} days");
         }
         assert!(is_due("no certificate", now));
+    }
+
+    #[test]
+    fn rotation_makes_leaves_anew_and_authorities_only_when_asked() {
+        let first = complete(BTreeMap::new(), &["localhost"]);
+        for (authorities, want_same_ca) in [(false, true), (true, false)] {
+            let rotated = complete(ClusterCertificates::without_leaves(first.files(), authorities), &["localhost"]);
+            for name in ["apiserver.crt", "admin.crt", "front-proxy-client.crt"] {
+                assert_ne!(rotated.file(name), first.file(name), "{name}");
+            }
+            for name in ["ca.crt", "server-ca.crt", "client-ca.crt", "front-proxy-ca.crt"] {
+                assert_eq!(rotated.file(name) == first.file(name), want_same_ca, "{name}");
+            }
+            assert_eq!(rotated.file("sa.key"), first.file("sa.key"));
+        }
+        let info = crate::describe(first.file("admin.crt").unwrap()).unwrap();
+        assert!(info.subject.contains(ADMIN), "{info:?}");
+        assert!(info.issuer.contains("kubernetes"), "{info:?}");
+        assert!(info.not_after > SystemTime::now());
     }
 
     #[test]

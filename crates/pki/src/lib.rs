@@ -140,6 +140,27 @@ fn expiry(certificate_pem: &str) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
+/// What a certificate says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    pub subject: String,
+    pub issuer: String,
+    pub not_after: SystemTime,
+}
+
+/// Reads the first certificate of a PEM text.
+pub fn describe(certificate_pem: &str) -> Result<CertificateInfo, PkiError> {
+    let read = |reason: String| PkiError::Read { what: "the certificate".into(), reason };
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).map_err(|e| read(e.to_string()))?;
+    let certificate = pem.parse_x509().map_err(|e| read(e.to_string()))?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(CertificateInfo {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+    })
+}
+
 fn new_key() -> Result<KeyPair, PkiError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Key)
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use hub::{Hub, HubConfig};
@@ -20,6 +21,24 @@ pub struct HubArgs {
     /// Name or address of this machine in kubeconfigs [default: the bound address]
     #[arg(long, value_name = "NAME")]
     pub public_address: Option<String>,
+    /// Put a cluster to sleep that nobody has used for this long and that runs nothing; 0 keeps all awake
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = sleep_after)]
+    pub sleep_after: SleepAfter,
+}
+
+/// How long a cluster is unused until it sleeps; never when there is nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct SleepAfter(pub Option<Duration>);
+
+/// Reads `15m`; `0` is never.
+pub fn sleep_after(text: &str) -> Result<SleepAfter, String> {
+    match text.trim() {
+        "0" | "0s" | "never" => Ok(SleepAfter(None)),
+        text => match ::config::duration(text) {
+            Some(duration) => Ok(SleepAfter(Some(duration))),
+            None => Err("expected a duration such as 15m, or 0".to_string()),
+        },
+    }
 }
 
 pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -33,6 +52,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
             data_dir: Some(home.clusters()),
             bind_address: args.bind_address,
             public_address: args.public_address.clone().unwrap_or_else(|| args.bind_address.to_string()),
+            sleep_after: args.sleep_after.0,
         },
     );
     ui.done(&format!("running virtual clusters of host {}", host.context));

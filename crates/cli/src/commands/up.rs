@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Global, Output};
+use crate::commands::hub::SleepAfter;
 use crate::failure::Failure;
 use crate::home::Home;
 use crate::host::DEVELOPMENT_CONTEXT;
@@ -38,6 +39,9 @@ pub struct Up {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     pub bind_address: IpAddr,
+    /// Put a cluster to sleep that nobody has used for this long and that runs nothing; 0 keeps all awake
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = crate::commands::hub::sleep_after)]
+    pub sleep_after: SleepAfter,
     /// Stay in the foreground
     #[arg(long)]
     pub foreground: bool,
@@ -74,7 +78,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub async fn start(home: &Home, nodes: usize, bind: SocketAddr) -> anyhow::Result<Running> {
+    pub async fn start(home: &Home, nodes: usize, bind: SocketAddr, sleep_after: Option<Duration>) -> anyhow::Result<Running> {
         let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind };
         let host = DevHost::start(config).await.map_err(|error| {
             let hint = match &error {
@@ -94,6 +98,7 @@ impl Running {
                 data_dir: Some(home.clusters()),
                 bind_address: bind.ip(),
                 public_address: bind.ip().to_string(),
+                sleep_after,
             },
         );
         Ok(Running { host, hub })
@@ -136,7 +141,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 async fn foreground(global: &Global, args: &Up, home: &Home, ui: &Ui) -> anyhow::Result<ExitCode> {
     let control = listen(home).await?;
     let started = Instant::now();
-    let running = Running::start(home, args.nodes, SocketAddr::new(args.bind_address, port(args, home))).await?;
+    let running = Running::start(
+        home,
+        args.nodes,
+        SocketAddr::new(args.bind_address, port(args, home)),
+        args.sleep_after.0,
+    )
+    .await?;
     kubeconfig::write(&home.host_kubeconfig(), &running.kubeconfig(DEVELOPMENT_CONTEXT))?;
     write_contexts(global, args, home, ui)?;
     ui.done(&format!(
@@ -234,7 +245,7 @@ fn status_value(running: &Running, started: Instant) -> Value {
         .hub
         .clusters()
         .into_iter()
-        .map(|cluster| json!({"name": cluster.name, "namespace": cluster.namespace, "port": cluster.port}))
+        .map(|cluster| json!({"name": cluster.name, "namespace": cluster.namespace, "port": cluster.port, "sleeping": cluster.sleeping}))
         .collect();
     json!({
         "server": running.host.access().server,
@@ -286,6 +297,8 @@ async fn detach(global: &Global, args: &Up, home: &Home, ui: &Ui) -> anyhow::Res
     command.arg("--data-dir").arg(home.root());
     command.args(["--nodes", &args.nodes.to_string(), "--port", &args.port.to_string()]);
     command.args(["--bind-address", &args.bind_address.to_string()]);
+    let sleep_after = args.sleep_after.0.map_or_else(|| "0".to_string(), |limit| format!("{}ms", limit.as_millis()));
+    command.args(["--sleep-after", &sleep_after]);
     if global.debug {
         command.arg("--debug");
     }
@@ -395,8 +408,9 @@ fn print_status(value: &Value, root: &Path) {
     let text =
         |cluster: &Value, key: &str| cluster[key].as_str().map_or_else(|| cluster[key].to_string(), str::to_string);
     for cluster in clusters {
+        let sleeping = if cluster["sleeping"] == true { ", sleeping" } else { "" };
         println!(
-            "  {} (namespace {}, port {})",
+            "  {} (namespace {}, port {}{sleeping})",
             text(cluster, "name"),
             text(cluster, "namespace"),
             text(cluster, "port")

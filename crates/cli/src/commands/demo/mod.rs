@@ -71,7 +71,7 @@ pub async fn run(args: &Demo, ui: &Ui) -> anyhow::Result<ExitCode> {
     let home = Home::new(Some(folder.path()))?;
     let started = Instant::now();
     let step = ui.step("Starting the development host...");
-    let running = Running::start(&home, args.nodes, SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0)).await?;
+    let running = Running::start(&home, args.nodes, SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0), None).await?;
     let host_kubeconfig = home.host_kubeconfig();
     kubeconfig::write(&host_kubeconfig, &running.kubeconfig(host::DEVELOPMENT_CONTEXT))?;
     let host = Host {
