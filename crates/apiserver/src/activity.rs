@@ -43,9 +43,9 @@ impl Activity {
 
 /// Does the path belong to a probe or a scrape?
 pub(crate) fn is_probe(path: &str) -> bool {
-    ["/healthz", "/livez", "/readyz", "/metrics"].iter().any(|probe| {
-        path.strip_prefix(probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    ["/healthz", "/livez", "/readyz", "/metrics"]
+        .iter()
+        .any(|probe| path.strip_prefix(probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 /// A request under way. Travels in the extensions of the request, so that what outlives its answer can keep it.

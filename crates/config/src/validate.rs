@@ -59,10 +59,9 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "sleep.auto.afterInactivity",
         "must be a duration such as 30m or 1h30m",
     );
-    for (pointer, path) in [
-        ("/sleep/auto/schedule", "sleep.auto.schedule"),
-        ("/sleep/auto/wakeup/schedule", "sleep.auto.wakeup.schedule"),
-    ] {
+    for (pointer, path) in
+        [("/sleep/auto/schedule", "sleep.auto.schedule"), ("/sleep/auto/wakeup/schedule", "sleep.auto.wakeup.schedule")]
+    {
         let schedule = text(pointer);
         check(
             !schedule.is_empty() && !schedule.starts_with('@') && schedule.split_whitespace().count() != 5,

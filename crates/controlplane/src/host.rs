@@ -34,8 +34,7 @@ async fn remove_synced_pods(
     let object = || format!("the synced pods in namespace {namespace}");
     let begin = tokio::time::Instant::now();
     loop {
-        let pods: Vec<Value> =
-            rest.list_as(&PODS, namespace, &labels, "").await.map_err(failed("list", object()))?;
+        let pods: Vec<Value> = rest.list_as(&PODS, namespace, &labels, "").await.map_err(failed("list", object()))?;
         if pods.is_empty() {
             return Ok(());
         }

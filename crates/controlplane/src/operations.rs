@@ -258,7 +258,9 @@ impl Operations {
     /// `new_name`: the snapshot is of another cluster; when it is not given, the snapshot tells.
     async fn receive(&self, body: RequestBody, path: Option<&str>, new_name: Option<bool>) -> Response<Body> {
         let Some(data_dir) = self.data_dir.clone() else {
-            return failed(Status::bad_request("this control plane keeps nothing on disk: there is nothing to restore to"));
+            return failed(Status::bad_request(
+                "this control plane keeps nothing on disk: there is nothing to restore to",
+            ));
         };
         let _one = self.receiving.lock().await;
         let part = restore::part_path(&data_dir);

@@ -78,7 +78,8 @@ pub(crate) fn finish(data_dir: &Path, staged: &Staged, outcome: &Result<Restored
         }
     };
     let noted = write_whole(data_dir, &result_path(data_dir), &result.to_vec());
-    let forgotten = std::fs::remove_file(staged_path(data_dir)).and_then(|()| std::fs::remove_file(archive_path(data_dir)));
+    let forgotten =
+        std::fs::remove_file(staged_path(data_dir)).and_then(|()| std::fs::remove_file(archive_path(data_dir)));
     if let Err(error) = noted.and(forgotten) {
         tracing::warn!(%error, "the files of a restore could not be tidied up");
     }

@@ -172,7 +172,12 @@ impl Inner {
     }
 
     /// Brings up a cluster that this hub does not know yet. One that slept goes on sleeping.
-    async fn start(self: &Arc<Self>, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+    async fn start(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        name: &str,
+        secret: &ConfigSecret,
+    ) -> Result<Outcome, ReconcileError> {
         let result = async {
             let cluster = Arc::new(run::Cluster::new(self, key, name, secret).await?);
             if secret.status() == SLEEPING {

@@ -140,8 +140,11 @@ impl Cluster {
         let socket = self.socket.try_clone().map_err(RunError::Socket)?;
         let public = &hub.config.public_address;
         let port = self.port;
-        let public_url =
-            if public.contains(':') { format!("https://[{public}]:{port}") } else { format!("https://{public}:{port}") };
+        let public_url = if public.contains(':') {
+            format!("https://[{public}]:{port}")
+        } else {
+            format!("https://{public}:{port}")
+        };
         let options = Options {
             name: self.name.clone(),
             config,

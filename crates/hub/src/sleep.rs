@@ -96,7 +96,8 @@ pub(crate) async fn watch(hub: Arc<Inner>) {
     let mut looked_at = Timestamp::now();
     let mut recheck: BTreeMap<informer::ObjectKey, Instant> = BTreeMap::new();
     loop {
-        let clusters: Vec<_> = hub.clusters.lock().iter().map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
+        let clusters: Vec<_> =
+            hub.clusters.lock().iter().map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
         recheck.retain(|key, _| clusters.iter().any(|(known, _)| known == key));
         let now = Timestamp::now();
         let mut shortest = TICK_MAX;

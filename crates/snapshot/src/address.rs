@@ -158,11 +158,7 @@ fn s3(url: &::url::Url, environment: &Environment<'_>) -> Result<S3Target, UrlEr
     let skip = query.bool("skip-client-credentials")?;
     let profile = query.text("profile");
     let own_file = query.base64("credentials-file")?;
-    let given = (
-        query.base64("access-key-id")?,
-        query.base64("secret-access-key")?,
-        query.base64("session-token")?,
-    );
+    let given = (query.base64("access-key-id")?, query.base64("secret-access-key")?, query.base64("session-token")?);
     let files = Files::read(environment, profile, own_file.as_deref(), skip);
     let credentials = match given {
         (Some(key), Some(secret), Some(token)) => Some(Credentials::new_with_token(key, secret, token)),
@@ -180,10 +176,8 @@ fn s3(url: &::url::Url, environment: &Environment<'_>) -> Result<S3Target, UrlEr
         .or_else(|| ambient("AWS_DEFAULT_REGION"))
         .or_else(|| files.get("region"))
         .unwrap_or_else(|| "us-east-1".to_owned());
-    let custom = query
-        .base64("url")?
-        .or_else(|| ambient("AWS_ENDPOINT_URL_S3"))
-        .or_else(|| ambient("AWS_ENDPOINT_URL"));
+    let custom =
+        query.base64("url")?.or_else(|| ambient("AWS_ENDPOINT_URL_S3")).or_else(|| ambient("AWS_ENDPOINT_URL"));
     // Where downloads for others would go; nothing here hands out links.
     query.base64("public-url")?;
     let path_style = query.bool("force-path-style")?;
@@ -240,9 +234,9 @@ impl Files {
             (key, secret, None) => Some(Credentials::new(key, secret)),
         };
         let ambient = |name: &str| if skip { None } else { environment.var(name) };
-        pair(ambient("AWS_ACCESS_KEY_ID"), ambient("AWS_SECRET_ACCESS_KEY"), ambient("AWS_SESSION_TOKEN")).or_else(|| {
-            pair(self.get("aws_access_key_id"), self.get("aws_secret_access_key"), self.get("aws_session_token"))
-        })
+        pair(ambient("AWS_ACCESS_KEY_ID"), ambient("AWS_SECRET_ACCESS_KEY"), ambient("AWS_SESSION_TOKEN")).or_else(
+            || pair(self.get("aws_access_key_id"), self.get("aws_secret_access_key"), self.get("aws_session_token")),
+        )
     }
 }
 
@@ -276,7 +270,8 @@ fn oci(url: &::url::Url, rest: &str, environment: &Environment<'_>) -> Result<Oc
         _ => (path, "latest"),
     };
     let good = |part: &str, more: &[char]| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') || more.contains(&c))
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') || more.contains(&c))
     };
     if !good(repository, &['/']) || repository.split('/').any(|part| part.is_empty() || part == ".." || part == ".") {
         return Err(shape());
@@ -417,7 +412,8 @@ mod tests {
         assert!(skipped.credentials.is_none());
 
         let home = |name: &str| (name == "HOME").then(|| "/h".to_owned());
-        let files = |path: &str| match path {
+        let files = |path: &str| {
+            match path {
             "/h/.aws/credentials" => Some(
                 "[default]\naws_access_key_id = D\naws_secret_access_key = S\n[p]\naws_access_key_id=P\naws_secret_access_key=S\n"
                     .to_owned(),
@@ -425,6 +421,7 @@ mod tests {
             "/h/.aws/config" => Some("[default]\nregion = r1\n[profile p]\nregion=r2\n".to_owned()),
             "/h/.docker/config.json" => Some(r#"{"auths": {"ghcr.io": {"auth": "bWU6cHc="}}}"#.to_owned()),
             _ => None,
+        }
         };
         let environment = Environment { variable: &home, file: &files };
         for (url, key, region) in [("s3://b/k", "D", "r1"), ("s3://b/k?profile=p", "P", "r2")] {

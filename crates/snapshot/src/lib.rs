@@ -11,8 +11,8 @@
 //!
 //! Follows: `pkg/snapshot` and `api/pkg/snapshot` of vCluster 0.36.
 
-pub mod archive;
 mod address;
+pub mod archive;
 mod azure;
 mod client;
 mod file;

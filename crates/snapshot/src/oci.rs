@@ -93,7 +93,12 @@ impl OciTarget {
         });
         let url = format!("{}/manifests/{}", self.base(), self.tag);
         let answer = session
-            .send(Method::PUT, &url, &[(CONTENT_TYPE.as_str(), MANIFEST_TYPE)], Content::Bytes(manifest.to_string().as_bytes()))
+            .send(
+                Method::PUT,
+                &url,
+                &[(CONTENT_TYPE.as_str(), MANIFEST_TYPE)],
+                Content::Bytes(manifest.to_string().as_bytes()),
+            )
             .await?;
         self.check(answer).await.map(drop)
     }

@@ -16,8 +16,8 @@ use apimachinery::{Value, protobuf};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use store::{
-    Expect, KeyValue, Op, OpenError, Options, RangeRequest, ReadError, Revision, Snapshot, Sqlite, SqliteOptions, Store,
-    WriteError,
+    Expect, KeyValue, Op, OpenError, Options, RangeRequest, ReadError, Revision, Snapshot, Sqlite, SqliteOptions,
+    Store, WriteError,
 };
 
 use crate::archive::{self, ArchiveError, Header};
@@ -256,7 +256,8 @@ mod tests {
 
     fn content(revision: Option<Revision>) -> Content {
         let entries = [("/registry/a", "1"), ("/registry/b", "2")];
-        let entries = entries.map(|(key, value)| (Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes())));
+        let entries =
+            entries.map(|(key, value)| (Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes())));
         Content { header: Header { revision, ..Header::default() }, entries: entries.into() }
     }
 

@@ -127,7 +127,16 @@ mod tests {
     use super::*;
 
     fn request<'a>(subresource: &'a str, path: &'a str, query: &'a str, headers: &'a HeaderMap) -> TunnelRequest<'a> {
-        TunnelRequest { method: Method::GET, subresource, path, query, headers, body: Body::empty(), upgrade: None, keep: None }
+        TunnelRequest {
+            method: Method::GET,
+            subresource,
+            path,
+            query,
+            headers,
+            body: Body::empty(),
+            upgrade: None,
+            keep: None,
+        }
     }
 
     #[test]

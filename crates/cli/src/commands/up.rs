@@ -78,7 +78,12 @@ pub struct Running {
 }
 
 impl Running {
-    pub async fn start(home: &Home, nodes: usize, bind: SocketAddr, sleep_after: Option<Duration>) -> anyhow::Result<Running> {
+    pub async fn start(
+        home: &Home,
+        nodes: usize,
+        bind: SocketAddr,
+        sleep_after: Option<Duration>,
+    ) -> anyhow::Result<Running> {
         let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind };
         let host = DevHost::start(config).await.map_err(|error| {
             let hint = match &error {
@@ -141,13 +146,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 async fn foreground(global: &Global, args: &Up, home: &Home, ui: &Ui) -> anyhow::Result<ExitCode> {
     let control = listen(home).await?;
     let started = Instant::now();
-    let running = Running::start(
-        home,
-        args.nodes,
-        SocketAddr::new(args.bind_address, port(args, home)),
-        args.sleep_after.0,
-    )
-    .await?;
+    let running =
+        Running::start(home, args.nodes, SocketAddr::new(args.bind_address, port(args, home)), args.sleep_after.0)
+            .await?;
     kubeconfig::write(&home.host_kubeconfig(), &running.kubeconfig(DEVELOPMENT_CONTEXT))?;
     write_contexts(global, args, home, ui)?;
     ui.done(&format!(
