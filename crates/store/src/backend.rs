@@ -3,6 +3,10 @@
 //! A backend gives out no revisions, checks no expectations, knows no watchers. The store above calls `append` from one
 //! place at a time; everything else may be called at any time from anywhere.
 //!
+//! A backend that other processes write to as well ([`Backend::is_shared`]) refuses a batch that does not continue the
+//! newest revision, and tells the store what the others wrote. One that gives out revisions by itself, as etcd does, is
+//! driven through [`Direct`] instead of `append`.
+//!
 //! Invariants a backend keeps:
 //! - `append` is all or nothing, and durable when it answers.
 //! - `range` and `events` read one consistent state, and refuse what is compacted instead of leaving something out.
@@ -11,7 +15,9 @@
 
 use async_trait::async_trait;
 
-use crate::error::{AppendError, BackendError, HistoryError, OpenError};
+use bytes::Bytes;
+
+use crate::error::{AppendError, BackendError, HistoryError, OpenError, WriteError};
 use crate::types::{Event, EventKind, KeyRange, KeyValue, LeaseRecord, Revision, Snapshot};
 
 /// One write of the log. Its revision is `kv.mod_revision`.
@@ -43,11 +49,100 @@ pub enum LeaseChange {
     Revoke { id: i64 },
 }
 
-/// What is committed at once: records of dense, ascending revisions, and lease changes.
+/// Bits of a [`Position`] that number the records of one revision.
+pub(crate) const POSITION_BITS: u32 = 16;
+
+/// Most records of one revision.
+pub(crate) const RECORDS_PER_REVISION_MAX: usize = (1 << POSITION_BITS) - 1;
+
+/// Where a record is in the log: its revision, and its number among the records of that revision.
+pub(crate) type Position = u64;
+
+/// The first position of a revision.
+pub(crate) fn position(revision: Revision) -> Position {
+    revision << POSITION_BITS
+}
+
+/// The last position of a revision.
+pub(crate) fn last_position(revision: Revision) -> Position {
+    position(revision) | RECORDS_PER_REVISION_MAX as u64
+}
+
+/// The revision of a position.
+pub(crate) fn revision_of(position: Position) -> Revision {
+    position >> POSITION_BITS
+}
+
+/// The positions of keys with these revisions, numbered in this order within each revision.
+pub(crate) fn positions(revisions: impl IntoIterator<Item = Revision>) -> Vec<Position> {
+    let mut used: std::collections::HashMap<Revision, u64> = std::collections::HashMap::new();
+    revisions
+        .into_iter()
+        .map(|revision| {
+            let next = used.entry(revision).or_default();
+            let own = position(revision) | *next;
+            *next += 1;
+            own
+        })
+        .collect()
+}
+
+/// What is committed at once: records of dense, ascending revisions (one transaction's records share one), and lease
+/// changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub records: Vec<Record>,
     pub leases: Vec<LeaseChange>,
+}
+
+impl Batch {
+    /// The records with their positions.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (Position, &Record)> {
+        positions(self.records.iter().map(Record::revision)).into_iter().zip(&self.records)
+    }
+}
+
+/// What others have written to a shared backend.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    /// In order; all or none of a revision. Empty when there is nothing new.
+    pub events: Vec<Event>,
+    /// Everything up to here is in `events` or was asked for before.
+    pub revision: Revision,
+    pub compact_revision: Revision,
+    /// All leases there are, when they may have changed.
+    pub leases: Option<Vec<LeaseRecord>>,
+}
+
+/// What a transaction has read: it may only be committed while this is still so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The key's modification revision; 0 when it was absent.
+    Key { key: Bytes, mod_revision: Revision },
+    /// No key of the range has been written after the revision.
+    Range { range: KeyRange, revision: Revision },
+}
+
+/// How a transaction ended that a [`Direct`] backend decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Committed { revision: Revision },
+    /// Something that was read has changed; the backend is at this revision.
+    Stale { revision: Revision },
+}
+
+/// A backend that gives out revisions by itself.
+#[async_trait]
+pub trait Direct: Send + Sync {
+    /// Writes the records (whose revisions mean nothing) at one new revision, if all that was seen is still so.
+    async fn commit(&self, seen: &[Seen], records: &[Record]) -> Result<Verdict, WriteError>;
+    async fn grant(&self, lease: LeaseRecord) -> Result<LeaseRecord, WriteError>;
+    /// Returns the revision of the deletes.
+    async fn revoke(&self, id: i64) -> Result<Revision, WriteError>;
+    /// The time in seconds that the lease has again.
+    async fn keep_alive(&self, id: i64) -> Result<Option<i64>, BackendError>;
+    /// The lease and its remaining seconds.
+    async fn time_to_live(&self, id: i64) -> Result<Option<(LeaseRecord, i64)>, BackendError>;
 }
 
 /// Part of the state at a revision.
@@ -83,7 +178,8 @@ pub trait Backend: Send + Sync + 'static {
         count_only: bool,
     ) -> Result<HistoryRange, HistoryError>;
 
-    /// The events of a range with revisions in `after < revision <= through`, in order, the first `limit` of them.
+    /// The events of a range with revisions in `after < revision <= through`, in order: the first `limit` of them, and what
+    /// else belongs to the revision of the last one.
     async fn events(
         &self,
         range: &KeyRange,
@@ -100,4 +196,55 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Lets go of files and threads. Later calls fail.
     async fn close(&self);
+
+    /// The longest key it can keep.
+    fn key_bytes_max(&self) -> usize {
+        crate::options::KEY_BYTES_MAX
+    }
+
+    /// Whether others may write to the same data.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// The backend as one that gives out revisions by itself, if it is one.
+    fn direct(&self) -> Option<&dyn Direct> {
+        None
+    }
+
+    /// Whether a batch of unknown fate was written. From then on it can not be written any more. None: it cannot be found
+    /// out, because its traces have been compacted away.
+    async fn settle(&self, batch: &Batch) -> Result<Option<bool>, BackendError> {
+        let Some(end) = batch.records.last().map(Record::revision) else { return Ok(None) };
+        let start = batch.records.first().map_or(end, Record::revision);
+        let last = self.last_revision().await?;
+        if last != end && last + 1 != start {
+            let why = format!("it is at revision {last}, expected {} or {end}", start - 1);
+            return Err(BackendError::new("understand what the backend holds", why));
+        }
+        Ok(Some(last == end))
+    }
+
+    /// Gives up the turn to write that [`AppendError::Behind`] left with this process.
+    async fn release(&self) {}
+
+    /// Waits until others may have written.
+    async fn changed(&self) -> Result<(), BackendError> {
+        std::future::pending().await
+    }
+
+    /// Lets other replicas know that a lease has its whole time again.
+    async fn renew(&self, _id: i64) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Of these leases, which seem to have run out, those that nobody has renewed elsewhere.
+    async fn expired(&self, ids: Vec<i64>) -> Result<Vec<i64>, BackendError> {
+        Ok(ids)
+    }
+
+    /// What others have written after a revision: a part of it when it is much.
+    async fn follow(&self, after: Revision) -> Result<Followed, HistoryError> {
+        Ok(Followed { revision: after, ..Followed::default() })
+    }
 }

@@ -57,6 +57,7 @@ cases!(
     leases_run_out,
     a_seeded_backend_starts_where_the_snapshot_was,
     a_closed_store_ends_its_watches,
+    a_transaction_is_one_revision,
     any_bytes_are_a_key_and_a_value,
 );
 
@@ -501,7 +502,7 @@ async fn everything_is_there_after_reopening(place: Arc<dyn Place>) {
     let revisions: Vec<Revision> =
         events_through(&mut watcher, last).await.iter().map(|event| event.revision()).collect();
     assert_eq!(revisions, [4, 5, 6, 7]);
-    let (_, _, keys) = store.lease_time_to_live(lease.id).expect("the lease is there");
+    let (_, _, keys) = store.lease_time_to_live(lease.id).await.expect("readable").expect("the lease is there");
     assert_eq!(keys, [bytes("/leased")]);
 }
 
@@ -540,8 +541,8 @@ async fn leases_take_their_keys_with_them(place: Arc<dyn Place>) {
     let events = events_through(&mut watcher, revision).await;
     assert_eq!(events.iter().map(|event| text(&event.kv.key)).collect::<Vec<_>>(), ["/a"]);
     assert!(matches!(store.lease_revoke(one).await, Err(WriteError::LeaseNotFound { lease: 7 })));
-    assert_eq!(store.lease_keep_alive(one), None);
-    assert_eq!(store.lease_keep_alive(two), Some(3600));
+    assert_eq!(store.lease_keep_alive(one).await.expect("answered"), None);
+    assert_eq!(store.lease_keep_alive(two).await.expect("answered"), Some(3600));
     let keys: Vec<String> = pairs(&store, "/", 0).await.into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["/b", "/c", "/d"]);
     store.close().await;
@@ -600,6 +601,67 @@ async fn a_closed_store_ends_its_watches(place: Arc<dyn Place>) {
     assert_eq!(store.watch(bytes("/"), Bytes::new(), 0, true).await.err(), Some(WatchError::Closed));
     let store = open(&place, with_memory()).await;
     assert_eq!(pairs(&store, "/", 0).await, [pair("/a", "1")]);
+}
+
+async fn a_transaction_is_one_revision(place: Arc<dyn Place>) {
+    for options in [with_memory(), without_memory()] {
+        let store = open(&place, options).await;
+        let start = put(&store, "/t/b", "0").await;
+        let mut watcher = watch(&store, "/t/", 0).await;
+        let mut elsewhere = watch(&store, "/u", 0).await;
+        let (revision, before) = store
+            .transact(0, |transaction| {
+                let before = transaction.get(b"/t/b").map(|kv| text(&kv.value));
+                for (key, value) in [("/t/c", "1"), ("/t/a", "2"), ("/u", "3"), ("/t/b", "4"), ("/t/d", "5"), ("/t/e", "6")] {
+                    transaction.put(bytes(key), bytes(value), 0)?;
+                }
+                transaction.delete(b"/t/d")?;
+                let seen: Vec<String> =
+                    transaction.range(&crate::KeyRange::prefix(bytes("/t/"))).iter().map(|kv| text(&kv.key)).collect();
+                assert_eq!(seen, ["/t/a", "/t/b", "/t/c", "/t/e"], "it sees its own writes");
+                Ok(before)
+            })
+            .await
+            .expect("committed");
+        assert_eq!((revision, before.as_deref()), (start + 1, Some("0")));
+        let refused = store
+            .transact(0, |transaction| {
+                transaction.put(bytes("/t/never"), bytes("x"), 0)?;
+                Err::<(), _>(WriteError::Conflict { current: None })
+            })
+            .await;
+        assert!(matches!(refused, Err(WriteError::Conflict { current: None })), "{refused:?}");
+        let mut late = watch(&store, "/t/", start).await;
+        for watcher in [&mut watcher, &mut late] {
+            let batch = watcher.next().await.expect("goes on").expect("does not fail");
+            let told: Vec<(Revision, String)> =
+                batch.events.iter().map(|event| (event.revision(), text(&event.kv.key))).collect();
+            let expected = ["/t/c", "/t/a", "/t/b", "/t/e"].map(|key| (revision, key.to_string()));
+            assert_eq!((told, batch.revision), (expected.to_vec(), revision), "all at once and in order");
+            assert_eq!(batch.events[2].prev.as_ref().map(|kv| text(&kv.value)).as_deref(), Some("0"));
+        }
+        assert_eq!(elsewhere.next().await.expect("goes on").expect("does not fail").events.len(), 1);
+        assert_eq!(pairs(&store, "/t/", start).await, [pair("/t/b", "0")]);
+        let (revision, gone) = store
+            .transact(0, |transaction| {
+                let keys = transaction.range(&crate::KeyRange::prefix(bytes("/")));
+                keys.iter().try_for_each(|kv| transaction.delete(&kv.key).map(drop))?;
+                Ok(keys.len())
+            })
+            .await
+            .expect("committed");
+        assert_eq!((revision, gone, store.current_revision()), (start + 2, 5, start + 2));
+        assert_eq!(pairs(&store, "/", start + 1).await.len(), 5);
+        store.close().await;
+        let store = open(&place, without_memory()).await;
+        assert_eq!((store.current_revision(), pairs(&store, "/", 0).await.len()), (start + 2, 0));
+        assert_eq!(pairs(&store, "/", start + 1).await.len(), 5);
+        store.compact(start + 1).await.expect("within the history");
+        let mut watcher = watch(&store, "/", start + 1).await;
+        let batch = watcher.next().await.expect("goes on").expect("does not fail");
+        assert_eq!((batch.events.len(), batch.revision), (5, start + 2));
+        store.close().await;
+    }
 }
 
 async fn any_bytes_are_a_key_and_a_value(place: Arc<dyn Place>) {

@@ -48,7 +48,10 @@ pub enum AppendError {
     /// Nothing was written.
     #[error("the batch was not written")]
     NotApplied(#[source] BackendError),
-    /// It may have been written, it may not: the store asks `last_revision` before it goes on.
+    /// Others have written since: nothing was written, and nobody else writes until the next `append` or `release`.
+    #[error("others have written to the store")]
+    Behind,
+    /// It may have been written, it may not: the store asks `settle` before it goes on.
     #[error("it is not known whether the batch was written")]
     Unknown(#[source] BackendError),
 }

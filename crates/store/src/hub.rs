@@ -96,19 +96,42 @@ impl Hub {
         }
     }
 
-    /// Hands an event to those it concerns.
-    pub fn dispatch(&self, event: &Arc<Event>, queue_max: usize) {
+    /// Hands the events of one revision to those they concern, to each of them all at once.
+    pub fn dispatch(&self, events: &[Arc<Event>], queue_max: usize) {
+        if let [event] = events {
+            self.concerned(event, |subscriber| subscriber.push(std::slice::from_ref(event), queue_max));
+            return;
+        }
+        let mut shares: BTreeMap<u64, (&Arc<Subscriber>, Vec<Arc<Event>>)> = BTreeMap::new();
+        for event in events {
+            self.concerned(event, |subscriber| {
+                shares.entry(subscriber.id).or_insert_with(|| (subscriber, Vec::new())).1.push(event.clone());
+            });
+        }
+        shares.into_values().for_each(|(subscriber, share)| subscriber.push(&share, queue_max));
+    }
+
+    fn concerned<'a>(&'a self, event: &Event, mut tell: impl FnMut(&'a Arc<Subscriber>)) {
         let key = &event.kv.key;
         if let Some(group) = self.keys.get(key) {
-            group.values().for_each(|subscriber| subscriber.push(event, queue_max));
+            group.values().for_each(&mut tell);
         }
         for length in self.prefix_lengths.range(..=key.len()).map(|(length, _)| *length) {
             if let Some(group) = self.prefixes.get(&key[..length]) {
-                group.values().for_each(|subscriber| subscriber.push(event, queue_max));
+                group.values().for_each(&mut tell);
             }
         }
         for (_, group) in self.others.iter().filter(|(range, _)| range.contains(key)) {
-            group.values().for_each(|subscriber| subscriber.push(event, queue_max));
+            group.values().for_each(&mut tell);
+        }
+    }
+
+    /// Lets all watchers look for themselves: something happened that no events tell.
+    pub fn unsettle(&self) {
+        let groups = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());
+        for subscriber in groups.flat_map(|group| group.values()) {
+            subscriber.queue.lock().lagging = true;
+            subscriber.wake.notify_one();
         }
     }
 
@@ -124,18 +147,21 @@ impl Hub {
 }
 
 impl Subscriber {
-    fn push(&self, event: &Arc<Event>, queue_max: usize) {
+    /// Queues events of one revision.
+    fn push(&self, events: &[Arc<Event>], queue_max: usize) {
+        let Some(revision) = events.first().map(|event| event.revision()) else { return };
         let mut queue = self.queue.lock();
-        if queue.lagging || event.revision() <= queue.cursor {
+        if queue.lagging || revision <= queue.cursor {
             return;
         }
         if queue.events.len() >= queue_max {
             queue.lagging = true;
             return;
         }
-        queue.cursor = event.revision();
-        queue.events.push_back(event.clone());
-        if queue.events.len() == 1 {
+        queue.cursor = revision;
+        let idle = queue.events.is_empty();
+        queue.events.extend(events.iter().cloned());
+        if idle {
             drop(queue);
             self.wake.notify_one();
         }

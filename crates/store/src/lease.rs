@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::store::{Inner, Store};
-use crate::types::{Event, EventKind, LeaseRecord};
+use crate::types::{Event, EventKind, LeaseRecord, Snapshot};
 
 pub(crate) struct Lease {
     pub ttl_seconds: i64,
@@ -30,6 +30,22 @@ impl Leases {
     pub fn grant(&mut self, lease: LeaseRecord) {
         let deadline = deadline(lease.ttl_seconds);
         self.by_id.insert(lease.id, Lease { ttl_seconds: lease.ttl_seconds, deadline, keys: BTreeSet::new() });
+    }
+
+    /// Starts again with a snapshot; leases that are known keep their remaining time.
+    pub fn replace(&mut self, snapshot: &Snapshot) {
+        let before = std::mem::take(&mut self.by_id);
+        for lease in &snapshot.leases {
+            self.grant(*lease);
+            if let (Some(old), Some(new)) = (before.get(&lease.id), self.by_id.get_mut(&lease.id)) {
+                new.deadline = old.deadline;
+            }
+        }
+        for kv in snapshot.kvs.iter().filter(|kv| kv.lease != 0) {
+            if let Some(lease) = self.by_id.get_mut(&kv.lease) {
+                lease.keys.insert(kv.key.clone());
+            }
+        }
     }
 
     /// Follows a durable write.
@@ -69,6 +85,10 @@ fn deadline(ttl_seconds: i64) -> Instant {
 
 /// Starts the task that revokes leases when they run out, if there are leases and it is not there yet. It ends with the last lease.
 pub(crate) fn ensure_timer(inner: &Arc<Inner>) {
+    if inner.backend.direct().is_some() {
+        // It looks after its leases by itself.
+        return;
+    }
     {
         let mut leases = inner.leases.lock();
         if leases.by_id.is_empty() {
@@ -100,6 +120,21 @@ pub(crate) fn ensure_timer(inner: &Arc<Inner>) {
             let store = Store::from_inner(inner);
             let expired = store.inner().leases.lock().expired(Instant::now());
             let mut failed = false;
+            let expired = match store.inner().backend.expired(expired.clone()).await {
+                Ok(still) => {
+                    // The others live on with another replica.
+                    let mut leases = store.inner().leases.lock();
+                    for id in expired.iter().filter(|id| !still.contains(id)) {
+                        leases.keep_alive(*id);
+                    }
+                    still
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "leases were not checked");
+                    failed = true;
+                    Vec::new()
+                }
+            };
             for id in expired {
                 if let Err(error) = store.lease_revoke(id).await {
                     failed = !matches!(error, crate::WriteError::LeaseNotFound { .. });

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::FIRST_REVISION;
-use crate::backend::{Backend, Batch, HistoryRange, LeaseChange, Record};
+use crate::backend::{Backend, Batch, HistoryRange, LeaseChange, Position, Record, last_position, positions};
 use crate::error::{AppendError, BackendError, HistoryError, OpenError};
 use crate::types::{Event, KeyRange, KeyValue, LeaseRecord, Revision, Snapshot};
 
@@ -23,14 +23,20 @@ pub struct Memory {
     log: Arc<Mutex<Log>>,
 }
 
+/// A record, and where the one before it to the same key is (0: nowhere).
+struct Placed {
+    record: Record,
+    prev: Position,
+}
+
 struct Log {
-    records: BTreeMap<Revision, Record>,
-    live: BTreeMap<Bytes, Revision>,
+    records: BTreeMap<Position, Placed>,
+    live: BTreeMap<Bytes, Position>,
     leases: BTreeMap<i64, LeaseRecord>,
     current: Revision,
     compact: Revision,
     /// Records up to here have been looked at by compaction.
-    cleaned: Revision,
+    cleaned: Position,
 }
 
 impl Default for Log {
@@ -54,25 +60,25 @@ impl Memory {
 
 impl Log {
     /// The records that were live at `at`, in key order: those that still are, and those that a later record replaced.
-    fn live_at(&self, range: &KeyRange, at: Revision) -> BTreeMap<&Bytes, Revision> {
+    fn live_at(&self, range: &KeyRange, at: Revision) -> BTreeMap<&Bytes, Position> {
+        let at = last_position(at);
         let Some(bounds) = range.bounds() else { return BTreeMap::new() };
-        let mut keys: BTreeMap<&Bytes, Revision> = self
+        let mut keys: BTreeMap<&Bytes, Position> = self
             .live
             .range::<[u8], _>(bounds)
-            .filter(|(_, revision)| **revision <= at)
-            .map(|(key, revision)| (key, *revision))
+            .filter(|(_, place)| **place <= at)
+            .map(|(key, place)| (key, *place))
             .collect();
-        for record in self.records.range(at + 1..).map(|(_, record)| record) {
-            let prev = record.prev_revision;
-            if prev != 0 && prev <= at && range.contains(&record.kv.key) {
-                keys.insert(&record.kv.key, prev);
+        for Placed { record, prev } in self.records.range(at + 1..).map(|(_, placed)| placed) {
+            if *prev != 0 && *prev <= at && range.contains(&record.kv.key) {
+                keys.insert(&record.kv.key, *prev);
             }
         }
         keys
     }
 
-    fn value(&self, revision: Revision) -> Option<KeyValue> {
-        self.records.get(&revision).map(|record| record.kv.clone())
+    fn value(&self, place: Position) -> Option<KeyValue> {
+        self.records.get(&place).map(|placed| placed.record.kv.clone())
     }
 }
 
@@ -83,7 +89,7 @@ impl Backend for Memory {
         Ok(Snapshot {
             revision: log.current,
             compact_revision: log.compact,
-            kvs: log.live.values().filter_map(|revision| log.value(*revision)).collect(),
+            kvs: log.live.values().filter_map(|place| log.value(*place)).collect(),
             leases: log.leases.values().copied().collect(),
         })
     }
@@ -93,28 +99,30 @@ impl Backend for Memory {
         if log.current != FIRST_REVISION {
             return Err(OpenError::NotEmpty { revision: log.current });
         }
-        for kv in &snapshot.kvs {
-            log.live.insert(kv.key.clone(), kv.mod_revision);
-            log.records.insert(kv.mod_revision, Record { kv: kv.clone(), deleted: false, prev_revision: 0 });
+        for (place, kv) in positions(snapshot.kvs.iter().map(|kv| kv.mod_revision)).into_iter().zip(&snapshot.kvs) {
+            log.live.insert(kv.key.clone(), place);
+            let record = Record { kv: kv.clone(), deleted: false, prev_revision: 0 };
+            log.records.insert(place, Placed { record, prev: 0 });
         }
         log.leases.extend(snapshot.leases.iter().map(|lease| (lease.id, *lease)));
         log.current = snapshot.revision;
         log.compact = snapshot.revision;
-        log.cleaned = snapshot.revision;
+        log.cleaned = last_position(snapshot.revision);
         Ok(())
     }
 
     async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
         let mut log = self.log.lock();
-        for record in &batch.records {
-            assert_eq!(record.revision(), log.current + 1, "the store appends dense revisions");
-            log.current = record.revision();
-            if record.deleted {
-                log.live.remove(&record.kv.key);
+        for (place, record) in batch.placed() {
+            let revision = record.revision();
+            assert!((log.current..=log.current + 1).contains(&revision), "the store appends dense revisions");
+            log.current = revision;
+            let prev = if record.deleted {
+                log.live.remove(&record.kv.key)
             } else {
-                log.live.insert(record.kv.key.clone(), record.revision());
-            }
-            log.records.insert(record.revision(), record.clone());
+                log.live.insert(record.kv.key.clone(), place)
+            };
+            log.records.insert(place, Placed { record: record.clone(), prev: prev.unwrap_or(0) });
         }
         for change in &batch.leases {
             match change {
@@ -146,7 +154,7 @@ impl Backend for Memory {
             (false, 0) => usize::MAX,
             (false, limit) => limit,
         };
-        let kvs = keys.values().take(take).filter_map(|revision| log.value(*revision)).collect();
+        let kvs = keys.values().take(take).filter_map(|place| log.value(*place)).collect();
         Ok(HistoryRange { kvs, count: keys.len() as u64 })
     }
 
@@ -164,14 +172,18 @@ impl Backend for Memory {
         if after >= through {
             return Ok(Vec::new());
         }
-        Ok(log
-            .records
-            .range(after + 1..=through)
-            .map(|(_, record)| record)
-            .filter(|record| range.contains(&record.kv.key))
-            .take(limit)
-            .map(|record| record.event(log.value(record.prev_revision)))
-            .collect())
+        let mut events: Vec<Event> = Vec::new();
+        for Placed { record, prev } in
+            log.records.range(last_position(after) + 1..=last_position(through)).map(|(_, placed)| placed)
+        {
+            if events.len() >= limit && events.last().is_some_and(|last| last.revision() < record.revision()) {
+                break;
+            }
+            if range.contains(&record.kv.key) {
+                events.push(record.event(log.value(*prev)));
+            }
+        }
+        Ok(events)
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), BackendError> {
@@ -182,20 +194,20 @@ impl Backend for Memory {
 
     async fn maintain(&self) -> Result<bool, BackendError> {
         let mut log = self.log.lock();
-        let (from, to) = (log.cleaned + 1, log.compact);
+        let (from, to) = (log.cleaned + 1, last_position(log.compact));
         if from > to {
             return Ok(false);
         }
-        let step: Vec<(Revision, Revision, bool)> = log
+        let step: Vec<(Position, Position, bool)> = log
             .records
             .range(from..=to)
             .take(MAINTAIN_STEP)
-            .map(|(revision, record)| (*revision, record.prev_revision, record.deleted))
+            .map(|(place, placed)| (*place, placed.prev, placed.record.deleted))
             .collect();
-        for (revision, prev, deleted) in &step {
+        for (place, prev, deleted) in &step {
             log.records.remove(prev);
             if *deleted {
-                log.records.remove(revision);
+                log.records.remove(place);
             }
         }
         log.cleaned = if step.len() < MAINTAIN_STEP { to } else { step[step.len() - 1].0 };

@@ -1,7 +1,7 @@
 //! What a store holds in memory: the live keys, the events of the last writes, the revisions.
 //!
 //! Invariants:
-//! - `recent` holds the events of every revision in `current - recent.len() < revision <= current`, in order.
+//! - `recent` holds the events of every revision in `recent_after < revision <= current`, in order.
 //! - Everything here is durable in the backend already.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,24 +10,33 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::options::Options;
-use crate::types::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision};
+use crate::types::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, Snapshot};
 
 pub(crate) struct State {
     pub live: BTreeMap<Bytes, KeyValue>,
     pub current: Revision,
     pub compact: Revision,
     recent: VecDeque<Arc<Event>>,
+    /// Older events, and perhaps some of this revision, are not in `recent`.
+    recent_after: Revision,
     recent_bytes: usize,
 }
 
 impl State {
     pub fn new(live: BTreeMap<Bytes, KeyValue>, current: Revision, compact: Revision) -> Self {
-        State { live, current, compact, recent: VecDeque::new(), recent_bytes: 0 }
+        State { live, current, compact, recent: VecDeque::new(), recent_after: current, recent_bytes: 0 }
+    }
+
+    /// Forgets everything and starts with a snapshot.
+    pub fn replace(&mut self, snapshot: Snapshot) {
+        let live = snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+        // What happened in between is not known: nobody may read on from before.
+        *self = State::new(live, snapshot.revision, snapshot.compact_revision);
     }
 
     /// Takes over a durable write.
     pub fn apply(&mut self, event: &Arc<Event>, options: &Options) {
-        assert_eq!(event.revision(), self.current + 1, "revisions are dense");
+        assert!(event.revision() >= self.current, "revisions only grow");
         self.current = event.revision();
         match event.kind {
             EventKind::Put => self.live.insert(event.kv.key.clone(), event.kv.clone()),
@@ -38,6 +47,7 @@ impl State {
         while self.recent.len() > options.recent_events_max || self.recent_bytes > options.recent_bytes_max {
             let Some(oldest) = self.recent.pop_front() else { break };
             self.recent_bytes -= oldest.size_bytes();
+            self.recent_after = oldest.revision();
         }
     }
 
@@ -46,6 +56,7 @@ impl State {
         while self.recent.front().is_some_and(|event| event.revision() <= self.compact) {
             if let Some(oldest) = self.recent.pop_front() {
                 self.recent_bytes -= oldest.size_bytes();
+                self.recent_after = oldest.revision();
             }
         }
         if self.recent.is_empty() {
@@ -55,8 +66,10 @@ impl State {
 
     /// The events after a revision, if memory still has all of them.
     pub fn events_after(&self, after: Revision) -> Option<impl Iterator<Item = &Arc<Event>>> {
-        let behind = self.current.saturating_sub(after) as usize;
-        let skip = self.recent.len().checked_sub(behind)?;
+        if after < self.recent_after {
+            return None;
+        }
+        let skip = self.recent.partition_point(|event| event.revision() <= after);
         Some(self.recent.range(skip..))
     }
 

@@ -10,16 +10,19 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::Backend;
 use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
+use crate::direct;
+use crate::follow;
 use crate::hub::Hub;
 use crate::lease::{self, Leases};
 use crate::memory::Memory;
-use crate::options::{KEY_BYTES_MAX, Options};
+use crate::options::Options;
 use crate::state::State;
+use crate::transaction::Transaction;
 use crate::types::{
     Committed, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision, Snapshot,
 };
 use crate::watch::Watcher;
-use crate::writer::{self, Command, Pending, WriteQueue};
+use crate::writer::{self, Pending, Task, WriteQueue};
 
 /// A store. Clones are handles to the same one.
 #[derive(Clone)]
@@ -37,6 +40,12 @@ pub(crate) struct Inner {
     pub lease_granted: Arc<Notify>,
     /// Told whenever the writer has nothing left to do.
     pub drained: Notify,
+    /// Held while events are taken over, by the writer or by the follower.
+    pub applying: tokio::sync::Mutex<()>,
+    /// Told whenever the newest revision has grown.
+    pub applied: Notify,
+    /// Told once, when the store is closed.
+    pub closing: Arc<Notify>,
     room: Arc<Semaphore>,
     current: AtomicU64,
     published: AtomicU64,
@@ -137,12 +146,7 @@ impl Store {
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Store, OpenError> {
         let snapshot = backend.load().await?;
         let mut leases = Leases::default();
-        snapshot.leases.iter().for_each(|lease| leases.grant(*lease));
-        for kv in snapshot.kvs.iter().filter(|kv| kv.lease != 0) {
-            if let Some(lease) = leases.by_id.get_mut(&kv.lease) {
-                lease.keys.insert(kv.key.clone());
-            }
-        }
+        leases.replace(&snapshot);
         let live: BTreeMap<Bytes, KeyValue> = snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
         let inner = Arc::new(Inner {
             backend,
@@ -154,6 +158,9 @@ impl Store {
             leases: Mutex::new(leases),
             lease_granted: Arc::new(Notify::new()),
             drained: Notify::new(),
+            applying: tokio::sync::Mutex::new(()),
+            applied: Notify::new(),
+            closing: Arc::new(Notify::new()),
             current: AtomicU64::new(snapshot.revision),
             published: AtomicU64::new(snapshot.revision),
             closed: AtomicBool::new(false),
@@ -169,6 +176,9 @@ impl Store {
         }
         if snapshot.compact_revision < snapshot.revision && snapshot.revision > crate::FIRST_REVISION {
             inner.start_compactor();
+        }
+        if inner.backend.is_shared() {
+            follow::start(&inner);
         }
         Ok(Store { inner })
     }
@@ -225,6 +235,10 @@ impl Store {
     /// The keys of a range, in order. The newest and recent revisions are answered from memory.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ReadError> {
         let range = KeyRange::new(request.start.clone(), request.end.clone());
+        if request.revision > self.current_revision() {
+            // Another replica may have told of it.
+            self.synchronize().await?;
+        }
         let at = {
             let state = self.inner.state.read();
             let at = if request.revision == 0 { state.current } else { request.revision };
@@ -258,37 +272,91 @@ impl Store {
     ///
     /// The write goes on when the future is dropped.
     pub async fn txn(&self, key: Bytes, expect: Expect, op: Op) -> Result<Committed, WriteError> {
-        let limit = KEY_BYTES_MAX.min(self.inner.options.value_bytes_max);
+        self.check_key(&key)?;
+        let key = Bytes::copy_from_slice(&key);
+        let mut size_bytes = 0;
+        let op = match op {
+            Op::Put { value, lease } => {
+                self.check_value(&value)?;
+                size_bytes = value.len();
+                // A copy of exactly this size: what comes in is often a slice of a larger buffer, which would stay alive with it.
+                Op::Put { value: Bytes::copy_from_slice(&value), lease }
+            }
+            Op::Delete => Op::Delete,
+        };
+        let work = move |transaction: &mut Transaction<'_>| transaction.write(&key, expect, &op);
+        let (revision, committed) = self.run(size_bytes, work).await?;
+        Ok(Committed { revision, ..committed })
+    }
+
+    /// Runs a transaction: reads, and writes that share one revision. It may run several times, on newer states, until one
+    /// run is committed; only that one is answered. Returns the revision of its writes, or the newest one when there are none.
+    ///
+    /// Keys and values have to be checked with [`Store::check_key`] and [`Store::check_value`] before.
+    pub async fn transact<R: Send + 'static>(
+        &self,
+        size_bytes: usize,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<R, WriteError> + Send + 'static,
+    ) -> Result<(Revision, R), WriteError> {
+        self.run(size_bytes, work).await
+    }
+
+    /// Whether this may be a key.
+    pub fn check_key(&self, key: &[u8]) -> Result<(), WriteError> {
+        let limit = self.inner.backend.key_bytes_max().min(self.inner.options.value_bytes_max);
         if key.is_empty() {
             return Err(WriteError::EmptyKey);
         }
         if key.len() > limit {
             return Err(WriteError::TooLarge { what: "key", size_bytes: key.len(), size_bytes_max: limit });
         }
-        let key = Bytes::copy_from_slice(&key);
-        let op = match op {
-            Op::Put { value, lease } => {
-                let limit = self.inner.options.value_bytes_max;
-                if value.len() > limit {
-                    return Err(WriteError::TooLarge { what: "value", size_bytes: value.len(), size_bytes_max: limit });
-                }
-                // A copy of exactly this size: what comes in is often a slice of a larger buffer, which would stay alive with it.
-                Op::Put { value: Bytes::copy_from_slice(&value), lease }
-            }
-            Op::Delete => Op::Delete,
-        };
-        self.send(|answer| Command::Txn { key, expect, op, answer }).await
+        Ok(())
     }
 
-    async fn send<T>(
+    /// Whether this may be a value.
+    pub fn check_value(&self, value: &[u8]) -> Result<(), WriteError> {
+        let limit = self.inner.options.value_bytes_max;
+        if value.len() > limit {
+            return Err(WriteError::TooLarge { what: "value", size_bytes: value.len(), size_bytes_max: limit });
+        }
+        Ok(())
+    }
+
+    async fn run<R: Send + 'static>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> Command,
-    ) -> Result<T, WriteError> {
+        size_bytes: usize,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<R, WriteError> + Send + 'static,
+    ) -> Result<(Revision, R), WriteError> {
         let closed = || WriteError::Unavailable { why: "the store is closed".to_string() };
         let permit = self.inner.room.clone().acquire_owned().await.map_err(|_| closed())?;
+        if self.inner.backend.direct().is_some() {
+            // In a task of its own: the write goes on when the caller has gone away.
+            let inner = self.inner.clone();
+            let running = tokio::spawn(async move {
+                let _permit = permit;
+                direct::run(&inner, work).await
+            });
+            return running.await.map_err(|_| WriteError::Unavailable { why: "the writer was stopped".to_string() })?;
+        }
         let (answer, answered) = oneshot::channel();
-        writer::enqueue(&self.inner, Pending { command: command(answer), permit });
+        let work = Box::new(Task { work, result: None, answer });
+        writer::enqueue(&self.inner, Pending { work, size_bytes, permit });
         answered.await.map_err(|_| WriteError::Unavailable { why: "the writer was stopped".to_string() })?
+    }
+
+    /// Waits until this store has seen what others had written to the same backend when this was called.
+    pub async fn synchronize(&self) -> Result<Revision, ReadError> {
+        if !self.inner.backend.is_shared() || self.inner.is_closed() {
+            return Ok(self.current_revision());
+        }
+        let last = self.inner.backend.last_revision().await.map_err(ReadError::Unavailable)?;
+        if last > self.current_revision() {
+            let _in_order = self.inner.applying.lock().await;
+            if last > self.current_revision() && !self.inner.queue.lock().is_unresolved() {
+                follow::catch_up(&self.inner).await.map_err(ReadError::Unavailable)?;
+            }
+        }
+        Ok(self.current_revision())
     }
 
     /// Watches a range (notation of [`RangeRequest::end`]): every event with a revision **after** `from_revision`, so that a
@@ -349,27 +417,52 @@ impl Store {
     pub async fn lease_grant(&self, id: i64, ttl_seconds: i64) -> Result<LeaseRecord, WriteError> {
         let id = if id == 0 { (rand::random::<u64>() >> 1).max(1) as i64 } else { id };
         let lease = LeaseRecord { id, ttl_seconds: ttl_seconds.max(1) };
-        self.send(|answer| Command::Grant { lease, answer }).await?;
+        if let Some(direct) = self.inner.backend.direct() {
+            let granted = direct.grant(lease).await?;
+            self.inner.leases.lock().grant(granted);
+            return Ok(granted);
+        }
+        self.run(0, move |transaction| transaction.grant(lease)).await?;
         Ok(lease)
     }
 
-    /// Ends a lease and deletes the keys attached to it.
-    pub async fn lease_revoke(&self, id: i64) -> Result<(), WriteError> {
-        self.send(|answer| Command::Revoke { id, answer }).await
+    /// Ends a lease and deletes the keys attached to it. Returns the revision of the deletes.
+    pub async fn lease_revoke(&self, id: i64) -> Result<Revision, WriteError> {
+        if let Some(direct) = self.inner.backend.direct() {
+            let revision = direct.revoke(id).await?;
+            direct::wait_for(&self.inner, revision).await?;
+            self.inner.leases.lock().by_id.remove(&id);
+            return Ok(revision);
+        }
+        Ok(self.run(0, move |transaction| transaction.revoke(id)).await?.0)
     }
 
     /// Gives a lease its whole time again; returns that time in seconds, or none if there is no such lease.
-    pub fn lease_keep_alive(&self, id: i64) -> Option<i64> {
-        self.inner.leases.lock().keep_alive(id)
+    pub async fn lease_keep_alive(&self, id: i64) -> Result<Option<i64>, ReadError> {
+        if let Some(direct) = self.inner.backend.direct() {
+            return direct.keep_alive(id).await.map_err(ReadError::Unavailable);
+        }
+        let ttl_seconds = self.inner.leases.lock().keep_alive(id);
+        if ttl_seconds.is_some() && self.inner.backend.is_shared() {
+            self.inner.backend.renew(id).await.map_err(ReadError::Unavailable)?;
+        }
+        Ok(ttl_seconds)
     }
 
-    /// The keys attached to a lease, and its remaining time in seconds.
-    pub fn lease_time_to_live(&self, id: i64) -> Option<(LeaseRecord, i64, Vec<Bytes>)> {
+    /// The lease, its remaining time in seconds, and the keys attached to it.
+    pub async fn lease_time_to_live(&self, id: i64) -> Result<Option<(LeaseRecord, i64, Vec<Bytes>)>, ReadError> {
+        let keys = |leases: &Leases| {
+            leases.by_id.get(&id).map_or_else(Vec::new, |lease| lease.keys.iter().cloned().collect::<Vec<Bytes>>())
+        };
+        if let Some(direct) = self.inner.backend.direct() {
+            let found = direct.time_to_live(id).await.map_err(ReadError::Unavailable)?;
+            return Ok(found.map(|(record, left)| (record, left, keys(&self.inner.leases.lock()))));
+        }
         let leases = self.inner.leases.lock();
-        let lease = leases.by_id.get(&id)?;
+        let Some(lease) = leases.by_id.get(&id) else { return Ok(None) };
         let left = lease.deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs();
         let record = LeaseRecord { id, ttl_seconds: lease.ttl_seconds };
-        Some((record, i64::try_from(left).unwrap_or(i64::MAX), lease.keys.iter().cloned().collect()))
+        Ok(Some((record, i64::try_from(left).unwrap_or(i64::MAX), keys(&leases))))
     }
 
     /// The leases there are.
@@ -409,6 +502,8 @@ impl Store {
             writer::resume(&self.inner);
             drained.await;
         }
+        self.inner.closing.notify_waiters();
+        self.inner.closing.notify_one();
         self.inner.hub.lock().close();
         self.inner.backend.close().await;
     }

@@ -99,8 +99,8 @@ impl Watcher {
             if let Some(recent) = state.events_after(from) {
                 let mut events = Vec::new();
                 for event in recent.filter(|event| range.contains(&event.kv.key)) {
-                    if events.len() == limit {
-                        let last: Revision = events.last().map_or(from, |event: &Arc<Event>| event.revision());
+                    let last: Revision = events.last().map_or(from, |event: &Arc<Event>| event.revision());
+                    if events.len() >= limit && event.revision() > last {
                         return Ok(deliver(&mut self.delivered, &mut queue, events, last));
                     }
                     events.push(event.clone());

@@ -1,5 +1,8 @@
 //! The one writer of a store: gives out revisions, commits in groups, publishes.
 //!
+//! Others may write to the same backend. A batch that does not continue the newest revision is prepared again, on what they
+//! wrote.
+//!
 //! There is no writer task while nobody writes. The first write starts one; it commits what is queued as one batch, in a
 //! loop, and ends when the queue is empty. While a batch is being made durable the next one gathers.
 //!
@@ -15,24 +18,63 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::backend::{Batch, LeaseChange, Record};
-use crate::error::{AppendError, WriteError, chain};
+use crate::backend::{Batch, LeaseChange};
+use crate::error::{AppendError, BackendError, HistoryError, WriteError, chain};
+use crate::follow;
 use crate::lease;
 use crate::store::Inner;
-use crate::types::{Committed, Event, Expect, KeyValue, LeaseRecord, Op, Revision};
+use crate::transaction::{Overlay, Transaction};
+use crate::types::{Event, KeyValue, Revision};
 
-type Answer<T> = oneshot::Sender<Result<T, WriteError>>;
+/// How often a batch is prepared again because others have written in between.
+const ATTEMPTS_MAX: usize = 50;
 
-pub(crate) enum Command {
-    Txn { key: Bytes, expect: Expect, op: Op, answer: Answer<Committed> },
-    Grant { lease: LeaseRecord, answer: Answer<()> },
-    Revoke { id: i64, answer: Answer<()> },
+/// A transaction that waits for its turn.
+pub(crate) trait Work: Send {
+    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), WriteError>;
+    /// Gives the answer of the last run, if it stands.
+    fn answer(self: Box<Self>, outcome: Result<Revision, WriteError>);
+}
+
+/// A transaction with a result.
+pub(crate) struct Task<F, R> {
+    pub work: F,
+    pub result: Option<R>,
+    pub answer: oneshot::Sender<Result<(Revision, R), WriteError>>,
+}
+
+impl<F, R> Work for Task<F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R, WriteError> + Send,
+    R: Send,
+{
+    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), WriteError> {
+        self.result = Some((self.work)(transaction)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<Revision, WriteError>) {
+        let task = *self;
+        let lost = || WriteError::Unavailable { why: "the transaction has no result".to_string() };
+        let answer = outcome.and_then(|revision| Ok((revision, task.result.ok_or_else(lost)?)));
+        // Nobody listens any more when the caller has gone away; the write stands all the same.
+        drop(task.answer.send(answer));
+    }
 }
 
 pub(crate) struct Pending {
-    pub command: Command,
+    pub work: Box<dyn Work>,
+    /// About how many bytes it writes.
+    pub size_bytes: usize,
     /// Room in the queue; given back with the answer.
     pub permit: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    fn answer(self, outcome: Result<Revision, WriteError>) {
+        self.work.answer(outcome);
+        drop(self.permit);
+    }
 }
 
 #[derive(Default)]
@@ -47,26 +89,12 @@ pub(crate) struct WriteQueue {
 }
 
 impl WriteQueue {
+    pub fn is_unresolved(&self) -> bool {
+        self.unresolved.is_some()
+    }
+
     pub fn is_idle(&self) -> bool {
         !self.running && self.pending.is_empty()
-    }
-}
-
-/// An answer that is ready but for the commit.
-enum Ready {
-    Txn(Answer<Committed>, Result<Committed, WriteError>),
-    Lease(Answer<()>, Result<(), WriteError>),
-}
-
-impl Ready {
-    fn send(self, failure: Option<&dyn Fn() -> WriteError>) {
-        // Nobody listens any more when the caller has gone away; the write stands all the same.
-        match (self, failure) {
-            (Ready::Txn(answer, result), None) => drop(answer.send(result)),
-            (Ready::Lease(answer, result), None) => drop(answer.send(result)),
-            (Ready::Txn(answer, _), Some(failure)) => drop(answer.send(Err(failure()))),
-            (Ready::Lease(answer, _), Some(failure)) => drop(answer.send(Err(failure()))),
-        }
     }
 }
 
@@ -135,6 +163,8 @@ async fn write_all(running: Running) {
             }
             (queue.unresolved.clone(), commands)
         };
+        // Whoever follows what others write waits meanwhile, and the other way round.
+        let _in_order = inner.applying.lock().await;
         if let Some(batch) = unresolved
             && let Err(why) = resolve(&inner, &batch).await
         {
@@ -150,9 +180,7 @@ fn take(pending: &mut VecDeque<Pending>, count_max: usize, bytes_max: usize) -> 
     let mut bytes = 0;
     let mut count = 0;
     for next in pending.iter().take(count_max) {
-        if let Command::Txn { op: Op::Put { value, .. }, .. } = &next.command {
-            bytes += value.len();
-        }
+        bytes += next.size_bytes;
         if count > 0 && bytes > bytes_max {
             break;
         }
@@ -162,76 +190,107 @@ fn take(pending: &mut VecDeque<Pending>, count_max: usize, bytes_max: usize) -> 
 }
 
 fn fail(commands: Vec<Pending>, failure: &dyn Fn() -> WriteError) {
-    for pending in commands {
-        match pending.command {
-            Command::Txn { answer, .. } => drop(answer.send(Err(failure()))),
-            Command::Grant { answer, .. } | Command::Revoke { answer, .. } => drop(answer.send(Err(failure()))),
-        }
-    }
+    commands.into_iter().for_each(|pending| pending.answer(Err(failure())));
 }
 
-async fn commit(inner: &Arc<Inner>, commands: Vec<Pending>) {
-    let Prepared { batch, events, ready } = prepare(inner, commands);
-    let outcome = if batch.records.is_empty() && batch.leases.is_empty() {
-        Ok(())
-    } else {
-        let batch = Arc::new(batch);
-        // Set before, taken back after: if this task is cancelled in between, nobody knows.
-        inner.queue.lock().unresolved = Some(batch.clone());
-        match inner.backend.append(batch.clone()).await {
-            Ok(()) => {
-                {
-                    let mut queue = inner.queue.lock();
-                    queue.unresolved = None;
-                    queue.full &= batch.records.iter().all(|record| record.deleted);
-                }
-                publish(inner, &events, &batch.leases);
-                Ok(())
+async fn commit(inner: &Arc<Inner>, mut commands: Vec<Pending>) {
+    for _ in 0..ATTEMPTS_MAX {
+        let Prepared { batch, events, outcomes } = prepare(inner, &mut commands);
+        let written = if batch.records.is_empty() && batch.leases.is_empty() {
+            confirm(inner).await
+        } else {
+            append(inner, Arc::new(batch), &events).await
+        };
+        match written {
+            Ok(true) => {
+                commands.into_iter().zip(outcomes).for_each(|(pending, outcome)| pending.answer(outcome));
+                return;
             }
-            Err(error @ (AppendError::Full | AppendError::NotApplied(_))) => {
+            Ok(false) => match follow::catch_up(inner).await {
+                Ok(_) => {}
+                Err(error) => {
+                    inner.backend.release().await;
+                    return refuse(commands, &AppendError::NotApplied(error));
+                }
+            },
+            Err(error) => return refuse(commands, &error),
+        }
+    }
+    inner.backend.release().await;
+    refuse(commands, &AppendError::NotApplied(BackendError::new("write", "others were faster too often")));
+}
+
+fn refuse(commands: Vec<Pending>, error: &AppendError) {
+    tracing::warn!(error = error as &dyn std::error::Error, "a batch of writes was not committed");
+    fail(commands, &|| match error {
+        AppendError::Full => WriteError::Full,
+        other => WriteError::Unavailable { why: chain(other) },
+    });
+}
+
+/// Answers that need no write are only right if nobody else has written meanwhile. Returns whether that is so; if not,
+/// what others wrote has been taken over.
+async fn confirm(inner: &Arc<Inner>) -> Result<bool, AppendError> {
+    if !inner.backend.is_shared() {
+        return Ok(true);
+    }
+    // Another attempt may have left the turn with us.
+    inner.backend.release().await;
+    let news = follow::catch_up(inner).await.map_err(AppendError::NotApplied)?;
+    Ok(!news)
+}
+
+/// Returns whether the batch was written; false when others have written first.
+async fn append(inner: &Arc<Inner>, batch: Arc<Batch>, events: &[Arc<Event>]) -> Result<bool, AppendError> {
+    // Set before, taken back after: if this task is cancelled in between, nobody knows.
+    inner.queue.lock().unresolved = Some(batch.clone());
+    match inner.backend.append(batch.clone()).await {
+        Ok(()) => {
+            {
                 let mut queue = inner.queue.lock();
                 queue.unresolved = None;
-                queue.full |= matches!(error, AppendError::Full);
-                Err(error)
+                queue.full &= batch.records.iter().all(|record| record.deleted);
             }
-            Err(AppendError::Unknown(error)) => match resolve(inner, &batch).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(AppendError::NotApplied(error)),
-                Err(_) => Err(AppendError::Unknown(error)),
-            },
+            publish(inner, events, &batch.leases);
+            Ok(true)
         }
-    };
-    match outcome {
-        Ok(()) => ready.into_iter().for_each(|(ready, _)| ready.send(None)),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a batch of writes was not committed");
-            let failure = || match &error {
-                AppendError::Full => WriteError::Full,
-                other => WriteError::Unavailable { why: chain(other) },
-            };
-            ready.into_iter().for_each(|(ready, _)| ready.send(Some(&failure)));
+        Err(AppendError::Behind) => {
+            inner.queue.lock().unresolved = None;
+            Ok(false)
         }
+        Err(error @ (AppendError::Full | AppendError::NotApplied(_))) => {
+            let mut queue = inner.queue.lock();
+            queue.unresolved = None;
+            queue.full |= matches!(error, AppendError::Full);
+            Err(error)
+        }
+        Err(AppendError::Unknown(error)) => match resolve(inner, &batch).await {
+            Ok(Some(true)) => Ok(true),
+            Ok(Some(false)) => Err(AppendError::NotApplied(error)),
+            Ok(None) | Err(_) => Err(AppendError::Unknown(error)),
+        },
     }
 }
 
 /// Finds out whether a batch was written, and publishes it if so. Returns whether it was.
-async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<bool, String> {
-    let last = inner.backend.last_revision().await.map_err(|error| chain(&error))?;
-    let current = inner.state.read().current;
-    let end = batch.records.last().map(Record::revision);
-    if let Some(end) = end
-        && last != current
-        && last != end
-    {
-        // Somebody else writes to this backend: nothing that this store could decide.
-        return Err(format!("the backend is at revision {last}, this store expected {current} or {end}"));
-    }
-    let applied = match end {
-        Some(end) => last == end && current < end,
+async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<Option<bool>, String> {
+    let applied = if batch.records.is_empty() {
         // Only leases: granting or revoking once more does no harm, so append again.
-        None => inner.backend.append(batch.clone()).await.map(|()| true).map_err(|error| chain(&error))?,
+        match inner.backend.append(batch.clone()).await {
+            Ok(()) => Some(true),
+            Err(AppendError::Behind) => {
+                inner.backend.release().await;
+                None
+            }
+            Err(error) => return Err(chain(&error)),
+        }
+    } else {
+        inner.backend.settle(batch).await.map_err(|error| chain(&error))?
     };
-    if applied {
+    if inner.backend.is_shared() {
+        // Others may have written before and after it.
+        follow::catch_up(inner).await.map_err(|error| chain(&error))?;
+    } else if applied == Some(true) && batch.records.last().is_none_or(|r| inner.state.read().current < r.revision()) {
         let events = {
             let state = inner.state.read();
             let mut before: HashMap<&Bytes, Option<KeyValue>> = HashMap::new();
@@ -249,7 +308,8 @@ async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<bool, String>
     Ok(applied)
 }
 
-fn publish(inner: &Arc<Inner>, events: &[Arc<Event>], lease_changes: &[LeaseChange]) {
+/// Takes over what is durable: keys, leases, watchers. In the order of revisions, by one task at a time.
+pub(crate) fn publish(inner: &Arc<Inner>, events: &[Arc<Event>], lease_changes: &[LeaseChange]) {
     // Grants before keys, keys before revokes: a key that a reader sees never names a lease that is not there yet.
     {
         let mut leases = inner.leases.lock();
@@ -281,140 +341,55 @@ fn publish(inner: &Arc<Inner>, events: &[Arc<Event>], lease_changes: &[LeaseChan
     if let Some(last) = events.last() {
         {
             let hub = inner.hub.lock();
-            events.iter().for_each(|event| hub.dispatch(event, inner.options.watcher_events_max));
+            events
+                .chunk_by(|one, next| one.revision() == next.revision())
+                .for_each(|group| hub.dispatch(group, inner.options.watcher_events_max));
         }
         inner.set_published(last.revision());
+        inner.applied.notify_waiters();
     }
 }
 
 struct Prepared {
     batch: Batch,
     events: Vec<Arc<Event>>,
-    ready: Vec<(Ready, OwnedSemaphorePermit)>,
+    /// One for each command: the revision of its answer, or why it failed.
+    outcomes: Vec<Result<Revision, WriteError>>,
 }
 
-/// The state as it will be after the writes of a batch so far.
-struct Ahead<'a> {
-    inner: &'a Inner,
-    current: Revision,
-    keys: HashMap<Bytes, Option<KeyValue>>,
-    leases: HashMap<i64, bool>,
-    batch: Batch,
-    events: Vec<Arc<Event>>,
+/// Runs the transactions one after the other, each on the state that the ones before will have made.
+fn prepare(inner: &Inner, commands: &mut [Pending]) -> Prepared {
+    let mut current = inner.state.read().current;
+    let mut overlay = Overlay::default();
+    let mut batch = Batch::default();
+    let mut events = Vec::new();
+    let mut outcomes = Vec::with_capacity(commands.len());
+    for pending in commands {
+        let mut transaction = Transaction::new(inner, &overlay, current, false);
+        if let Err(error) = pending.work.run(&mut transaction) {
+            outcomes.push(Err(error));
+            continue;
+        }
+        let staged = transaction.finish();
+        if !staged.records.is_empty() {
+            current += 1;
+        }
+        for (record, prev) in staged.records.into_values() {
+            events.push(Arc::new(record.event(prev)));
+            batch.records.push(record);
+        }
+        batch.leases.extend(staged.leases);
+        overlay.keys.extend(staged.overlay.keys);
+        overlay.leases.extend(staged.overlay.leases);
+        outcomes.push(Ok(current));
+    }
+    Prepared { batch, events, outcomes }
 }
 
-fn prepare(inner: &Inner, commands: Vec<Pending>) -> Prepared {
-    let mut ahead = Ahead {
-        inner,
-        current: inner.state.read().current,
-        keys: HashMap::new(),
-        leases: HashMap::new(),
-        batch: Batch::default(),
-        events: Vec::new(),
-    };
-    let ready = commands
-        .into_iter()
-        .map(|pending| {
-            let ready = match pending.command {
-                Command::Txn { key, expect, op, answer } => Ready::Txn(answer, ahead.txn(key, expect, op)),
-                Command::Grant { lease, answer } => Ready::Lease(answer, ahead.grant(lease)),
-                Command::Revoke { id, answer } => Ready::Lease(answer, ahead.revoke(id)),
-            };
-            (ready, pending.permit)
-        })
-        .collect();
-    Prepared { batch: ahead.batch, events: ahead.events, ready }
-}
-
-impl Ahead<'_> {
-    fn get(&self, key: &Bytes) -> Option<KeyValue> {
-        match self.keys.get(key) {
-            Some(kv) => kv.clone(),
-            None => self.inner.state.read().live.get(key).cloned(),
-        }
-    }
-
-    fn has_lease(&self, id: i64) -> bool {
-        self.leases.get(&id).copied().unwrap_or_else(|| self.inner.leases.lock().by_id.contains_key(&id))
-    }
-
-    fn txn(&mut self, key: Bytes, expect: Expect, op: Op) -> Result<Committed, WriteError> {
-        let prev = self.get(&key);
-        let as_expected = match expect {
-            Expect::Any => true,
-            Expect::Absent => prev.is_none(),
-            Expect::ModRevision(revision) => prev.as_ref().is_some_and(|kv| kv.mod_revision == revision),
-        };
-        if !as_expected {
-            return Err(WriteError::Conflict { current: prev });
-        }
-        match op {
-            Op::Put { value, lease } => {
-                if lease != 0 && !self.has_lease(lease) {
-                    return Err(WriteError::LeaseNotFound { lease });
-                }
-                Ok(self.put(key, value, lease, prev))
-            }
-            Op::Delete => Ok(match prev {
-                Some(prev) => self.delete(prev),
-                None => Committed { revision: self.current, prev: None },
-            }),
-        }
-    }
-
-    fn put(&mut self, key: Bytes, value: Bytes, lease: i64, prev: Option<KeyValue>) -> Committed {
-        let revision = self.current + 1;
-        let (create_revision, version) = prev.as_ref().map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
-        let kv = KeyValue { key, value, create_revision, mod_revision: revision, version, lease };
-        let prev_revision = prev.as_ref().map_or(0, |kv| kv.mod_revision);
-        self.record(Record { kv, deleted: false, prev_revision }, prev)
-    }
-
-    fn delete(&mut self, prev: KeyValue) -> Committed {
-        let kv = KeyValue {
-            key: prev.key.clone(),
-            value: Bytes::new(),
-            create_revision: 0,
-            mod_revision: self.current + 1,
-            version: 0,
-            lease: 0,
-        };
-        let prev_revision = prev.mod_revision;
-        self.record(Record { kv, deleted: true, prev_revision }, Some(prev))
-    }
-
-    fn record(&mut self, record: Record, prev: Option<KeyValue>) -> Committed {
-        self.current = record.revision();
-        self.keys.insert(record.kv.key.clone(), (!record.deleted).then(|| record.kv.clone()));
-        self.events.push(Arc::new(record.event(prev.clone())));
-        self.batch.records.push(record);
-        Committed { revision: self.current, prev }
-    }
-
-    fn grant(&mut self, lease: LeaseRecord) -> Result<(), WriteError> {
-        if self.has_lease(lease.id) {
-            return Err(WriteError::LeaseExists { lease: lease.id });
-        }
-        self.leases.insert(lease.id, true);
-        self.batch.leases.push(LeaseChange::Grant(lease));
-        Ok(())
-    }
-
-    fn revoke(&mut self, id: i64) -> Result<(), WriteError> {
-        if !self.has_lease(id) {
-            return Err(WriteError::LeaseNotFound { lease: id });
-        }
-        let attached: Vec<Bytes> =
-            self.inner.leases.lock().by_id.get(&id).map_or_else(Vec::new, |lease| lease.keys.iter().cloned().collect());
-        let written = self.keys.values().flatten().filter(|kv| kv.lease == id).map(|kv| kv.key.clone());
-        let keys: std::collections::BTreeSet<Bytes> = written.chain(attached).collect();
-        for key in keys {
-            if let Some(kv) = self.get(&key).filter(|kv| kv.lease == id) {
-                self.delete(kv);
-            }
-        }
-        self.leases.insert(id, false);
-        self.batch.leases.push(LeaseChange::Revoke { id });
-        Ok(())
+/// The error of a read of the history, for those that wanted to write.
+pub(crate) fn history_failure(error: HistoryError) -> BackendError {
+    match error {
+        HistoryError::Backend(error) => error,
+        compacted => BackendError::new("read what others wrote", compacted),
     }
 }

@@ -1,10 +1,13 @@
 //! The file: lock, connections, schema.
 //!
-//! - `log`: every write that is not compacted away, by revision, with its value. Append only.
-//! - `live`: for each key that exists the revision of its last write. The value is in the log only, which halves the file
+//! - `log`: every write that is not compacted away, by position (revision, and number within it), with its value. Append
+//!   only. `prev` is the position of the write before to the same key.
+//! - `live`: for each key that exists the position of its last write. The value is in the log only, which halves the file
 //!   and more than doubles the speed of commits compared with keeping it in both.
 //! - `lease`: leases that were granted.
-//! - `meta`: `compact_revision`; `cleaned_revision`, up to which compaction has removed rows.
+//! - `meta`: `compact_revision`; `cleaned`, the position up to which compaction has removed rows.
+//!
+//! Schema version 1 had revisions where version 2 has positions; such a file is brought to version 2 when it is opened.
 //!
 //! A lock on `<file>.lock` is held as long as the store is open. It is a file of its own, because closing any other handle of
 //! the database file would drop SQLite's locks.
@@ -21,13 +24,13 @@ use crate::error::{BackendError, OpenError};
 const APPLICATION_ID: i64 = 0x416c_6376;
 
 /// The schema this program writes; it refuses newer ones.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 pub(super) const PAGE_BYTES: u64 = 4096;
 
 const SCHEMA: &str = "
 CREATE TABLE log (
-  rev INTEGER PRIMARY KEY,
+  pos INTEGER PRIMARY KEY,
   key BLOB NOT NULL,
   prev INTEGER NOT NULL,
   create_rev INTEGER NOT NULL,
@@ -36,10 +39,30 @@ CREATE TABLE log (
   deleted INTEGER NOT NULL,
   value BLOB NOT NULL
 ) STRICT;
-CREATE TABLE live (key BLOB PRIMARY KEY, rev INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE live (key BLOB PRIMARY KEY, pos INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl_seconds INTEGER NOT NULL) STRICT;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO meta VALUES ('compact_revision', 0), ('cleaned_revision', 0);
+INSERT INTO meta VALUES ('compact_revision', 0), ('cleaned', 0);
+";
+
+/// From version 1 to version 2. `<< 16` makes a position of a revision.
+const UPGRADE: &str = "
+ALTER TABLE log RENAME TO log_1;
+CREATE TABLE log (
+  pos INTEGER PRIMARY KEY,
+  key BLOB NOT NULL,
+  prev INTEGER NOT NULL,
+  create_rev INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  lease INTEGER NOT NULL,
+  deleted INTEGER NOT NULL,
+  value BLOB NOT NULL
+) STRICT;
+INSERT INTO log SELECT rev << 16, key, prev << 16, create_rev, version, lease, deleted, value FROM log_1 ORDER BY rev;
+DROP TABLE log_1;
+ALTER TABLE live RENAME COLUMN rev TO pos;
+UPDATE live SET pos = pos << 16;
+UPDATE meta SET name = 'cleaned', value = (value << 16) | 65535 WHERE name = 'cleaned_revision';
 ";
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -102,7 +125,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
         if version > SCHEMA_VERSION {
             return Err(OpenError::NewerSchema { path, found: version, known: SCHEMA_VERSION });
         }
-        if version < SCHEMA_VERSION {
+        if version < 1 {
             return Err(OpenError::Corrupt { path, why: format!("schema version {version} never existed") });
         }
     }
@@ -114,6 +137,12 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
         let transaction = connection.transaction().map_err(fail)?;
         transaction.execute_batch(SCHEMA).map_err(fail)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+    }
+    if !empty && version == 1 {
+        let transaction = connection.transaction().map_err(fail)?;
+        transaction.execute_batch(UPGRADE).map_err(fail)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
         transaction.commit().map_err(fail)?;
     }

@@ -6,6 +6,7 @@
 mod basics;
 mod contract;
 mod crash;
+mod external;
 mod model;
 mod sqlite;
 mod trouble;

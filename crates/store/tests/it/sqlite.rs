@@ -69,7 +69,7 @@ async fn a_newer_or_foreign_or_damaged_file_is_refused_by_name() {
         .expect("a newer schema");
     let before = std::fs::read(&newer).expect("readable");
     let error = open_error(&newer).await;
-    assert!(matches!(error, OpenError::NewerSchema { found: 7, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 7, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("newer.db"), "{error}");
     assert_eq!(std::fs::read(&newer).expect("readable"), before, "the file is as it was");
 
@@ -106,6 +106,41 @@ async fn a_newer_or_foreign_or_damaged_file_is_refused_by_name() {
     assert!(matches!(error, OpenError::Backend(_)), "{error}");
     let error = open_error(directory.path()).await;
     assert!(matches!(error, OpenError::Backend(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_is_brought_to_the_newest() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("store.db");
+    rusqlite::Connection::open(&file)
+        .and_then(|file| {
+            file.execute_batch(
+                "CREATE TABLE log (rev INTEGER PRIMARY KEY, key BLOB NOT NULL, prev INTEGER NOT NULL,
+                   create_rev INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER NOT NULL,
+                   deleted INTEGER NOT NULL, value BLOB NOT NULL) STRICT;
+                 CREATE TABLE live (key BLOB PRIMARY KEY, rev INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+                 CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl_seconds INTEGER NOT NULL) STRICT;
+                 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+                 INSERT INTO meta VALUES ('compact_revision', 2), ('cleaned_revision', 2);
+                 INSERT INTO log VALUES (2, x'2f61', 0, 2, 1, 0, 0, x'31'), (3, x'2f62', 0, 3, 1, 0, 0, x'32'),
+                   (4, x'2f61', 2, 2, 2, 0, 0, x'33'), (5, x'2f62', 3, 0, 0, 0, 1, x'');
+                 INSERT INTO live VALUES (x'2f61', 4);
+                 PRAGMA application_id = 1097622390; PRAGMA user_version = 1;",
+            )
+        })
+        .expect("an old file");
+    for _ in 0..2 {
+        let store = Store::open_sqlite(&file, Options { recent_events_max: 0, ..options() }).await.expect("opens");
+        assert_eq!((store.current_revision(), store.compact_revision()), (5, 2));
+        let kv = store.get(b"/a", 0).await.expect("readable").expect("there");
+        assert_eq!((&kv.value[..], kv.create_revision, kv.mod_revision, kv.version), (&b"3"[..], 2, 4, 2));
+        assert_eq!(store.get(b"/b", 4).await.expect("readable").map(|kv| kv.mod_revision), Some(3));
+        let mut watcher = store.watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 2, true).await.expect("begins");
+        let events = store::contract::events_through(&mut watcher, 5).await;
+        assert_eq!(events.iter().map(|event| event.revision()).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(events[1].prev.as_ref().map(|kv| &kv.value[..]), Some(&b"1"[..]));
+        store.close().await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,179 @@
+//! Addresses of stores, in the notation that vCluster and kine have.
+//!
+//! - `memory`
+//! - `sqlite:///path/to/state.db`, or only a path
+//! - `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=...`
+//! - `mysql://USER:PASSWORD@tcp(HOST:PORT)/DATABASE?tls=...`
+//! - `http://HOST:2379,http://HOST:2379` and `https://...`: etcd
+//!
+//! Invariant: what is shown of an address holds no password.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::OpenError;
+use crate::options::Options;
+use crate::store::Store;
+use crate::tls::TlsFiles;
+use crate::types::Snapshot;
+use crate::{Backend, Memory, Postgres, Sqlite, SqliteOptions};
+
+/// Where a store is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    Memory,
+    Sqlite(PathBuf),
+    Postgres(String),
+    Mysql(String),
+    /// The members of one etcd cluster.
+    Etcd(Vec<String>),
+}
+
+/// An address that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    #[error("the address of the store is empty")]
+    Empty,
+    #[error(
+        "{shown}: no kind of store has addresses that begin with {scheme}://; there are sqlite, postgres, mysql, http and https (etcd)"
+    )]
+    UnknownScheme { shown: String, scheme: String },
+    #[error("{shown}: {why}")]
+    Invalid { shown: String, why: String },
+}
+
+impl Endpoint {
+    /// Reads an address.
+    pub fn parse(text: &str) -> Result<Endpoint, EndpointError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(EndpointError::Empty);
+        }
+        if text == "memory" {
+            return Ok(Endpoint::Memory);
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            // kine takes `user:pass@tcp(host)/db` for MySQL only with its scheme; anything without one is a path.
+            return Ok(Endpoint::Sqlite(PathBuf::from(text)));
+        };
+        let invalid = |why: &str| EndpointError::Invalid { shown: without_password(text), why: why.to_string() };
+        match scheme {
+            "sqlite" | "sqlite3" => {
+                let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+                if path.is_empty() {
+                    return Err(invalid("a path is missing"));
+                }
+                Ok(Endpoint::Sqlite(PathBuf::from(path)))
+            }
+            "postgres" | "postgresql" => Ok(Endpoint::Postgres(text.to_string())),
+            "mysql" => Ok(Endpoint::Mysql(text.to_string())),
+            "etcd" | "http" | "https" => {
+                let members: Vec<String> = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|member| !member.is_empty())
+                    .map(|member| member.strip_prefix("etcd://").map_or(member.to_string(), |rest| format!("http://{rest}")))
+                    .collect();
+                match members.iter().find(|member| !member.starts_with("http://") && !member.starts_with("https://")) {
+                    Some(member) => Err(invalid(&format!("{member} does not begin with http:// or https://"))),
+                    None => Ok(Endpoint::Etcd(members)),
+                }
+            }
+            other => Err(EndpointError::UnknownScheme { shown: without_password(text), scheme: other.to_string() }),
+        }
+    }
+
+    /// The backend at this address; a database or file is made if it is not there.
+    pub async fn backend(&self, tls: &TlsFiles) -> Result<Arc<dyn Backend>, OpenError> {
+        Ok(match self {
+            Endpoint::Memory => Arc::new(Memory::new()),
+            Endpoint::Sqlite(path) => Arc::new(Sqlite::open(path, SqliteOptions::default()).await?),
+            Endpoint::Postgres(url) => Arc::new(Postgres::open(url, tls).await?),
+            Endpoint::Mysql(_) | Endpoint::Etcd(_) => {
+                return Err(crate::BackendError::new(
+                    format!("open {self}"),
+                    "this kind of store is not built in this version",
+                )
+                .into());
+            }
+        })
+    }
+
+    /// The store at this address.
+    pub async fn open(&self, tls: &TlsFiles, options: Options) -> Result<Store, OpenError> {
+        Store::open(self.backend(tls).await?, options).await
+    }
+
+    /// The empty store at this address, filled with a snapshot.
+    pub async fn open_from(&self, snapshot: &Snapshot, tls: &TlsFiles, options: Options) -> Result<Store, OpenError> {
+        Store::open_from(snapshot, self.backend(tls).await?, options).await
+    }
+
+    /// Whether several processes may have this store open at once.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Endpoint::Postgres(_) | Endpoint::Mysql(_) | Endpoint::Etcd(_))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Memory => f.write_str("memory"),
+            Endpoint::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Endpoint::Postgres(url) | Endpoint::Mysql(url) => f.write_str(&without_password(url)),
+            Endpoint::Etcd(members) => f.write_str(&without_password(&members.join(","))),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address without its password and without its parameters, which may hold secrets too.
+pub(crate) fn without_password(url: &str) -> String {
+    let base = url.split_once('?').map_or(url, |(base, _)| base);
+    let Some((scheme, rest)) = base.split_once("://") else { return base.to_string() };
+    match rest.rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split_once(':').map_or(user, |(user, _)| user);
+            format!("{scheme}://{user}@{host}")
+        }
+        None => base.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_kine_reads_them_and_show_no_password() {
+        let table = [
+            ("memory", Ok("memory")),
+            ("/data/state.db", Ok("sqlite:///data/state.db")),
+            ("sqlite:///data/state.db?_journal=WAL", Ok("sqlite:///data/state.db")),
+            ("postgres://me:p%40ss@db:5432/kube?sslmode=disable", Ok("postgres://me@db:5432/kube")),
+            ("postgresql://db/kube", Ok("postgresql://db/kube")),
+            ("mysql://root:a@b@tcp(10.0.0.1:3306)/kube", Ok("mysql://root@tcp(10.0.0.1:3306)/kube")),
+            ("http://a:2379, http://b:2379", Ok("http://a:2379,http://b:2379")),
+            ("https://a:2379", Ok("https://a:2379")),
+            ("", Err("the address of the store is empty")),
+            ("sqlite://", Err("sqlite://: a path is missing")),
+            ("http://a:1,b:2", Err("http://a:1,b:2: b:2 does not begin with http:// or https://")),
+            (
+                "nats://u:secret@x",
+                Err(
+                    "nats://u@x: no kind of store has addresses that begin with nats://; there are sqlite, postgres, mysql, http and https (etcd)",
+                ),
+            ),
+        ];
+        for (text, expected) in table {
+            let found = Endpoint::parse(text).map(|endpoint| endpoint.to_string()).map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Real database servers for tests: private instances on free ports, gone with the test.
+//!
+//! A server is started from the programs that the machine has. Where they are missing, `start` says so and the test reports
+//! that it was skipped.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for a server to answer.
+const START: Duration = Duration::from_secs(60);
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Postgres,
+    /// MariaDB, or MySQL.
+    Mysql,
+    Etcd,
+}
+
+/// A server that runs until this is dropped.
+pub struct Server {
+    kind: Kind,
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0} is not installed")]
+    NotInstalled(&'static str),
+    #[error("{program} could not be started: {source}")]
+    Program { program: String, source: io::Error },
+    #[error("{program} failed: {output}")]
+    Failed { program: String, output: String },
+    #[error("the server did not answer in time, its log: {log}")]
+    Silent { log: String },
+}
+
+/// A program in one of the places where Debian and others put it.
+fn find(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from));
+    // Newest first; before the PATH, where wrappers for the system's own instance may be.
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
+        .unwrap_or_default();
+    versions.sort();
+    versions.into_iter().rev().chain(folders).find_map(|folder| {
+        names.iter().map(|name| folder.join(name)).find(|program| program.is_file())
+    })
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn is_root() -> bool {
+    // The owner of what this process makes; no call into libc is needed.
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// A command that ends with this process, and runs as `user` when this process is root.
+fn command(program: &Path, user: &str) -> Command {
+    let Some(setpriv) = find(&["setpriv"]) else { return Command::new(program) };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "SIGKILL"]);
+    if is_root() && !user.is_empty() {
+        command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+    }
+    command.arg("--").arg(program);
+    command
+}
+
+fn run(program: &Path, command: &mut Command) -> Result<(), StartError> {
+    let shown = program.display().to_string();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| StartError::Program { program: shown.clone(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    Err(StartError::Failed { program: shown, output: String::from_utf8_lossy(&text).into_owned() })
+}
+
+impl Server {
+    /// Starts a server with its data below `folder`, and waits until it answers. Blocks.
+    pub fn start(kind: Kind, folder: &Path) -> Result<Server, StartError> {
+        let name = match kind {
+            Kind::Postgres => "postgres",
+            Kind::Mysql => "mysql",
+            Kind::Etcd => "etcd",
+        };
+        let io = |source| StartError::Program { program: name.to_string(), source };
+        let folder = folder.join(format!("{name}-{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(&folder).map_err(io)?;
+        let user = match kind {
+            Kind::Postgres => "postgres",
+            Kind::Mysql => "mysql",
+            Kind::Etcd => "",
+        };
+        if is_root() && !user.is_empty() {
+            // Temporary folders are for their owner only; the server has a user of its own.
+            open_up(&folder).map_err(io)?;
+            run(Path::new("chown"), Command::new("chown").arg(format!("{user}:")).arg(&folder))?;
+        }
+        let data = folder.join("data");
+        match kind {
+            Kind::Postgres => {
+                let initdb = find(&["initdb"]).ok_or(StartError::NotInstalled("postgresql"))?;
+                let mut init = command(&initdb, user);
+                init.args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
+                run(&initdb, init.current_dir(&folder))?;
+            }
+            Kind::Mysql => {
+                let program = find(&["mariadb-install-db", "mysql_install_db"]);
+                let program = program.ok_or(StartError::NotInstalled("mariadb-server"))?;
+                let mut init = command(&program, user);
+                init.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                init.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+                run(&program, init.current_dir(&folder))?;
+            }
+            Kind::Etcd => {}
+        }
+        let port = free_port().map_err(io)?;
+        let child = Server::spawn(kind, &folder, port)?;
+        let mut server = Server { kind, child, folder, port };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn spawn(kind: Kind, folder: &Path, port: u16) -> Result<Child, StartError> {
+        let data = folder.join("data");
+        let io = |source| StartError::Program { program: format!("{kind:?}"), source };
+        let mut command = match kind {
+            Kind::Postgres => {
+                let program = find(&["postgres"]).ok_or(StartError::NotInstalled("postgresql"))?;
+                let mut command = command(&program, "postgres");
+                command.arg("-D").arg(&data).arg("-k").arg(folder).arg("-p").arg(port.to_string());
+                for setting in [
+                    "listen_addresses=127.0.0.1",
+                    "shared_buffers=16MB",
+                    "max_connections=60",
+                    "dynamic_shared_memory_type=mmap",
+                    "fsync=off",
+                    "autovacuum_max_workers=1",
+                ] {
+                    command.arg("-c").arg(setting);
+                }
+                command
+            }
+            Kind::Mysql => {
+                let program = find(&["mariadbd", "mysqld"]).ok_or(StartError::NotInstalled("mariadb-server"))?;
+                let mut command = command(&program, "mysql");
+                command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                command.arg(format!("--port={port}")).arg(format!("--socket={}/socket", folder.display()));
+                command.arg(format!("--pid-file={}/pid", folder.display()));
+                command.args(["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]);
+                command.args(["--innodb-buffer-pool-size=32M", "--skip-name-resolve", "--performance-schema=OFF"]);
+                command
+            }
+            Kind::Etcd => {
+                let program = find(&["etcd"]).ok_or(StartError::NotInstalled("etcd-server"))?;
+                let mut command = command(&program, "");
+                let client = format!("http://127.0.0.1:{port}");
+                // Nobody dials the only member's peer address, but it has to be free.
+                let peer = format!("unix://{}/peer:0", folder.display());
+                command.arg("--data-dir").arg(&data).args(["--name", "default", "--log-level", "error"]);
+                command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("default={peer}")]);
+                command
+            }
+        };
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).map_err(io)?;
+        let errors = log.try_clone().map_err(io)?;
+        command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(io)
+    }
+
+    /// Waits until the server takes connections.
+    fn wait(&mut self) -> Result<(), StartError> {
+        let until = Instant::now() + START;
+        while Instant::now() < until {
+            if self.answers() {
+                return Ok(());
+            }
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        Err(StartError::Silent { log })
+    }
+
+    fn answers(&self) -> bool {
+        use std::io::{Read, Write};
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], self.port));
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
+        if stream.set_read_timeout(Some(Duration::from_secs(1))).is_err() {
+            return false;
+        }
+        match self.kind {
+            Kind::Postgres => {
+                // A startup packet for the database that is always there; `R` says that the server is ready to talk.
+                let parameters = b"user\0postgres\0database\0postgres\0\0";
+                let mut packet = (8 + parameters.len() as u32).to_be_bytes().to_vec();
+                packet.extend(196_608_u32.to_be_bytes());
+                packet.extend(parameters);
+                let mut answer = [0];
+                stream.write_all(&packet).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
+            }
+            // The server speaks first.
+            Kind::Mysql => stream.read_exact(&mut [0; 5]).is_ok(),
+            Kind::Etcd => {
+                let mut answer = String::new();
+                stream.write_all(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n").is_ok()
+                    && stream.read_to_string(&mut answer).is_ok()
+                    && answer.contains("\"true\"")
+            }
+        }
+    }
+
+    /// The address of a database of this server (etcd has only one).
+    pub fn url(&self, database: &str) -> String {
+        match self.kind {
+            Kind::Postgres => format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port),
+            Kind::Mysql => format!("mysql://root@tcp(127.0.0.1:{})/{database}", self.port),
+            Kind::Etcd => format!("http://127.0.0.1:{}", self.port),
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        // Nothing depends on it: what does not react is killed.
+        let _ = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).stderr(Stdio::null()).status();
+    }
+
+    /// Freezes the server: connections stay, nothing is answered. (Of PostgreSQL only what is connected later is frozen.)
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Ends [`Server::freeze`].
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Kills the server; its data stay for [`Server::restart`].
+    pub fn stop(&mut self) {
+        match self.kind {
+            // Leaves nothing behind in shared memory.
+            Kind::Postgres => self.signal("QUIT"),
+            Kind::Mysql | Kind::Etcd => drop(self.child.kill()),
+        }
+        let _ = self.child.wait();
+    }
+
+    /// Starts the server again, on the same port and data.
+    pub fn restart(&mut self) -> Result<(), StartError> {
+        self.child = Server::spawn(self.kind, &self.folder, self.port)?;
+        self.wait()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.thaw();
+        self.stop();
+        // Temporary data: what cannot be removed is left to the system.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Lets other users pass through the temporary folders above.
+fn open_up(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = std::env::temp_dir();
+    let mut next = Some(folder);
+    while let Some(folder) = next.filter(|folder| folder.starts_with(&temporary) && *folder != temporary) {
+        let mut permissions = std::fs::metadata(folder)?.permissions();
+        permissions.set_mode(permissions.mode() | 0o011);
+        std::fs::set_permissions(folder, permissions)?;
+        next = folder.parent();
+    }
+    Ok(())
+}
