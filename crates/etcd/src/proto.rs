@@ -259,8 +259,7 @@ pub struct CompactionResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct HashRequest {
-}
+pub struct HashRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct HashResponse {
@@ -289,8 +288,7 @@ pub struct HashKvResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct SnapshotRequest {
-}
+pub struct SnapshotRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct SnapshotResponse {
@@ -337,8 +335,7 @@ pub struct WatchCancelRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct WatchProgressRequest {
-}
+pub struct WatchProgressRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct WatchResponse {
@@ -431,8 +428,7 @@ pub struct LeaseTimeToLiveResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct LeaseLeasesRequest {
-}
+pub struct LeaseLeasesRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct LeaseStatus {
@@ -477,8 +473,7 @@ pub struct MemberListResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct DefragmentRequest {
-}
+pub struct DefragmentRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct DefragmentResponse {
@@ -513,8 +508,7 @@ pub struct AlarmResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct StatusRequest {
-}
+pub struct StatusRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct StatusResponse {

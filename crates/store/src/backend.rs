@@ -126,9 +126,13 @@ pub enum Seen {
 /// How a transaction ended that a [`Direct`] backend decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    Committed { revision: Revision },
+    Committed {
+        revision: Revision,
+    },
     /// Something that was read has changed; the backend is at this revision.
-    Stale { revision: Revision },
+    Stale {
+        revision: Revision,
+    },
 }
 
 /// A backend that gives out revisions by itself.

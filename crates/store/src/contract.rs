@@ -612,7 +612,9 @@ async fn a_transaction_is_one_revision(place: Arc<dyn Place>) {
         let (revision, before) = store
             .transact(0, |transaction| {
                 let before = transaction.get(b"/t/b").map(|kv| text(&kv.value));
-                for (key, value) in [("/t/c", "1"), ("/t/a", "2"), ("/u", "3"), ("/t/b", "4"), ("/t/d", "5"), ("/t/e", "6")] {
+                for (key, value) in
+                    [("/t/c", "1"), ("/t/a", "2"), ("/u", "3"), ("/t/b", "4"), ("/t/d", "5"), ("/t/e", "6")]
+                {
                     transaction.put(bytes(key), bytes(value), 0)?;
                 }
                 transaction.delete(b"/t/d")?;

@@ -73,7 +73,9 @@ impl Endpoint {
                     .split(',')
                     .map(str::trim)
                     .filter(|member| !member.is_empty())
-                    .map(|member| member.strip_prefix("etcd://").map_or(member.to_string(), |rest| format!("http://{rest}")))
+                    .map(|member| {
+                        member.strip_prefix("etcd://").map_or(member.to_string(), |rest| format!("http://{rest}"))
+                    })
                     .collect();
                 match members.iter().find(|member| !member.starts_with("http://") && !member.starts_with("https://")) {
                     Some(member) => Err(invalid(&format!("{member} does not begin with http:// or https://"))),

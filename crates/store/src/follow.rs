@@ -105,7 +105,8 @@ pub(crate) async fn catch_up(inner: &Arc<Inner>) -> Result<bool, BackendError> {
 fn lease_changes(inner: &Inner, now: &[LeaseRecord]) -> Vec<LeaseChange> {
     let known = inner.leases.lock();
     let ids: HashSet<i64> = now.iter().map(|lease| lease.id).collect();
-    let granted = now.iter().filter(|lease| !known.by_id.contains_key(&lease.id)).map(|lease| LeaseChange::Grant(*lease));
+    let granted =
+        now.iter().filter(|lease| !known.by_id.contains_key(&lease.id)).map(|lease| LeaseChange::Grant(*lease));
     let revoked = known.by_id.keys().filter(|id| !ids.contains(id)).map(|id| LeaseChange::Revoke { id: *id });
     granted.chain(revoked).collect()
 }

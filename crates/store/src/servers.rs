@@ -52,9 +52,11 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
         .unwrap_or_default();
     versions.sort();
-    versions.into_iter().rev().chain(folders).find_map(|folder| {
-        names.iter().map(|name| folder.join(name)).find(|program| program.is_file())
-    })
+    versions
+        .into_iter()
+        .rev()
+        .chain(folders)
+        .find_map(|folder| names.iter().map(|name| folder.join(name)).find(|program| program.is_file()))
 }
 
 fn free_port() -> io::Result<u16> {

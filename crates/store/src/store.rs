@@ -9,8 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::Backend;
-use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 use crate::direct;
+use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 use crate::follow;
 use crate::hub::Hub;
 use crate::lease::{self, Leases};

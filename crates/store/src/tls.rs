@@ -98,8 +98,7 @@ pub(crate) fn client_config(files: &TlsFiles, trust: Trust) -> Result<ClientConf
     match (&files.cert_file, &files.key_file) {
         (Some(certificate), Some(key)) => {
             let chain = certificates(certificate)?;
-            let secret =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| failure(key)(error.to_string().into()))?;
+            let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| failure(key)(error.to_string().into()))?;
             builder.with_client_auth_cert(chain, secret).map_err(|error| failure(certificate)(error.into()))
         }
         (None, None) => Ok(builder.with_no_client_auth()),

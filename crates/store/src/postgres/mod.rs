@@ -213,8 +213,12 @@ impl Postgres {
             return Err(BackendError::new(format!("read {}", self.address.shown), "the connection is in use"));
         };
         let read = async {
-            let transaction =
-                client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+            let transaction = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
             let answer = work(&transaction).await?;
             transaction.commit().await?;
             Ok(answer)
@@ -332,8 +336,25 @@ impl Postgres {
             writing.link.client.query_one(
                 &writing.append,
                 &[
-                    &before, &fence, &lease_epoch, &after, &places, &keys, &prevs, &creates, &versions, &leases, &deleted,
-                    &values, &self.writer, &put_keys, &put_places, &gone, &granted, &ttls, &revoked,
+                    &before,
+                    &fence,
+                    &lease_epoch,
+                    &after,
+                    &places,
+                    &keys,
+                    &prevs,
+                    &creates,
+                    &versions,
+                    &leases,
+                    &deleted,
+                    &values,
+                    &self.writer,
+                    &put_keys,
+                    &put_places,
+                    &gone,
+                    &granted,
+                    &ttls,
+                    &revoked,
                 ],
             ),
         )
@@ -425,9 +446,8 @@ impl Backend for Postgres {
             if head.revision != crate::FIRST_REVISION {
                 return Ok(Some(head.revision));
             }
-            let insert = transaction
-                .prepare("INSERT INTO alcove_log VALUES ($1, $2, 0, $3, $4, $5, false, $6, $7)")
-                .await?;
+            let insert =
+                transaction.prepare("INSERT INTO alcove_log VALUES ($1, $2, 0, $3, $4, $5, false, $6, $7)").await?;
             let live = transaction.prepare("INSERT INTO alcove_live VALUES ($1, $2)").await?;
             for (place, kv) in places.iter().zip(&snapshot.kvs) {
                 let (place, create, version) = (sql(*place), sql(kv.create_revision), sql(kv.version));

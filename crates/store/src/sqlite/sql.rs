@@ -65,7 +65,10 @@ pub(super) fn limit_pages(connection: &Connection, pages: u64) -> rusqlite::Resu
 pub(super) fn last_revision(connection: &Connection) -> rusqlite::Result<Revision> {
     let newest: Option<i64> = connection.query_row("SELECT max(pos) FROM log", [], |row| row.get(0))?;
     // The newest rows may be deletes that compaction has removed.
-    Ok(newest.map_or(0, |newest| revision_of(newest.unsigned_abs())).max(meta(connection, "compact_revision")?).max(FIRST_REVISION))
+    Ok(newest
+        .map_or(0, |newest| revision_of(newest.unsigned_abs()))
+        .max(meta(connection, "compact_revision")?)
+        .max(FIRST_REVISION))
 }
 
 pub(super) fn load(connection: &mut Connection, path: &Path) -> Result<Snapshot, OpenError> {
@@ -210,7 +213,8 @@ pub(super) fn range(
         let mut keys = transaction.prepare_cached(KEYS_AT)?;
         let mut value =
             transaction.prepare_cached("SELECT pos, key, create_rev, version, lease, value FROM log WHERE pos = ?1")?;
-        let mut rows = keys.query(params![&range.start()[..], range.end().map(|end| &end[..]), sql(last_position(at))])?;
+        let mut rows =
+            keys.query(params![&range.start()[..], range.end().map(|end| &end[..]), sql(last_position(at))])?;
         while let Some(row) = rows.next()? {
             answer.count += 1;
             if !count_only && (limit == 0 || answer.kvs.len() < limit) {

@@ -120,7 +120,12 @@ async fn two_replicas_share_one_history(kind: Kind) {
     let mut seen = Vec::new();
     for watcher in &mut watchers {
         let events = events_through(watcher, end).await;
-        seen.push(events.iter().map(|event| (event.revision(), event.kv.key.clone(), event.kv.value.clone())).collect::<Vec<_>>());
+        seen.push(
+            events
+                .iter()
+                .map(|event| (event.revision(), event.kv.key.clone(), event.kv.value.clone()))
+                .collect::<Vec<_>>(),
+        );
     }
     assert_eq!(seen[0], seen[1], "one order for both");
     assert_eq!(seen[0].len() as u64, 4 * WRITES, "each write once");

@@ -135,7 +135,8 @@ async fn a_file_of_the_first_schema_is_brought_to_the_newest() {
         let kv = store.get(b"/a", 0).await.expect("readable").expect("there");
         assert_eq!((&kv.value[..], kv.create_revision, kv.mod_revision, kv.version), (&b"3"[..], 2, 4, 2));
         assert_eq!(store.get(b"/b", 4).await.expect("readable").map(|kv| kv.mod_revision), Some(3));
-        let mut watcher = store.watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 2, true).await.expect("begins");
+        let mut watcher =
+            store.watch(Bytes::from_static(b"/"), Bytes::from_static(b"0"), 2, true).await.expect("begins");
         let events = store::contract::events_through(&mut watcher, 5).await;
         assert_eq!(events.iter().map(|event| event.revision()).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(events[1].prev.as_ref().map(|kv| &kv.value[..]), Some(&b"1"[..]));
