@@ -17,6 +17,7 @@ fn render(placement: Placement, text: &str) -> Vec<Value> {
         config: &config,
         version: "0.1.0",
     })
+    .unwrap()
 }
 
 fn kinds(objects: &[Value]) -> Vec<String> {
@@ -166,7 +167,7 @@ fn the_configuration_shapes_the_objects() {
             "rbac: {role: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}",
             "Role",
             "vc-team-a",
-            "/rules/7/apiGroups/0",
+            "/rules/6/apiGroups/0",
             json!("x"),
         ),
         (
