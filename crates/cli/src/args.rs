@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, hub, up};
+use crate::commands::{apiserver, demo, hub, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -79,6 +79,11 @@ pub enum Command {
         after_help = "Examples:\n  alcove create team-a\n  alcove create team-a -f vcluster.yaml --set sync.toHost.secrets.all=true\n  alcove create team-a -n tenants --connect=false\n  alcove create team-a --print > team-a.kubeconfig"
     )]
     Create(Create),
+    /// Print the objects that a virtual cluster needs on its host, as YAML
+    #[command(
+        after_help = "Examples:\n  alcove template team-a -f vcluster.yaml > team-a.yaml\n  alcove template team-a -n tenants --create-namespace | kubectl apply -f -"
+    )]
+    Template(template::Template),
     /// Point kubectl at a virtual cluster, or run one command in it
     #[command(
         after_help = "Examples:\n  alcove connect team-a\n  alcove connect team-a -- kubectl get namespaces\n  alcove connect team-a --print > team-a.kubeconfig"
@@ -145,15 +150,24 @@ pub enum PlacementArg {
     Dedicated,
 }
 
+impl From<PlacementArg> for deploy::Placement {
+    fn from(placement: PlacementArg) -> Self {
+        match placement {
+            PlacementArg::Hub => deploy::Placement::Hub,
+            PlacementArg::Dedicated => deploy::Placement::Dedicated,
+        }
+    }
+}
+
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Create {
     /// Name of the virtual cluster
     pub name: String,
     #[command(flatten)]
     pub values: Values,
-    /// Where the control plane runs
-    #[arg(long, value_enum, default_value_t = PlacementArg::Hub)]
-    pub placement: PlacementArg,
+    /// Where the control plane runs [default: in the host's hub when it has one, else in a pod of its own]
+    #[arg(long, value_enum)]
+    pub placement: Option<PlacementArg>,
     /// Create the namespace when it does not exist
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub create_namespace: bool,
@@ -235,6 +249,9 @@ pub struct Delete {
     /// Delete the namespace when it was made for this cluster
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub auto_delete_namespace: bool,
+    /// Keep the volume claims with the cluster's data (placement dedicated)
+    #[arg(long)]
+    pub keep_pvc: bool,
     /// Remove the cluster's context from the kubeconfig
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub delete_context: bool,

@@ -12,6 +12,7 @@ mod home;
 mod host;
 mod kubeconfig;
 mod manifests;
+mod release;
 mod signals;
 mod table;
 mod ui;

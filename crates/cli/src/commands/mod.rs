@@ -8,6 +8,7 @@ mod delete;
 pub mod demo;
 pub mod hub;
 mod list;
+pub mod template;
 pub mod up;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
     let global = args.global;
     match args.command {
         Command::Create(command) => create::run(&global, &command, ui).await,
+        Command::Template(command) => template::run(&global, &command, ui),
         Command::Connect(command) => connect::run(&global, &command, ui).await,
         Command::Disconnect => connect::disconnect(&global, ui),
         Command::List(command) => list::run(&global, &command).await,
