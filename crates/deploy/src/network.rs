@@ -14,10 +14,10 @@ pub(crate) fn service(release: &Release<'_>) -> Value {
     let mut spec = config.spec.as_object().cloned().unwrap_or_default();
     let load_balancer = spec.get("type").and_then(Value::as_str) == Some("LoadBalancer");
     spec.entry("ports").or_insert_with(|| {
-        let mut ports = vec![port("https", 443, config.https_node_port)];
+        let mut ports = vec![port(release, "https", 443, config.https_node_port)];
         // Fake kubelets answer at the same port; a load balancer would show them to everybody.
         if release.config.networking.advanced.proxy_kubelets.by_hostname && !load_balancer {
-            ports.push(port("kubelet", 10250, config.kubelet_node_port));
+            ports.push(port(release, "kubelet", 10250, config.kubelet_node_port));
         }
         json!(ports)
     });
@@ -38,8 +38,8 @@ pub(crate) fn selector(release: &Release<'_>) -> Value {
     json!({"app": "vcluster", "release": release.name})
 }
 
-fn port(name: &str, port: u16, node_port: u16) -> Value {
-    let mut value = json!({"name": name, "port": port, "targetPort": 8443, "protocol": "TCP"});
+fn port(release: &Release<'_>, name: &str, port: u16, node_port: u16) -> Value {
+    let mut value = json!({"name": name, "port": port, "targetPort": release.port(), "protocol": "TCP"});
     if node_port != 0 {
         value["nodePort"] = json!(node_port);
     }
@@ -49,7 +49,7 @@ fn port(name: &str, port: u16, node_port: u16) -> Value {
 /// Service `NAME-headless` of a StatefulSet.
 pub(crate) fn headless_service(release: &Release<'_>) -> Value {
     let metadata = &release.config.control_plane.advanced.headless_service;
-    let mut ports = vec![port("https", 443, 0)];
+    let mut ports = vec![port(release, "https", 443, 0)];
     if release.config.store_type() == StoreType::EmbeddedEtcd {
         for (name, number) in [("etcd", 2379), ("peer", 2380)] {
             ports.push(json!({"name": name, "port": number, "targetPort": number, "protocol": "TCP"}));

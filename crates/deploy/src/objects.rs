@@ -76,6 +76,11 @@ impl Release<'_> {
         json!({"name": name, "labels": all_labels, "annotations": all})
     }
 
+    /// The port the control plane listens on in its pod.
+    pub(crate) fn port(&self) -> u16 {
+        self.config.control_plane.proxy.port
+    }
+
     /// Name of the ServiceAccount of synced pods.
     pub fn workload_service_account(&self) -> String {
         let name = &self.config.control_plane.advanced.workload_service_account.name;

@@ -157,7 +157,7 @@ fn workload_policy(release: &Release<'_>) -> Value {
     let config = &release.config.policies.network_policy.workload;
     let mut to_control_plane = json!({"to": [control_plane(release)]});
     if release.placement == Placement::Dedicated {
-        to_control_plane["ports"] = ports(&[(1053, "UDP"), (1053, "TCP"), (8443, "TCP")]);
+        to_control_plane["ports"] = ports(&[(1053, "UDP"), (1053, "TCP"), (release.port(), "TCP")]);
     }
     let mut egress = vec![to_control_plane, json!({"to": [pods(workloads(release))]})];
     let public = &config.public_egress;
@@ -190,10 +190,10 @@ fn control_plane_policy(release: &Release<'_>) -> Value {
     egress.extend(config.egress.iter().cloned());
     let mut ingress = vec![
         // Users, ingress controllers and load balancers come from anywhere.
-        json!({"ports": ports(&[(8443, "TCP")])}),
+        json!({"ports": ports(&[(release.port(), "TCP")])}),
         json!({"from": [pods(own.clone())]}),
         json!({
-            "ports": ports(&[(1053, "UDP"), (1053, "TCP"), (8443, "TCP")]),
+            "ports": ports(&[(1053, "UDP"), (1053, "TCP"), (release.port(), "TCP")]),
             "from": [pods(workloads(release))],
         }),
         json!({"from": [pods(json!({"app": "vcluster-snapshot"}))]}),
@@ -209,7 +209,7 @@ fn dns_policy(release: &Release<'_>) -> Value {
     let mut egress = host_dns();
     let mut to_control_plane = json!({"to": [control_plane(release)]});
     if release.placement == Placement::Dedicated {
-        to_control_plane["ports"] = ports(&[(8443, "TCP")]);
+        to_control_plane["ports"] = ports(&[(release.port(), "TCP")]);
     }
     egress.push(to_control_plane);
     let ingress = vec![json!({

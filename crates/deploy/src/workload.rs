@@ -218,7 +218,7 @@ fn container(release: &Release<'_>) -> Value {
         "image": image(release),
         "env": env,
         "volumeMounts": mounts,
-        "ports": [{"name": "https", "containerPort": 8443, "protocol": "TCP"}],
+        "ports": [{"name": "https", "containerPort": release.port(), "protocol": "TCP"}],
     });
     for (key, value) in [
         ("command", json!(config.command)),
@@ -235,7 +235,7 @@ fn container(release: &Release<'_>) -> Value {
         if probe["enabled"] == json!(true) {
             let mut rendered = probe.clone();
             rendered.as_object_mut().map(|map| map.remove("enabled"));
-            rendered["httpGet"] = json!({"path": path, "port": 8443, "scheme": "HTTPS"});
+            rendered["httpGet"] = json!({"path": path, "port": release.port(), "scheme": "HTTPS"});
             container[key] = rendered;
         }
     }

@@ -1,5 +1,8 @@
 //! What lands on the host for a configuration.
 
+mod chart;
+mod rights;
+
 use config::{Config, Source};
 use deploy::{Placement, Release, host_objects, names, secrets};
 use serde_json::{Value, json};
