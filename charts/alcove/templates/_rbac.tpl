@@ -116,7 +116,7 @@
 {{- $rules = $values.rbac.clusterRole.overwriteRules -}}
 {{- else -}}
 {{- if $fromHost.nodes.enabled -}}
-{{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "pods" "nodes" "nodes/status") "verbs" $read) -}}
+{{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "nodes" "nodes/status") "verbs" $read) -}}
 {{- $kubelets := $values.networking.advanced.proxyKubelets -}}
 {{- if or $kubelets.byHostname $kubelets.byIP -}}
 {{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "nodes/metrics" "nodes/stats" "nodes/proxy") "verbs" (list "get")) -}}
@@ -150,7 +150,7 @@
 {{- $rules = append $rules (dict "apiGroups" (list (index $row 1)) "resources" (list (index $row 2)) "verbs" (index $row 3)) -}}
 {{- end -}}
 {{- end -}}
-{{- if $values.networking.replicateServices.fromHost -}}
+{{- if ($values.networking.replicateServices | default dict).fromHost -}}
 {{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "services" "endpoints") "verbs" $read) -}}
 {{- end -}}
 {{- if $toHost.namespaces.enabled -}}

@@ -67,7 +67,9 @@ pub async fn apply(client: &kube::Client, object: &Value, default_namespace: &st
     params.field_validation = Some(ValidationDirective::Strict);
     let result = api.patch(name, &params, &Patch::Apply(object)).await;
     result.map_err(|error| match error {
-        kube::Error::Api(status) => Failure::failed(format!("cannot apply {}: {}", title(object), status.message)).into(),
+        kube::Error::Api(status) => {
+            Failure::failed(format!("cannot apply {}: {}", title(object), status.message)).into()
+        }
         error => anyhow::Error::from(error).context(format!("cannot apply {}", title(object))),
     })
 }

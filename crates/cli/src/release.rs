@@ -68,8 +68,8 @@ fn identity(object: &Value) -> (String, String) {
 /// Deletes objects of the release that are not among `wanted`. Synced objects are the syncer's and stay.
 async fn prune(host: &Host, release: &Release<'_>, wanted: &[Value]) -> anyhow::Result<()> {
     let wanted: BTreeSet<(String, String)> = wanted.iter().map(identity).collect();
-    let params = ListParams::default()
-        .labels(&format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name));
+    let params =
+        ListParams::default().labels(&format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name));
     for (api_version, kind, plural, namespaced) in KINDS {
         let api = api(host, api_version, kind, plural, namespaced.then_some(release.namespace));
         // A host without the kind, or a user who may not see it, has none of it.
@@ -187,7 +187,8 @@ pub async fn stop(host: &Host, name: &str, namespace: &str, timeout: Duration) -
     let selector = ListParams::default().labels(&format!("app=vcluster,release={name}"));
     let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
     let deployments: Api<Deployment> = Api::namespaced(host.client.clone(), namespace);
-    let failed = |error: kube::Error| Failure::failed(format!("cannot delete the pods of virtual cluster {name}: {error}"));
+    let failed =
+        |error: kube::Error| Failure::failed(format!("cannot delete the pods of virtual cluster {name}: {error}"));
     found(sets.delete(name, &DeleteParams::background()).await).map_err(failed)?;
     found(deployments.delete(name, &DeleteParams::background()).await).map_err(failed)?;
     let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
@@ -214,10 +215,9 @@ pub async fn remove_extras(host: &Host, release: &Release<'_>, keep_claims: bool
     }
     let own = format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name);
     let helm = format!("owner=helm,name={}", release.name);
-    for (skip, kind, plural, selector) in [
-        (keep_claims, "PersistentVolumeClaim", "persistentvolumeclaims", &own),
-        (false, "Secret", "secrets", &helm),
-    ] {
+    for (skip, kind, plural, selector) in
+        [(keep_claims, "PersistentVolumeClaim", "persistentvolumeclaims", &own), (false, "Secret", "secrets", &helm)]
+    {
         let api = api(host, "v1", kind, plural, Some(release.namespace));
         let Ok(items) = api.list(&ListParams::default().labels(selector)).await else { continue };
         for item in items.items.iter().filter(|_| !skip) {

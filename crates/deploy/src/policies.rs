@@ -182,11 +182,7 @@ fn control_plane_policy(release: &Release<'_>) -> Value {
     let config = &release.config.policies.network_policy.control_plane;
     let own = json!({"release": release.name});
     let mut egress = host_dns();
-    egress.extend([
-        host_api(),
-        json!({"to": [pods(own.clone())]}),
-        json!({"to": [pods(workloads(release))]}),
-    ]);
+    egress.extend([host_api(), json!({"to": [pods(own.clone())]}), json!({"to": [pods(workloads(release))]})]);
     egress.extend(config.egress.iter().cloned());
     let mut ingress = vec![
         // Users, ingress controllers and load balancers come from anywhere.

@@ -175,7 +175,7 @@ fn cluster_role_rules(release: &Release<'_>) -> Vec<Value> {
     let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
     let mut rules = Vec::new();
     if from_host.nodes.enabled {
-        rules.push(rule(&[""], &["pods", "nodes", "nodes/status"], &READ));
+        rules.push(rule(&[""], &["nodes", "nodes/status"], &READ));
         let kubelets = &config.networking.advanced.proxy_kubelets;
         if kubelets.by_hostname || kubelets.by_ip {
             rules.push(rule(&[""], &["nodes/metrics", "nodes/stats", "nodes/proxy"], &["get"]));

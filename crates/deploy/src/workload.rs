@@ -4,8 +4,8 @@ use config::StoreType;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::network;
 use crate::names;
+use crate::network;
 use crate::objects::{Release, RenderError, templated};
 
 pub(crate) fn objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {

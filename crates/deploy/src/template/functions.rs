@@ -66,7 +66,9 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 fn yaml(value: &Value) -> Result<String, String> {
-    config::yaml::to_string(value).map(|text| text.trim_end_matches('\n').to_string()).map_err(|error| error.to_string())
+    config::yaml::to_string(value)
+        .map(|text| text.trim_end_matches('\n').to_string())
+        .map_err(|error| error.to_string())
 }
 
 fn indent(spaces: &Value, text: &Value) -> String {
@@ -98,7 +100,12 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Answer {
         },
         ("fail", [message]) => Err(print(message)),
         ("quote", values) => string(
-            values.iter().filter(|v| !v.is_null()).map(|v| Value::String(print(v)).to_string()).collect::<Vec<_>>().join(" "),
+            values
+                .iter()
+                .filter(|v| !v.is_null())
+                .map(|v| Value::String(print(v)).to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
         ),
         ("squote", values) => string(
             values.iter().filter(|v| !v.is_null()).map(|v| format!("'{}'", print(v))).collect::<Vec<_>>().join(" "),
@@ -157,7 +164,8 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Answer {
         },
         ("list" | "tuple", values) => Ok(json!(values)),
         ("dict", values) => {
-            let pairs = values.chunks(2).map(|pair| (print(&pair[0]), pair.get(1).cloned().unwrap_or_else(|| json!(""))));
+            let pairs =
+                values.chunks(2).map(|pair| (print(&pair[0]), pair.get(1).cloned().unwrap_or_else(|| json!(""))));
             Ok(Value::Object(pairs.collect()))
         }
         ("get", [Value::Object(map), key]) => Ok(map.get(&print(key)).cloned().unwrap_or_else(|| json!(""))),
@@ -201,7 +209,10 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Answer {
         ("kindIs" | "typeIs", [wanted, value]) => Ok(json!(print(wanted) == go_kind(value))),
         (name, arguments) if KNOWN.contains(&name) => {
             let kinds: Vec<&str> = arguments.iter().map(kind).collect();
-            Err(format!("{name} does not take these arguments: {}", if kinds.is_empty() { "none".into() } else { kinds.join(", ") }))
+            Err(format!(
+                "{name} does not take these arguments: {}",
+                if kinds.is_empty() { "none".into() } else { kinds.join(", ") }
+            ))
         }
         (name, _) => Err(format!("function {name:?} is not known here")),
     }
@@ -209,12 +220,70 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Answer {
 
 /// What is told apart from a wrong name when the arguments do not fit.
 const KNOWN: &[&str] = &[
-    "not", "empty", "eq", "ne", "lt", "gt", "le", "ge", "default", "ternary", "required", "fail", "printf", "toString",
-    "upper", "lower", "title", "trim", "trimSuffix", "trimPrefix", "replace", "contains", "hasPrefix", "hasSuffix",
-    "trunc", "repeat", "indent", "nindent", "toYaml", "toJson", "fromYaml", "fromJson", "b64enc", "b64dec", "sha256sum",
-    "int", "int64", "atoi", "float64", "add1", "sub", "div", "mod", "len", "get", "hasKey", "keys", "values", "merge",
-    "has", "first", "last", "rest", "append", "uniq", "sortAlpha", "until", "join", "splitList", "index", "typeOf",
-    "kindOf", "kindIs", "typeIs",
+    "not",
+    "empty",
+    "eq",
+    "ne",
+    "lt",
+    "gt",
+    "le",
+    "ge",
+    "default",
+    "ternary",
+    "required",
+    "fail",
+    "printf",
+    "toString",
+    "upper",
+    "lower",
+    "title",
+    "trim",
+    "trimSuffix",
+    "trimPrefix",
+    "replace",
+    "contains",
+    "hasPrefix",
+    "hasSuffix",
+    "trunc",
+    "repeat",
+    "indent",
+    "nindent",
+    "toYaml",
+    "toJson",
+    "fromYaml",
+    "fromJson",
+    "b64enc",
+    "b64dec",
+    "sha256sum",
+    "int",
+    "int64",
+    "atoi",
+    "float64",
+    "add1",
+    "sub",
+    "div",
+    "mod",
+    "len",
+    "get",
+    "hasKey",
+    "keys",
+    "values",
+    "merge",
+    "has",
+    "first",
+    "last",
+    "rest",
+    "append",
+    "uniq",
+    "sortAlpha",
+    "until",
+    "join",
+    "splitList",
+    "index",
+    "typeOf",
+    "kindOf",
+    "kindIs",
+    "typeIs",
 ];
 
 fn go_kind(value: &Value) -> &'static str {

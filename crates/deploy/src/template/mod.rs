@@ -203,7 +203,8 @@ impl Run<'_> {
             }
             return Ok(piped.unwrap_or(value));
         }
-        let mut arguments = rest.iter().map(|operand| self.operand(line, operand, dot)).collect::<Result<Vec<_>, _>>()?;
+        let mut arguments =
+            rest.iter().map(|operand| self.operand(line, operand, dot)).collect::<Result<Vec<_>, _>>()?;
         arguments.extend(piped);
         functions::call(name, arguments).map_err(|message| fail(line, message))
     }

@@ -14,7 +14,8 @@ fn chart() -> PathBuf {
 
 /// The value files that both render: `charts/alcove/ci`.
 fn value_files() -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(chart().join("ci")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(chart().join("ci")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 12, "{}", files.len());
     files
@@ -29,7 +30,8 @@ fn version() -> &'static str {
 fn the_generated_files_of_the_chart_are_those_of_the_configuration() {
     let defaults = config::defaults();
     let pretty = |value: &Value| format!("{}\n", config::stored::pretty(value));
-    let header = "# Every key of vcluster.yaml with its default. This file is generated: UPDATE_CHART=1 cargo test -p deploy\n";
+    let header =
+        "# Every key of vcluster.yaml with its default. This file is generated: UPDATE_CHART=1 cargo test -p deploy\n";
     let wanted = [
         ("values.yaml", format!("{header}{}", config::yaml::to_string(defaults.values()).unwrap())),
         ("values.schema.json", pretty(&config::json_schema())),
@@ -106,8 +108,7 @@ fn the_chart_and_the_command_render_the_same_objects() {
     let long = "a-namespace-with-a-name-of-nearly-the-greatest-length-63-chars";
     for (file, namespace) in value_files().iter().zip(["tenants", long].into_iter().cycle()) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let arguments =
-            ["template", "team-a", chart.to_str().unwrap(), "-n", namespace, "-f", file.to_str().unwrap()];
+        let arguments = ["template", "team-a", chart.to_str().unwrap(), "-n", namespace, "-f", file.to_str().unwrap()];
         let text = helm(&arguments).unwrap_or_else(|error| panic!("helm template -f {name}:\n{error}"));
         let from_chart = keyed(config::yaml::documents(&text).unwrap());
         let source = config::Source::new(&name, fs::read_to_string(file).unwrap());
