@@ -72,6 +72,7 @@ pub struct Inner {
     pub(crate) metrics: Metrics,
     /// How busy the network side is.
     pub activity: Arc<Activity>,
+    flow: Arc<flow_control::FlowControl>,
     /// Cancelled when the server stops: ends watches and background tasks.
     pub stop: CancellationToken,
     tasks: TaskTracker,
@@ -110,6 +111,7 @@ impl ApiServer {
             openapi: Published::default(),
             metrics: Metrics::default(),
             activity: Arc::default(),
+            flow: Arc::default(),
             storage,
             config,
             stop,
@@ -118,7 +120,8 @@ impl ApiServer {
         let server = ApiServer { inner };
         crate::crd::load(&server);
         server.spawn(crate::crd::run(server.clone()));
-        server.spawn(flow_control::run(server.storage().clone(), server.service(flow_control::user())));
+        let flow = server.inner.flow.clone();
+        server.spawn(flow_control::run(server.storage().clone(), flow, server.service(flow_control::user())));
         Ok(server)
     }
 
@@ -181,7 +184,13 @@ impl ApiServer {
             let (server, acceptor, shutdown) = (self.clone(), acceptor.clone(), shutdown.clone());
             connections.spawn(async move {
                 let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-                let Ok(Ok(stream)) = handshake.await else { return };
+                let stream = tokio::select! {
+                    // A client that has not even said hello is not waited for.
+                    () = shutdown.cancelled() => return,
+                    () = server.inner.stop.cancelled() => return,
+                    stream = handshake => stream,
+                };
+                let Ok(Ok(stream)) = stream else { return };
                 let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = peer.map(|c| PeerCertificate(Arc::new(c.clone().into_owned())));
                 server.serve_connection(stream, peer, shutdown).await;
@@ -250,10 +259,9 @@ impl ApiServer {
         let headers = parts.headers.clone();
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
-        let long_running = matches!(info.verb.as_str(), "watch")
-            || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
-        let warnings = Arc::new(Mutex::new(Vec::new()));
-        let work = AssertUnwindSafe(self.answer(parts, body, info, warnings.clone())).catch_unwind();
+        let long_running = info.is_long_running();
+        let said = Arc::new(Mutex::new(Said::default()));
+        let work = AssertUnwindSafe(self.answer(parts, body, info, said.clone())).catch_unwind();
         let result = if long_running {
             work.await
         } else {
@@ -277,10 +285,15 @@ impl ApiServer {
         if let Some(id) = audit_id {
             out.insert(HeaderName::from_static("audit-id"), id);
         }
-        for text in warnings.lock().iter() {
+        let said = std::mem::take(&mut *said.lock());
+        for text in &said.warnings {
             if let Some(value) = warning_value(text) {
                 out.append(header::WARNING, value);
             }
+        }
+        if let Some(class) = said.class {
+            out.insert(HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), class.schema.clone());
+            out.insert(HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), class.level.clone());
         }
         let known = self.inner.storage.registry.get(&metric_info.group, &metric_info.version, &metric_info.resource);
         let code = response.status().as_u16();
@@ -296,7 +309,7 @@ impl ApiServer {
         parts: Parts,
         body: RequestBody,
         info: RequestInfo,
-        warnings: Arc<Mutex<Vec<String>>>,
+        said: Arc<Mutex<Said>>,
     ) -> Response<Body> {
         let inner = &self.inner;
         let user = match self.authenticate(&parts).await {
@@ -308,6 +321,10 @@ impl ApiServer {
             Ok(user) => user,
             Err(status) => return status_response(&status, &parts.headers),
         };
+        // Callers in the process do not look at these headers.
+        if parts.extensions.get::<InProcessUser>().is_none() && (info.verb == "watch" || !info.is_long_running()) {
+            said.lock().class = inner.flow.classify(&user, &info);
+        }
         if let Err(status) = self.authorize(&user, &info).await {
             return status_response(&status, &parts.headers);
         }
@@ -339,7 +356,7 @@ impl ApiServer {
             Ok(response) => response,
             Err(status) => status_response(&status, &cx.headers),
         };
-        *warnings.lock() = cx.warnings.into_inner();
+        said.lock().warnings = cx.warnings.into_inner();
         response
     }
 
@@ -425,6 +442,13 @@ impl ApiServer {
         };
         answer.unwrap_or_else(|| raw_response(404, TEXT, "404 page not found\n"))
     }
+}
+
+/// What goes into the headers of an answer, whatever the answer is.
+#[derive(Default)]
+struct Said {
+    warnings: Vec<String>,
+    class: Option<flow_control::Class>,
 }
 
 /// Kinds that a client should no longer use.

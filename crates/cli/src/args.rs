@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, hub, template, up};
+use crate::commands::{apiserver, demo, etcd_placeholder, hub, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_) | Command::Apiserver(_) => true,
+            Command::Hub(_) | Command::Apiserver(_) | Command::EtcdPlaceholder(_) => true,
             _ => false,
         }
     }
@@ -113,9 +113,16 @@ pub enum Command {
     Hub(hub::HubArgs),
     /// Run the API server alone, as kube-apiserver with a store of its own
     #[command(
+        args_override_self = true,
         after_help = "Examples:\n  alcove apiserver --secure-port 6443 --kubeconfig-out admin.kubeconfig\n  alcove apiserver --data-dir ./data --secure-port 0 --kubeconfig-out admin.kubeconfig"
     )]
     Apiserver(apiserver::ApiServerArgs),
+    /// Answer etcd's health check for programmes that start kube-apiserver with etcd; stores nothing
+    #[command(
+        args_override_self = true,
+        after_help = "Example:\n  ln -s $(which alcove) bin/etcd; ln -s $(which alcove) bin/kube-apiserver    see docs/envtest.md"
+    )]
+    EtcdPlaceholder(etcd_placeholder::EtcdPlaceholder),
     /// Work with vcluster.yaml
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -6,6 +6,7 @@ mod connect;
 mod create;
 mod delete;
 pub mod demo;
+pub mod etcd_placeholder;
 pub mod hub;
 mod list;
 pub mod template;
@@ -39,6 +40,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
             let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
             apiserver::run(data_dir, &command, ui).await
         }
+        Command::EtcdPlaceholder(command) => etcd_placeholder::run(&command, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "alcove", &mut std::io::stdout());
