@@ -440,8 +440,7 @@ impl Coster<'_> {
     fn comprehension(&mut self, expr: &Expr, c: &Comprehension) -> CostEstimate {
         let mut sum = self.cost(&c.range);
         sum = sum.plus(self.cost(&c.init));
-        let init =
-            Local { path: self.path(&c.init), size: self.size(&c.init), entries: self.entries(&c.init) };
+        let init = Local { path: self.path(&c.init), size: self.size(&c.init), entries: self.entries(&c.init) };
         self.push(&c.accumulator, init);
         if is_bind(c) {
             sum = sum.plus(self.cost(&c.result));
@@ -514,7 +513,12 @@ fn int_literal(node: Option<&Node<'_>>) -> Option<u64> {
 }
 
 /// The libraries of lists and sets.
-fn list_function(c: &Coster<'_>, call: &ResolvedCall, target: Option<&Node<'_>>, args: &[Node<'_>]) -> Option<CallCost> {
+fn list_function(
+    c: &Coster<'_>,
+    call: &ResolvedCall,
+    target: Option<&Node<'_>>,
+    args: &[Node<'_>],
+) -> Option<CallCost> {
     let allocating = |factor: f64, size: Size| {
         Some(CallCost { cost: size.scaled(factor).plus(ONE).plus(LIST_COST), result: Some(size) })
     };
@@ -610,8 +614,14 @@ fn library_function(
         ("cidr" | "isIP" | "isCIDR" | "ip", _, [text, ..]) => only(traversal(text)),
         ("ip.isCanonical", _, [text]) => only(size(text).scaled(2.0 * STRING_FACTOR)),
         (
-            "masked" | "prefixLength" | "family" | "isUnspecified" | "isLoopback" | "isLinkLocalMulticast"
-            | "isLinkLocalUnicast" | "isGlobalUnicast",
+            "masked"
+            | "prefixLength"
+            | "family"
+            | "isUnspecified"
+            | "isLoopback"
+            | "isLinkLocalMulticast"
+            | "isLinkLocalUnicast"
+            | "isGlobalUnicast",
             ..,
         ) => only(ONE),
         ("containsIP" | "containsCIDR", _, [other]) => {

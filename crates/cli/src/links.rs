@@ -59,8 +59,14 @@ mod tests {
     fn links_name_commands() {
         for (line, want) in [
             ("/opt/bin/kube-apiserver --secure-port=1", "alcove apiserver --secure-port=1"),
-            ("kube-apiserver --secure_port=1 -v=2 --cert-dir a_b", "alcove apiserver --secure-port=1 -v=2 --cert-dir a_b"),
-            ("./etcd -data-dir=/tmp/a_b --unsafe-no-fsync", "alcove etcd-placeholder --data-dir=/tmp/a_b --unsafe-no-fsync"),
+            (
+                "kube-apiserver --secure_port=1 -v=2 --cert-dir a_b",
+                "alcove apiserver --secure-port=1 -v=2 --cert-dir a_b",
+            ),
+            (
+                "./etcd -data-dir=/tmp/a_b --unsafe-no-fsync",
+                "alcove etcd-placeholder --data-dir=/tmp/a_b --unsafe-no-fsync",
+            ),
             ("/usr/bin/alcove apiserver --secure-port=1", "/usr/bin/alcove apiserver --secure-port=1"),
             ("alcove", "alcove"),
         ] {

@@ -8,8 +8,8 @@ use apimachinery::field::{BadValue, FieldError, FieldPath};
 use apimachinery::text::is_print;
 use apimachinery::{Map, Value, json, kinds, names};
 
-use super::open_api::{field_of_path, validate_schema};
 use super::names as accepted_names;
+use super::open_api::{field_of_path, validate_schema};
 
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -353,7 +353,9 @@ fn has_defaults(schema: &Value) -> bool {
     match schema {
         Value::Object(members) => {
             schema.get("default").is_some_and(|d| !d.is_null())
-                || members.iter().any(|(key, member)| !matches!(key.as_str(), "default" | "enum" | "example") && has_defaults(member))
+                || members.iter().any(|(key, member)| {
+                    !matches!(key.as_str(), "default" | "enum" | "example") && has_defaults(member)
+                })
         }
         Value::Array(list) => list.iter().any(has_defaults),
         _ => false,

@@ -13,8 +13,7 @@ use super::{prune, structural, validate};
 
 const META: [&str; 3] = ["metadata", "kind", "apiVersion"];
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
-const REASONS: [&str; 4] =
-    ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
 /// Members of JSONSchemaProps as Go names and orders them, with whether a root may have them beside a status subresource.
 const ROOT_MEMBERS: &[(&str, bool)] = &[
@@ -114,7 +113,8 @@ pub fn validate_schema(
 fn root_beside_status(schema: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     let ty = schema.str_at(&["type"]);
     if !ty.is_empty() && ty != "object" {
-        let text = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+        let text =
+            "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         errors.push(FieldError::invalid(&path.child("type"), ty, text));
         return;
     }
@@ -373,7 +373,8 @@ fn items_of_maps_and_sets(
         let Some(property) = items.at(&["properties", name]) else { continue };
         let at = items_path.child("properties").key(name);
         if !items.array_at(&["required"]).contains(key) && property.get("default").is_none_or(Value::is_null) {
-            let text = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+            let text =
+                "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             errors.push(FieldError::required(&at.child("default"), text));
         }
         if flag(property, "nullable") {
@@ -560,32 +561,124 @@ mod tests {
     fn keywords_and_extensions_are_checked_in_upstreams_words() {
         let spec = |spec: Value| json!({"type": "object", "properties": {"spec": spec}});
         for (schema, want) in [
-            (spec(json!({"type": "string", "uniqueItems": true})), "s.properties[spec].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic"),
-            (spec(json!({"type": "text"})), "s.properties[spec].type: Unsupported value: \"text\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\""),
-            (spec(json!({"type": "object", "definitions": {"a": {"type": "string"}}})), "s.properties[spec].definitions: Forbidden: definitions is not supported"),
-            (spec(json!({"type": "object", "$ref": "#/x"})), "s.properties[spec].$ref: Forbidden: $ref is not supported"),
-            (spec(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": false})), "s.properties[spec].x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined"),
-            (spec(json!({"type": "string", "x-kubernetes-map-type": "atomic"})), "s.properties[spec].type: Invalid value: \"string\": must be object if x-kubernetes-map-type is specified"),
-            (spec(json!({"type": "object", "x-kubernetes-map-type": "other"})), "s.properties[spec].x-kubernetes-map-type: Unsupported value: \"other\": supported values: \"atomic\", \"granular\""),
-            (spec(json!({"type": "string", "x-kubernetes-list-type": "set"})), "s.properties[spec].type: Invalid value: \"string\": must be array if x-kubernetes-list-type is specified"),
-            (spec(json!({"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"})), "s.properties[spec].items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set"),
-            (spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "bag"})), "s.properties[spec].x-kubernetes-list-type: Unsupported value: \"bag\": supported values: \"atomic\", \"set\", \"map\""),
-            (spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-map-keys": ["a"]})), "s.properties[spec].x-kubernetes-list-type: Required value: must be map if x-kubernetes-list-map-keys is non-empty"),
-            (spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"]})), "s.properties[spec].items.type: Invalid value: \"string\": must be object if parent array's x-kubernetes-list-type is map"),
-            (spec(json!({"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"]})), "s.properties[spec].items.properties[a].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"),
-            (spec(json!({"type": "array", "items": {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a", "b"]})), "s.properties[spec].x-kubernetes-list-map-keys: Invalid value: [\"a\",\"b\"]: entries must all be names of item properties"),
-            (spec(json!({"type": "array", "items": {"type": "string", "nullable": true}, "x-kubernetes-list-type": "set"})), "s.properties[spec].items.nullable: Forbidden: cannot be nullable when x-kubernetes-list-type is set"),
-            (json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string", "default": "x"}}}}}), "s.properties[metadata].properties[name].default: Forbidden: must not be set in top-level metadata"),
-            (spec(json!({"type": "string", "default": 1})), "s.properties[spec].default: Invalid value: \"integer\":  in body must be of type string: \"integer\""),
-            (spec(json!({"type": "object", "default": {"a": 1}})), "s.properties[spec].default: Invalid value: {\"a\":1}: must not have unknown fields"),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": " "}]})), "s.properties[spec].x-kubernetes-validations[0].rule: Required value: rule is not specified"),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "message": "a\nb"}]})), "s.properties[spec].x-kubernetes-validations[0].message: Invalid value: \"a\\nb\": must not contain line breaks"),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true\n||true"}]})), "s.properties[spec].x-kubernetes-validations[0].message: Required value: message must be specified if rule contains line breaks"),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "reason": "Odd"}]})), "s.properties[spec].x-kubernetes-validations[0].reason: Unsupported value: \"Odd\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\""),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".a"}]})), "s.properties[spec].x-kubernetes-validations[0].fieldPath: Invalid value: \".a\": must be a valid path"),
-            (spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == 'x'", "optionalOldSelf": true}]})), "s.properties[spec].x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule"),
-            (spec(json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}})), "s.properties[spec].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[spec]"),
-            (spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [{"rule": "self.all(x, self.all(y, self.all(z, x == y && y == z)))"}]})), "s.properties[spec].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"),
+            (
+                spec(json!({"type": "string", "uniqueItems": true})),
+                "s.properties[spec].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+            ),
+            (
+                spec(json!({"type": "text"})),
+                "s.properties[spec].type: Unsupported value: \"text\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
+            ),
+            (
+                spec(json!({"type": "object", "definitions": {"a": {"type": "string"}}})),
+                "s.properties[spec].definitions: Forbidden: definitions is not supported",
+            ),
+            (
+                spec(json!({"type": "object", "$ref": "#/x"})),
+                "s.properties[spec].$ref: Forbidden: $ref is not supported",
+            ),
+            (
+                spec(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": false})),
+                "s.properties[spec].x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-map-type": "atomic"})),
+                "s.properties[spec].type: Invalid value: \"string\": must be object if x-kubernetes-map-type is specified",
+            ),
+            (
+                spec(json!({"type": "object", "x-kubernetes-map-type": "other"})),
+                "s.properties[spec].x-kubernetes-map-type: Unsupported value: \"other\": supported values: \"atomic\", \"granular\"",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-list-type": "set"})),
+                "s.properties[spec].type: Invalid value: \"string\": must be array if x-kubernetes-list-type is specified",
+            ),
+            (
+                spec(json!({"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"})),
+                "s.properties[spec].items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set",
+            ),
+            (
+                spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "bag"})),
+                "s.properties[spec].x-kubernetes-list-type: Unsupported value: \"bag\": supported values: \"atomic\", \"set\", \"map\"",
+            ),
+            (
+                spec(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-map-keys": ["a"]})),
+                "s.properties[spec].x-kubernetes-list-type: Required value: must be map if x-kubernetes-list-map-keys is non-empty",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"]}),
+                ),
+                "s.properties[spec].items.type: Invalid value: \"string\": must be object if parent array's x-kubernetes-list-type is map",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"]}),
+                ),
+                "s.properties[spec].items.properties[a].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a", "b"]}),
+                ),
+                "s.properties[spec].x-kubernetes-list-map-keys: Invalid value: [\"a\",\"b\"]: entries must all be names of item properties",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "string", "nullable": true}, "x-kubernetes-list-type": "set"}),
+                ),
+                "s.properties[spec].items.nullable: Forbidden: cannot be nullable when x-kubernetes-list-type is set",
+            ),
+            (
+                json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string", "default": "x"}}}}}),
+                "s.properties[metadata].properties[name].default: Forbidden: must not be set in top-level metadata",
+            ),
+            (
+                spec(json!({"type": "string", "default": 1})),
+                "s.properties[spec].default: Invalid value: \"integer\":  in body must be of type string: \"integer\"",
+            ),
+            (
+                spec(json!({"type": "object", "default": {"a": 1}})),
+                "s.properties[spec].default: Invalid value: {\"a\":1}: must not have unknown fields",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": " "}]})),
+                "s.properties[spec].x-kubernetes-validations[0].rule: Required value: rule is not specified",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "message": "a\nb"}]})),
+                "s.properties[spec].x-kubernetes-validations[0].message: Invalid value: \"a\\nb\": must not contain line breaks",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true\n||true"}]})),
+                "s.properties[spec].x-kubernetes-validations[0].message: Required value: message must be specified if rule contains line breaks",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "reason": "Odd"}]})),
+                "s.properties[spec].x-kubernetes-validations[0].reason: Unsupported value: \"Odd\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\"",
+            ),
+            (
+                spec(json!({"type": "string", "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".a"}]})),
+                "s.properties[spec].x-kubernetes-validations[0].fieldPath: Invalid value: \".a\": must be a valid path",
+            ),
+            (
+                spec(
+                    json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == 'x'", "optionalOldSelf": true}]}),
+                ),
+                "s.properties[spec].x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}),
+                ),
+                "s.properties[spec].items.x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[spec]",
+            ),
+            (
+                spec(
+                    json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [{"rule": "self.all(x, self.all(y, self.all(z, x == y && y == z)))"}]}),
+                ),
+                "s.properties[spec].x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)",
+            ),
         ] {
             let mut errors = Vec::new();
             validate_schema(&schema, &FieldPath::new("s"), false, false, &mut errors);

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::{Value, json};
 use apimachinery::field::{BadValue, ErrorType, FieldError, FieldPath};
 use apimachinery::json::Str;
+use apimachinery::{Value, json};
 use cel::value::escape;
 use cel::{Budget, Decl, Environment, EvalError, Program, Type, Val};
 
@@ -73,9 +73,8 @@ pub enum Problem {
 /// Source: `k8s.io/apiserver/pkg/cel/common/schemas.go` (`SchemaDeclType`): sizes are part of what is accepted.
 fn declare(node: &Node, resource: bool, name: &str) -> Option<Decl> {
     let checks = node.checks.as_deref();
-    let max = |max: fn(&super::schema::Checks) -> Option<i64>| {
-        checks.and_then(max).map(|m| u64::try_from(m).unwrap_or(0))
-    };
+    let max =
+        |max: fn(&super::schema::Checks) -> Option<i64>| checks.and_then(max).map(|m| u64::try_from(m).unwrap_or(0));
     Some(match node.ty {
         Some(NodeType::IntOrString) => match max(|c| c.max_length) {
             Some(length) => Decl::sized(Type::Dyn, length * 4),
@@ -111,7 +110,8 @@ fn declare(node: &Node, resource: bool, name: &str) -> Option<Decl> {
         Some(NodeType::Object) => match &node.additional {
             Additional::Schema(values) => {
                 let element = declare(values, values.embedded_resource, &format!("{name}.@elem"))?;
-                let most = max(|c| c.max_properties).unwrap_or_else(|| STRING_MAX / (smallest(values).unwrap_or(0) + 6));
+                let most =
+                    max(|c| c.max_properties).unwrap_or_else(|| STRING_MAX / (smallest(values).unwrap_or(0) + 6));
                 // Upstream counts the keys as empty.
                 Decl::map(Arc::new(Decl::sized(Type::String, 0)), Arc::new(element), Some(most))
             }
@@ -250,7 +250,10 @@ impl Place {
             path: format!("{}{path}.", self.path),
             cardinality: self.cardinality.zip(most(node)).map(|(a, b)| a.saturating_mul(b)),
             decl: decl.cloned(),
-            uncorrelated: self.uncorrelated.clone().or_else(|| (unmatched && path != "additionalProperties").then_some(own)),
+            uncorrelated: self
+                .uncorrelated
+                .clone()
+                .or_else(|| (unmatched && path != "additionalProperties").then_some(own)),
         }
     }
 }
@@ -396,8 +399,7 @@ fn compile_rule(
                 "" => costs.base.to_owned(),
                 below => format!("{}.{below}", costs.base),
             };
-            let text =
-                format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+            let text = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
             fail("rule", Problem::Invalid(BadValue::from(rule.rule.as_str()), text));
         }
     } else if let Some(given) = rule.optional_old_self {
@@ -707,7 +709,11 @@ mod tests {
             (val(list(of("integer"), None)), "self.val1.all(k, size(self.val1) > 0)", 11_010_044),
             (val(list(of("integer"), None)), "self.val1.exists_one(k, self.val1 == [2])", 23_592_949),
             (val(list(of("integer"), None)), "size(self.val1.filter(k, size(self.val1) > 1)) == 1", 26_738_686),
-            (val(list(of("integer"), None)), "self.val1.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)", 53_477_367),
+            (
+                val(list(of("integer"), None)),
+                "self.val1.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)",
+                53_477_367,
+            ),
             (val(map(of("string"), None)), "self.val1 == self.val2", 39_326),
             (val(map(of("string"), None)), "'k1' in self.val1", 3),
             (val(map(of("string"), None)), "self.val1 == {'k1': 'a', 'k2': 'b'}", 33),

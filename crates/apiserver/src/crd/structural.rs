@@ -248,14 +248,9 @@ fn values_complete(
     }
 }
 
-fn complete(
-    schema: &Value,
-    structure: Option<&Value>,
-    at: &FieldPath,
-    path: &FieldPath,
-    errors: &mut Vec<FieldError>,
-) {
-    let missing = |at: &FieldPath, path: &FieldPath| FieldError::required(at, format!("because it is defined in {path}"));
+fn complete(schema: &Value, structure: Option<&Value>, at: &FieldPath, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    let missing =
+        |at: &FieldPath, path: &FieldPath| FieldError::required(at, format!("because it is defined in {path}"));
     let Some(structure) = structure else {
         errors.push(missing(at, path));
         return;
@@ -322,7 +317,9 @@ mod tests {
             (
                 json!({"type": "object", "properties": {"a": {"x-kubernetes-int-or-string": true,
                     "x-kubernetes-preserve-unknown-fields": true}}}),
-                &["s.properties[a].x-kubernetes-preserve-unknown-fields: Invalid value: true: must be false if x-kubernetes-int-or-string is true"],
+                &[
+                    "s.properties[a].x-kubernetes-preserve-unknown-fields: Invalid value: true: must be false if x-kubernetes-int-or-string is true",
+                ],
             ),
             (
                 json!({"type": "object", "properties": {"a": {"x-kubernetes-embedded-resource": true}}}),

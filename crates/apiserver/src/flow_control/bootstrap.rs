@@ -31,7 +31,8 @@ const LIMITED: &[(&str, i64, i64, Option<(i64, i64, i64)>)] = &[
 ];
 
 fn object(kind: &str, name: &str, spec: Value) -> Value {
-    let mut object = json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "metadata": {"name": name}, "status": {}});
+    let mut object =
+        json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "metadata": {"name": name}, "status": {}});
     object.set_annotation(AUTO_UPDATE, "true");
     object["spec"] = spec;
     object
@@ -70,7 +71,13 @@ pub(super) fn schemas() -> Vec<Value> {
     };
     let everything = || vec![resource(&["*"], "*", &["*"], true)];
     let all_paths = || json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
-    let schema = |name: &str, level: &str, precedence: i64, by: &str, subjects: Vec<Value>, resources: Vec<Value>, paths: Value| {
+    let schema = |name: &str,
+                  level: &str,
+                  precedence: i64,
+                  by: &str,
+                  subjects: Vec<Value>,
+                  resources: Vec<Value>,
+                  paths: Value| {
         let mut rule = json!({"subjects": Value::Array(subjects)});
         if !resources.is_empty() {
             rule["resourceRules"] = Value::Array(resources);
@@ -140,17 +147,14 @@ pub(super) fn schemas() -> Vec<Value> {
 
 /// Makes what is missing and updates what may be updated.
 pub async fn ensure(storage: &Arc<Storage>) -> StatusResult<()> {
-    let levels = levels().into_iter().map(|o| ensure_one(storage, "prioritylevelconfigurations", "PriorityLevelConfiguration", o));
+    let levels = levels()
+        .into_iter()
+        .map(|o| ensure_one(storage, "prioritylevelconfigurations", "PriorityLevelConfiguration", o));
     let schemas = schemas().into_iter().map(|o| ensure_one(storage, "flowschemas", "FlowSchema", o));
     futures::try_join!(futures::future::try_join_all(levels), futures::future::try_join_all(schemas)).map(drop)
 }
 
-async fn ensure_one(
-    storage: &Arc<Storage>,
-    resource: &str,
-    kind: &'static str,
-    mut object: Value,
-) -> StatusResult<()> {
+async fn ensure_one(storage: &Arc<Storage>, resource: &str, kind: &'static str, mut object: Value) -> StatusResult<()> {
     let Some(handle) = storage.registry.get(GROUP, "v1", resource) else { return Ok(()) };
     let gvk = GroupVersionKind::new(GROUP, "v1", kind);
     let Some(entry) = storage.get_cached(&handle, "", object.name()) else {

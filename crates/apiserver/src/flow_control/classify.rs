@@ -248,7 +248,12 @@ mod tests {
                 "PUT /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/a",
                 "system-leader-election leader-election",
             ),
-            (&account("kube-system"), &["system:serviceaccounts"], "GET /api/v1/pods", "kube-system-service-accounts workload-high"),
+            (
+                &account("kube-system"),
+                &["system:serviceaccounts"],
+                "GET /api/v1/pods",
+                "kube-system-service-accounts workload-high",
+            ),
             (&account("kube"), &["system:serviceaccounts"], "GET /api/v1/pods", "service-accounts workload-low"),
         ] {
             let (method, path) = target.split_once(' ').unwrap();

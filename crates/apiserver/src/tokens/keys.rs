@@ -112,16 +112,17 @@ fn private_key(pem: &str) -> Option<(EncodingKey, PublicKey)> {
 
 /// The PEM blocks of a text, each as a text.
 fn blocks(pem: &str) -> impl Iterator<Item = String> + '_ {
-    pem.split_inclusive('\n').scan(None::<String>, |open, line| {
-        if line.starts_with("-----BEGIN ") {
-            *open = Some(String::new());
-        }
-        if let Some(text) = open.as_mut() {
-            text.push_str(line);
-        }
-        Some(if line.starts_with("-----END ") { open.take() } else { None })
-    })
-    .flatten()
+    pem.split_inclusive('\n')
+        .scan(None::<String>, |open, line| {
+            if line.starts_with("-----BEGIN ") {
+                *open = Some(String::new());
+            }
+            if let Some(text) = open.as_mut() {
+                text.push_str(line);
+            }
+            Some(if line.starts_with("-----END ") { open.take() } else { None })
+        })
+        .flatten()
 }
 
 /// A public key, the public half of a private one, or the key of a certificate.

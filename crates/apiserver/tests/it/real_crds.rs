@@ -40,7 +40,8 @@ struct Project {
 async fn check(project: Project) {
     let server = super::server().await;
     let text = unpack(project.data);
-    let documents: Vec<&str> = text.split("\n---\n").filter(|d| d.contains("\nkind: CustomResourceDefinition")).collect();
+    let documents: Vec<&str> =
+        text.split("\n---\n").filter(|d| d.contains("\nkind: CustomResourceDefinition")).collect();
     assert_eq!(documents.len(), project.definitions);
     let mut served: Vec<(String, String, bool)> = Vec::new();
     for document in documents {
@@ -68,7 +69,8 @@ async fn check(project: Project) {
                 tokio::task::yield_now().await;
             }
         };
-        let now = tokio::time::timeout(PATIENCE, established).await.unwrap_or_else(|_| panic!("{name}: not Established"));
+        let now =
+            tokio::time::timeout(PATIENCE, established).await.unwrap_or_else(|_| panic!("{name}: not Established"));
         let again = apply(&server, &path, document.into()).await.unwrap_or_else(|e| panic!("{name} again: {e}"));
         assert_eq!(again["metadata"]["resourceVersion"], now["metadata"]["resourceVersion"], "{name}: nothing changed");
     }
@@ -106,7 +108,12 @@ fn object(api_version: &str, kind: &str, name: &str, spec: Value) -> Value {
 async fn gateway_api_is_installed_and_its_rules_hold() {
     const V1: &str = "gateway.networking.k8s.io/v1";
     let route = |name: &str, rules: Value| {
-        object(V1, "HTTPRoute", name, json!({"parentRefs": [{"name": "gw"}], "hostnames": ["a.example"], "rules": rules}))
+        object(
+            V1,
+            "HTTPRoute",
+            name,
+            json!({"parentRefs": [{"name": "gw"}], "hostnames": ["a.example"], "rules": rules}),
+        )
     };
     let backend = json!([{"name": "svc", "port": 80}]);
     check(Project {
@@ -203,18 +210,38 @@ async fn argo_cd_is_installed_with_its_definition_of_more_than_a_megabyte() {
         data: include_bytes!("../data/argo-cd.yaml.gz"),
         definitions: 3,
         good: vec![
-            object(V1, "AppProject", "default", json!({"sourceRepos": ["*"], "destinations": [{"namespace": "*", "server": "*"}]})),
-            object(V1, "Application", "guestbook", json!({"project": "default", "source": source, "destination": destination,
-                "syncPolicy": {"automated": {"prune": true}, "syncOptions": ["CreateNamespace=true"]}})),
-            object(V1, "ApplicationSet", "set", json!({"goTemplate": true,
+            object(
+                V1,
+                "AppProject",
+                "default",
+                json!({"sourceRepos": ["*"], "destinations": [{"namespace": "*", "server": "*"}]}),
+            ),
+            object(
+                V1,
+                "Application",
+                "guestbook",
+                json!({"project": "default", "source": source, "destination": destination,
+                "syncPolicy": {"automated": {"prune": true}, "syncOptions": ["CreateNamespace=true"]}}),
+            ),
+            object(
+                V1,
+                "ApplicationSet",
+                "set",
+                json!({"goTemplate": true,
                 "generators": [{"list": {"elements": [{"cluster": "a", "nested": {"x": [1, 2]}}]}}],
                 "template": {"metadata": {"name": "{{.cluster}}"},
-                    "spec": {"project": "default", "source": source, "destination": destination}}})),
+                    "spec": {"project": "default", "source": source, "destination": destination}}}),
+            ),
         ],
         bad: vec![
             (object(V1, "Application", "b", json!({"project": "default"})), "spec.destination: Required value"),
             (
-                object(V1, "Application", "b", json!({"project": "default", "destination": destination, "source": {"path": "x"}})),
+                object(
+                    V1,
+                    "Application",
+                    "b",
+                    json!({"project": "default", "destination": destination, "source": {"path": "x"}}),
+                ),
                 "spec.source.repoURL: Required value",
             ),
         ],
@@ -229,17 +256,35 @@ async fn the_prometheus_operator_is_installed() {
         data: include_bytes!("../data/prometheus-operator.yaml.gz"),
         definitions: 4,
         good: vec![
-            object(V1, "Prometheus", "main", json!({"replicas": 2, "retention": "10d", "serviceMonitorSelector": {},
+            object(
+                V1,
+                "Prometheus",
+                "main",
+                json!({"replicas": 2, "retention": "10d", "serviceMonitorSelector": {},
                 "resources": {"requests": {"memory": "400Mi", "cpu": 1}},
-                "storage": {"volumeClaimTemplate": {"spec": {"resources": {"requests": {"storage": "10Gi"}}}}}})),
-            object(V1, "ServiceMonitor", "web", json!({"selector": {"matchLabels": {"app": "web"}},
-                "endpoints": [{"port": "http", "interval": "30s"}, {"targetPort": 8080}]})),
-            object(V1, "PrometheusRule", "rules", json!({"groups": [{"name": "a", "rules": [
-                {"alert": "Down", "expr": "up == 0", "for": "5m", "labels": {"severity": "page"}}]}]})),
+                "storage": {"volumeClaimTemplate": {"spec": {"resources": {"requests": {"storage": "10Gi"}}}}}}),
+            ),
+            object(
+                V1,
+                "ServiceMonitor",
+                "web",
+                json!({"selector": {"matchLabels": {"app": "web"}},
+                "endpoints": [{"port": "http", "interval": "30s"}, {"targetPort": 8080}]}),
+            ),
+            object(
+                V1,
+                "PrometheusRule",
+                "rules",
+                json!({"groups": [{"name": "a", "rules": [
+                {"alert": "Down", "expr": "up == 0", "for": "5m", "labels": {"severity": "page"}}]}]}),
+            ),
         ],
         bad: vec![
             (object(V1, "Prometheus", "b", json!({"retention": "10 days"})), "spec.retention in body should match"),
-            (object(V1, "PrometheusRule", "b", json!({"groups": [{"name": "a", "rules": [{"alert": "x"}]}]})), "expr: Required value"),
+            (
+                object(V1, "PrometheusRule", "b", json!({"groups": [{"name": "a", "rules": [{"alert": "x"}]}]})),
+                "expr: Required value",
+            ),
         ],
     })
     .await;
@@ -253,15 +298,38 @@ async fn keda_is_installed_and_its_scaled_objects_have_status_and_columns() {
         data: include_bytes!("../data/keda.yaml.gz"),
         definitions: 6,
         good: vec![
-            object(V1, "ScaledObject", "a", json!({"scaleTargetRef": {"name": "web"}, "triggers": triggers, "minReplicaCount": 0})),
-            object(V1, "TriggerAuthentication", "auth", json!({"secretTargetRef": [{"parameter": "p", "name": "n", "key": "k"}]})),
-            object(V1, "ScaledJob", "job", json!({"triggers": triggers, "jobTargetRef": {"template": {"spec": {
-                "containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}}})),
+            object(
+                V1,
+                "ScaledObject",
+                "a",
+                json!({"scaleTargetRef": {"name": "web"}, "triggers": triggers, "minReplicaCount": 0}),
+            ),
+            object(
+                V1,
+                "TriggerAuthentication",
+                "auth",
+                json!({"secretTargetRef": [{"parameter": "p", "name": "n", "key": "k"}]}),
+            ),
+            object(
+                V1,
+                "ScaledJob",
+                "job",
+                json!({"triggers": triggers, "jobTargetRef": {"template": {"spec": {
+                "containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}}}),
+            ),
         ],
         bad: vec![
-            (object(V1, "ScaledObject", "b", json!({"scaleTargetRef": {"name": "web"}})), "spec.triggers: Required value"),
             (
-                object(V1, "ScaledObject", "b", json!({"scaleTargetRef": {"name": "web"}, "triggers": [{"type": "cpu"}]})),
+                object(V1, "ScaledObject", "b", json!({"scaleTargetRef": {"name": "web"}})),
+                "spec.triggers: Required value",
+            ),
+            (
+                object(
+                    V1,
+                    "ScaledObject",
+                    "b",
+                    json!({"scaleTargetRef": {"name": "web"}, "triggers": [{"type": "cpu"}]}),
+                ),
                 "metadata: Required value",
             ),
         ],

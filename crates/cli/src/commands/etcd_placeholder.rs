@@ -119,7 +119,10 @@ pub async fn run(args: &EtcdPlaceholder, ui: &Ui) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     for listener in listeners {
-        ui.done(&format!("answering etcd's health check on http://{}/health; nothing is stored", listener.local_addr()?));
+        ui.done(&format!(
+            "answering etcd's health check on http://{}/health; nothing is stored",
+            listener.local_addr()?
+        ));
         tasks.spawn(serve(listener, stop.clone()));
     }
     tasks.close();
@@ -184,12 +187,14 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         "/health" => (200, "application/json", r#"{"health":"true"}"#),
         "/livez" | "/readyz" => (200, "text/plain; charset=utf-8", "ok\n"),
         "/version" => (200, "application/json", r#"{"etcdserver":"3.6.0","etcdcluster":"3.6.0","storage":"3.6.0"}"#),
-        _ => (501, "text/plain; charset=utf-8", "this is a placeholder for etcd: it answers /health and stores nothing\n"),
+        _ => (
+            501,
+            "text/plain; charset=utf-8",
+            "this is a placeholder for etcd: it answers /health and stores nothing\n",
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
-    response
-        .headers_mut()
-        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
     Ok(response)
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent,
+};
 use kube::core::params::WatchParams;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -239,7 +241,8 @@ async fn use_it(environment: &Environment, index: usize) {
     let events = foos.watch(&WatchParams::default(), &before.metadata.resource_version.unwrap()).await.unwrap();
     let mut events = std::pin::pin!(events);
     let name = format!("foo-{index}");
-    let applied = serde_json::json!({"apiVersion": "envtest.example/v1", "kind": "Foo", "metadata": {"name": name}, "spec": {}});
+    let applied =
+        serde_json::json!({"apiVersion": "envtest.example/v1", "kind": "Foo", "metadata": {"name": name}, "spec": {}});
     let made = foos.patch(&name, &PatchParams::apply("suite"), &Patch::Apply(applied)).await.unwrap();
     assert_eq!(made.data["spec"]["size"], 3);
     match events.try_next().await.unwrap().unwrap() {
