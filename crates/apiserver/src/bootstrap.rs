@@ -33,7 +33,8 @@ pub async fn run(storage: &Arc<Storage>, config: &Config) -> StatusResult<()> {
         ensure(storage, "", "v1", "namespaces", namespace)
     }));
     let cidr = crate::services::ensure_default_cidr(storage, &config.service_cluster_ip_range);
-    futures::try_join!(access, namespaces, cidr, api_services(storage), own_service(storage, config)).map(drop)
+    let flow = crate::flow_control::ensure(storage);
+    futures::try_join!(access, namespaces, cidr, flow, api_services(storage), own_service(storage, config)).map(drop)
 }
 
 /// The `kubernetes` Service and its endpoints.

@@ -62,6 +62,11 @@ pub fn track_create_of(cx: &Cx, kind: &GroupVersionKind, name: &'static str, obj
 
 /// Records a create by the server itself.
 pub fn track_system(kind: &GroupVersionKind, name: &'static str, object: &mut Value) {
+    track_system_as(kind, name, object, "kube-apiserver");
+}
+
+/// Records a create by a part of the server that has a name of its own.
+pub fn track_system_as(kind: &GroupVersionKind, name: &'static str, object: &mut Value, manager: &str) {
     let same = |object: &Value, _: &str| Ok(object.clone());
     let tracker = FieldManager {
         kind,
@@ -70,7 +75,7 @@ pub fn track_system(kind: &GroupVersionKind, name: &'static str, object: &mut Va
         filters: &Default::default(),
         now: Timestamp::from(std::time::SystemTime::now()),
     };
-    *object = tracker.update(None, object.take(), "kube-apiserver");
+    *object = tracker.update(None, object.take(), manager);
 }
 
 /// Records an update of a subresource by the server itself.
@@ -81,6 +86,18 @@ pub fn track_system_update(
     current: &Value,
     new: &mut Value,
 ) {
+    track_system_update_as(kind, name, subresource, current, new, "kube-apiserver");
+}
+
+/// Records an update by a part of the server that has a name of its own.
+pub fn track_system_update_as(
+    kind: &GroupVersionKind,
+    name: &'static str,
+    subresource: &str,
+    current: &Value,
+    new: &mut Value,
+    manager: &str,
+) {
     let same = |object: &Value, _: &str| Ok(object.clone());
     let tracker = FieldManager {
         kind,
@@ -89,7 +106,7 @@ pub fn track_system_update(
         filters: &Default::default(),
         now: Timestamp::from(std::time::SystemTime::now()),
     };
-    *new = tracker.update(Some(current), new.take(), "kube-apiserver");
+    *new = tracker.update(Some(current), new.take(), manager);
 }
 
 /// Records an update.

@@ -86,6 +86,14 @@ impl RequestInfo {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// Watches and connections to pods go on until somebody ends them.
+    ///
+    /// Source: `server.DefaultBuildHandlerChain` (`BasicLongRunningRequestCheck`).
+    pub fn is_long_running(&self) -> bool {
+        matches!(self.verb.as_str(), "watch" | "proxy")
+            || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    }
+
     /// Reads a request line. `path` is still percent-encoded.
     pub fn new(method: &http::Method, path: &str, query: Option<&str>) -> RequestInfo {
         let query = Query::parse(query);

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use apimachinery::gvk::GroupResource;
@@ -21,6 +22,7 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use store::Store;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,7 +43,7 @@ use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, flow_control, health, impersonate, tokens};
+use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, tokens};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,9 +74,36 @@ pub struct Inner {
     pub(crate) metrics: Metrics,
     /// How busy the network side is.
     pub activity: Arc<Activity>,
+    flow: Arc<flow_control::FlowControl>,
     /// Cancelled when the server stops: ends watches and background tasks.
     pub stop: CancellationToken,
+    shutting_down: AtomicBool,
+    /// Requests under way that end by themselves: no watches, no connections to pods.
+    in_flight: watch::Sender<usize>,
     tasks: TaskTracker,
+}
+
+impl Inner {
+    /// `/readyz` fails from [`ApiServer::begin_shutdown`] on.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
+    }
+}
+
+/// Counts a request while it exists.
+struct InFlight<'a>(&'a watch::Sender<usize>);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> InFlight<'a> {
+        count.send_modify(|count| *count += 1);
+        InFlight(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// A running API server. Cheap to clone; runs until [`ApiServer::shutdown`].
@@ -110,15 +139,19 @@ impl ApiServer {
             openapi: Published::default(),
             metrics: Metrics::default(),
             activity: Arc::default(),
+            flow: Arc::default(),
             storage,
             config,
             stop,
+            shutting_down: AtomicBool::new(false),
+            in_flight: watch::Sender::new(0),
             tasks,
         });
         let server = ApiServer { inner };
         crate::crd::load(&server);
         server.spawn(crate::crd::run(server.clone()));
-        server.spawn(flow_control::run(server.storage().clone(), server.service(flow_control::user())));
+        let flow = server.inner.flow.clone();
+        server.spawn(flow_control::run(server.storage().clone(), flow, server.service(flow_control::user())));
         Ok(server)
     }
 
@@ -151,6 +184,18 @@ impl ApiServer {
         });
     }
 
+    /// The first step of an orderly end: `/readyz` fails, everything else is answered as before.
+    pub fn begin_shutdown(&self) {
+        self.inner.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// Waits until no request is under way but those that do not end by themselves, such as watches.
+    pub async fn drained(&self) {
+        let mut count = self.inner.in_flight.subscribe();
+        // The sender lives in the server itself.
+        let _ = count.wait_for(|count| *count == 0).await;
+    }
+
     /// Ends watches and background tasks, and waits for them. The store is left open: its owner closes it.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
@@ -181,7 +226,13 @@ impl ApiServer {
             let (server, acceptor, shutdown) = (self.clone(), acceptor.clone(), shutdown.clone());
             connections.spawn(async move {
                 let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-                let Ok(Ok(stream)) = handshake.await else { return };
+                let stream = tokio::select! {
+                    // A client that has not even said hello is not waited for.
+                    () = shutdown.cancelled() => return,
+                    () = server.inner.stop.cancelled() => return,
+                    stream = handshake => stream,
+                };
+                let Ok(Ok(stream)) = stream else { return };
                 let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = peer.map(|c| PeerCertificate(Arc::new(c.clone().into_owned())));
                 server.serve_connection(stream, peer, shutdown).await;
@@ -250,10 +301,10 @@ impl ApiServer {
         let headers = parts.headers.clone();
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
-        let long_running = matches!(info.verb.as_str(), "watch")
-            || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
-        let warnings = Arc::new(Mutex::new(Vec::new()));
-        let work = AssertUnwindSafe(self.answer(parts, body, info, warnings.clone())).catch_unwind();
+        let long_running = info.is_long_running();
+        let _in_flight = (!long_running).then(|| InFlight::begin(&self.inner.in_flight));
+        let said = Arc::new(Mutex::new(Said::default()));
+        let work = AssertUnwindSafe(self.answer(parts, body, info, said.clone())).catch_unwind();
         let result = if long_running {
             work.await
         } else {
@@ -277,10 +328,15 @@ impl ApiServer {
         if let Some(id) = audit_id {
             out.insert(HeaderName::from_static("audit-id"), id);
         }
-        for text in warnings.lock().iter() {
+        let said = std::mem::take(&mut *said.lock());
+        for text in &said.warnings {
             if let Some(value) = warning_value(text) {
                 out.append(header::WARNING, value);
             }
+        }
+        if let Some(class) = said.class {
+            out.insert(HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), class.schema.clone());
+            out.insert(HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), class.level.clone());
         }
         let known = self.inner.storage.registry.get(&metric_info.group, &metric_info.version, &metric_info.resource);
         let code = response.status().as_u16();
@@ -296,7 +352,7 @@ impl ApiServer {
         parts: Parts,
         body: RequestBody,
         info: RequestInfo,
-        warnings: Arc<Mutex<Vec<String>>>,
+        said: Arc<Mutex<Said>>,
     ) -> Response<Body> {
         let inner = &self.inner;
         let user = match self.authenticate(&parts).await {
@@ -308,6 +364,10 @@ impl ApiServer {
             Ok(user) => user,
             Err(status) => return status_response(&status, &parts.headers),
         };
+        // Callers in the process do not look at these headers.
+        if parts.extensions.get::<InProcessUser>().is_none() && (info.verb == "watch" || !info.is_long_running()) {
+            said.lock().class = inner.flow.classify(&user, &info);
+        }
         if let Err(status) = self.authorize(&user, &info).await {
             return status_response(&status, &parts.headers);
         }
@@ -316,7 +376,8 @@ impl ApiServer {
             return self.answer_path(&info, &headers).await;
         }
         let Some(resource) = inner.storage.registry.get(&info.group, &info.version, &info.resource) else {
-            return status_response(&Status::path_not_found(), &headers);
+            let other = groups::answer(self, &info, &headers).await;
+            return other.unwrap_or_else(|| status_response(&Status::path_not_found(), &headers));
         };
         let cx = Cx {
             server: inner.clone(),
@@ -339,7 +400,7 @@ impl ApiServer {
             Ok(response) => response,
             Err(status) => status_response(&status, &cx.headers),
         };
-        *warnings.lock() = cx.warnings.into_inner();
+        said.lock().warnings = cx.warnings.into_inner();
         response
     }
 
@@ -401,14 +462,14 @@ impl ApiServer {
         Some(response)
     }
 
-    /// Answers a path that names no resource.
-    async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
+    /// `/metrics`, and `/metrics/NAME` for the parts of the program beside the server.
+    fn answer_metrics(&self, path: &str) -> Option<Response<Body>> {
         let inner = &self.inner;
-        let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
-        let answer = match first {
-            "openid" | ".well-known" => self.answer_openid(&info.path),
-            "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query),
-            "metrics" if info.path == "/metrics" => {
+        let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+        let sources = &inner.config.metrics;
+        let mut text = String::new();
+        match path.trim_end_matches('/').strip_prefix("/metrics")? {
+            "" => {
                 let resources = inner.storage.registry.current();
                 let counts = resources.all().filter_map(|r| {
                     let cache = &r.storage.as_ref()?.cache;
@@ -417,14 +478,37 @@ impl ApiServer {
                 let mut counts: Vec<_> = counts.collect();
                 counts.sort();
                 counts.dedup_by(|a, b| a.0 == b.0);
-                let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
-                Some(raw_response(200, content_type, inner.metrics.render(counts.into_iter())))
+                text = inner.metrics.render(counts.into_iter());
+                sources.iter().for_each(|source| source.render(&mut text));
             }
+            part => {
+                let source = sources.iter().find(|source| part.strip_prefix('/') == Some(source.name()))?;
+                source.render(&mut text);
+            }
+        }
+        Some(raw_response(200, content_type, text))
+    }
+
+    /// Answers a path that names no resource.
+    async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
+        let inner = &self.inner;
+        let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
+        let answer = match first {
+            "openid" | ".well-known" => self.answer_openid(&info.path),
+            "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query).await,
+            "metrics" => self.answer_metrics(&info.path),
             "openapi" => inner.openapi.answer(info, headers, std::time::SystemTime::now()),
             _ => discovery::answer(inner, info, headers),
         };
         answer.unwrap_or_else(|| raw_response(404, TEXT, "404 page not found\n"))
     }
+}
+
+/// What goes into the headers of an answer, whatever the answer is.
+#[derive(Default)]
+struct Said {
+    warnings: Vec<String>,
+    class: Option<flow_control::Class>,
 }
 
 /// Kinds that a client should no longer use.

@@ -8,13 +8,24 @@ use std::sync::Arc;
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, Position};
 use crate::declarations::{Signature, signatures};
 use crate::parser::qualified_name;
-use crate::types::{Decl, Type};
+use crate::types::Type;
 use crate::{CompileIssue, Environment};
 
-/// What the checker found out: the type of every expression, by id.
+/// What the checker found out: the type of every expression and the meaning of every call, by id.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
     pub types: BTreeMap<u32, Type>,
+    pub calls: BTreeMap<u32, ResolvedCall>,
+}
+
+/// What a call calls.
+#[derive(Clone, Debug)]
+pub struct ResolvedCall {
+    /// With its namespace, such as `ip.isCanonical`; then the target is part of the name and no argument.
+    pub name: String,
+    pub receiver: bool,
+    /// The ways to call it that fit; several when arguments are `dyn`.
+    pub signatures: Vec<&'static Signature>,
 }
 
 /// Checks `expr`; the errors are in the order of the source.
@@ -25,12 +36,13 @@ pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<Comp
         bindings: BTreeMap::new(),
         next: 1000,
         types: BTreeMap::new(),
+        calls: BTreeMap::new(),
         issues: Vec::new(),
     };
     checker.infer(expr);
     if checker.issues.is_empty() {
         let types = checker.types.iter().map(|(id, ty)| (*id, checker.resolve(ty))).collect();
-        return Ok(Checked { types });
+        return Ok(Checked { types, calls: checker.calls });
     }
     checker.issues.sort_by_key(|i| i.position);
     Err(checker.issues)
@@ -44,6 +56,7 @@ struct Checker<'a> {
     bindings: BTreeMap<u32, Type>,
     next: u32,
     types: BTreeMap<u32, Type>,
+    calls: BTreeMap<u32, ResolvedCall>,
     issues: Vec<CompileIssue>,
 }
 
@@ -262,8 +275,10 @@ impl Checker<'_> {
             return self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')"));
         };
         let mut result: Option<Type> = None;
+        let mut fitting = Vec::new();
         for signature in candidates.iter().filter(|s| s.receiver == receiver && s.params.len() == types.len()) {
             let Some(ty) = self.try_signature(signature, &types) else { continue };
+            fitting.push(signature);
             result = match result {
                 None => Some(ty),
                 Some(before) if self.resolve(&before) == self.resolve(&ty) => Some(before),
@@ -274,6 +289,8 @@ impl Checker<'_> {
                 break;
             }
         }
+        let resolved = ResolvedCall { name: name.to_owned(), receiver, signatures: fitting };
+        self.calls.insert(expr.id, resolved);
         match result {
             Some(ty) => ty,
             None => {
@@ -406,33 +423,4 @@ pub(crate) fn type_name(name: &str) -> Option<Type> {
         "kubernetes.Quantity" => Type::Opaque("kubernetes.Quantity"),
         _ => return None,
     })
-}
-
-/// The declaration behind an expression, where it is a path from a variable: what cost estimation reads sizes from.
-pub(crate) fn declaration(
-    expr: &Expr,
-    environment: &Environment,
-    scopes: &[(Arc<str>, Option<Arc<Decl>>)],
-) -> Option<Arc<Decl>> {
-    match &expr.kind {
-        ExprKind::Ident(name) => match scopes.iter().rev().find(|(n, _)| n == name) {
-            Some((_, decl)) => decl.clone(),
-            None => environment.variable(name.trim_start_matches('.')).cloned(),
-        },
-        ExprKind::Select { operand, field, test: false } => {
-            let of = declaration(operand, environment, scopes)?;
-            of.field(field).cloned().or_else(|| of.element.clone())
-        }
-        ExprKind::Call { function, args, .. } if matches!(&**function, "_[_]" | "_[?_]") => {
-            declaration(args.first()?, environment, scopes)?.element.clone()
-        }
-        ExprKind::Call { function, args, .. } if &**function == "_?._" => {
-            let of = declaration(args.first()?, environment, scopes)?;
-            match &args.get(1)?.kind {
-                ExprKind::Literal(Literal::String(field)) => of.field(field).cloned().or_else(|| of.element.clone()),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
 }

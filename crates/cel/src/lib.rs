@@ -14,6 +14,7 @@ pub mod ast;
 mod check;
 mod cost;
 pub mod declarations;
+mod estimate;
 mod eval;
 mod k8s;
 mod lexer;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use crate::ast::{Expr, ExprKind, Literal, Position};
 pub use crate::check::Checked;
-pub use crate::cost::CostEstimate;
+pub use crate::estimate::CostEstimate;
 pub use crate::eval::{Budget, EvalError, Host, NoHost};
 pub use crate::types::{Decl, Type};
 pub use crate::value::{Key, Opaque, Val};
@@ -173,7 +174,7 @@ impl Program {
             return Err(types(issues));
         }
         let output = checked.types.get(&expr.id).cloned().unwrap_or(Type::Dyn);
-        let cost = cost::estimate(&expr, environment, &checked);
+        let cost = estimate::estimate(&expr, environment, &checked);
         Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost })
     }
 
@@ -184,6 +185,13 @@ impl Program {
     /// The type of the result.
     pub fn output(&self) -> &Type {
         &self.output
+    }
+
+    /// Whether the expression is a variable or a part of one, without any operation.
+    pub fn is_path(&self) -> bool {
+        let mut only = true;
+        self.expr.walk(&mut |e| only &= matches!(&e.kind, ExprKind::Ident(_) | ExprKind::Select { test: false, .. }));
+        only
     }
 
     /// How much one evaluation can cost, by the sizes that the environment declares.

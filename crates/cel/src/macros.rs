@@ -12,7 +12,7 @@ use crate::parser::Parser;
 type Expansion = Result<Option<Expr>, SyntaxError>;
 
 /// The accumulator's name; not a name that a source can contain.
-const RESULT: &str = "@result";
+pub(crate) const RESULT: &str = "@result";
 
 /// `has(a.b)`.
 pub(crate) fn expand_global(p: &mut Parser<'_>, position: Position, name: &str, args: &[Expr]) -> Expansion {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, hub, up};
+use crate::commands::{apiserver, demo, etcd_placeholder, hub, serve, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_) | Command::Apiserver(_) => true,
+            Command::Hub(_) | Command::Apiserver(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) => true,
             _ => false,
         }
     }
@@ -79,6 +79,11 @@ pub enum Command {
         after_help = "Examples:\n  alcove create team-a\n  alcove create team-a -f vcluster.yaml --set sync.toHost.secrets.all=true\n  alcove create team-a -n tenants --connect=false\n  alcove create team-a --print > team-a.kubeconfig"
     )]
     Create(Create),
+    /// Print the objects that a virtual cluster needs on its host, as YAML
+    #[command(
+        after_help = "Examples:\n  alcove template team-a -f vcluster.yaml > team-a.yaml\n  alcove template team-a -n tenants --create-namespace | kubectl apply -f -"
+    )]
+    Template(template::Template),
     /// Point kubectl at a virtual cluster, or run one command in it
     #[command(
         after_help = "Examples:\n  alcove connect team-a\n  alcove connect team-a -- kubectl get namespaces\n  alcove connect team-a --print > team-a.kubeconfig"
@@ -106,11 +111,23 @@ pub enum Command {
         after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
     )]
     Hub(hub::HubArgs),
+    /// Run one virtual cluster, in its own pod on the host
+    #[command(
+        after_help = "Examples:\n  alcove serve                                        in a pod made by `alcove create` or the chart\n  alcove serve --name team-a -n team-a --kubeconfig host.kubeconfig --config vcluster.yaml --data-dir ./data --port 0"
+    )]
+    Serve(serve::ServeArgs),
     /// Run the API server alone, as kube-apiserver with a store of its own
     #[command(
+        args_override_self = true,
         after_help = "Examples:\n  alcove apiserver --secure-port 6443 --kubeconfig-out admin.kubeconfig\n  alcove apiserver --data-dir ./data --secure-port 0 --kubeconfig-out admin.kubeconfig"
     )]
     Apiserver(apiserver::ApiServerArgs),
+    /// Answer etcd's health check for programmes that start kube-apiserver with etcd; stores nothing
+    #[command(
+        args_override_self = true,
+        after_help = "Example:\n  ln -s $(which alcove) bin/etcd; ln -s $(which alcove) bin/kube-apiserver    see docs/envtest.md"
+    )]
+    EtcdPlaceholder(etcd_placeholder::EtcdPlaceholder),
     /// Work with vcluster.yaml
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -145,15 +162,24 @@ pub enum PlacementArg {
     Dedicated,
 }
 
+impl From<PlacementArg> for deploy::Placement {
+    fn from(placement: PlacementArg) -> Self {
+        match placement {
+            PlacementArg::Hub => deploy::Placement::Hub,
+            PlacementArg::Dedicated => deploy::Placement::Dedicated,
+        }
+    }
+}
+
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Create {
     /// Name of the virtual cluster
     pub name: String,
     #[command(flatten)]
     pub values: Values,
-    /// Where the control plane runs
-    #[arg(long, value_enum, default_value_t = PlacementArg::Hub)]
-    pub placement: PlacementArg,
+    /// Where the control plane runs [default: in the host's hub when it has one, else in a pod of its own]
+    #[arg(long, value_enum)]
+    pub placement: Option<PlacementArg>,
     /// Create the namespace when it does not exist
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub create_namespace: bool,
@@ -235,6 +261,9 @@ pub struct Delete {
     /// Delete the namespace when it was made for this cluster
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub auto_delete_namespace: bool,
+    /// Keep the volume claims with the cluster's data (placement dedicated)
+    #[arg(long)]
+    pub keep_pvc: bool,
     /// Remove the cluster's context from the kubeconfig
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub delete_context: bool,

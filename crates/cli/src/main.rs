@@ -11,7 +11,9 @@ mod failure;
 mod home;
 mod host;
 mod kubeconfig;
+mod links;
 mod manifests;
+mod release;
 mod signals;
 mod table;
 mod ui;
@@ -23,7 +25,13 @@ use clap::Parser;
 fn main() -> ExitCode {
     // Several TLS providers may be linked; one is chosen here for the whole process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let args = args::Args::parse();
+    let args = match links::command_line(std::env::args_os()) {
+        links::CommandLine::Parse(arguments) => args::Args::parse_from(arguments),
+        links::CommandLine::Print(text) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+    };
     // Commands say what went wrong themselves; logs are for those that serve.
     let level = match (args.global.debug, args.serves()) {
         (true, _) => "debug,hyper=info,h2=info,rustls=info",

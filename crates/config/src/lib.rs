@@ -19,6 +19,7 @@ mod merge;
 mod model;
 mod schema;
 mod set;
+pub mod stored;
 mod table;
 mod validate;
 pub mod yaml;

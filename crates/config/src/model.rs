@@ -12,7 +12,7 @@ use crate::check::{Built, built};
 use crate::error::{ConfigError, Problem};
 use crate::merge::{merge, prune_nulls};
 use crate::table::{defaults_of, known_keys};
-use crate::{Source, validate, yaml};
+use crate::{Source, stored, validate, yaml};
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -71,6 +71,31 @@ impl Config {
             return "{}\n".to_string();
         }
         yaml::to_string(&self.overrides).unwrap_or_else(|_| self.overrides.to_string())
+    }
+
+    /// What differs from the defaults. Loading it gives the same values.
+    pub fn changes(&self) -> Value {
+        stored::difference(&self.values, &defaults_of(known_keys()))
+    }
+
+    /// The text kept on a host (`config.yaml` of Secret `vc-config-NAME`): [`Config::changes`], always in the same bytes.
+    pub fn to_stored(&self) -> String {
+        stored::pretty(&self.changes())
+    }
+
+    /// SHA-256 input that changes with the configuration and with nothing else.
+    pub fn canonical(&self) -> String {
+        let mut changes = self.changes();
+        // Node pools come and go without a restart of the control plane.
+        if let Some(private_nodes) = changes.get_mut("privateNodes").and_then(Value::as_object_mut) {
+            private_nodes.remove("autoNodes");
+        }
+        stored::canonical(&changes)
+    }
+
+    /// Is the switch at a dotted path `true`?
+    pub fn is_on(&self, path: &str) -> bool {
+        matches!(self.at(path), Some(Value::Bool(true))) || self.at(path).and_then(Value::as_str) == Some("true")
     }
 
     /// Set keys that are accepted but change nothing, with the reason. `hub` tells the placement.
@@ -332,8 +357,11 @@ section! { ControlPlane {
     backing_store: BackingStore,
     coredns: CoreDns,
     proxy: Proxy,
+    ingress: IngressConfig,
+    tls_route: TlsRouteConfig,
     service: ServiceConfig,
     stateful_set: StatefulSetConfig,
+    service_monitor: ServiceMonitorConfig,
     advanced: Advanced,
 } }
 section! { Distro { k8s: DistroK8s, } }
@@ -362,6 +390,24 @@ section! { ServiceConfig {
     annotations: Strings,
     labels: Strings,
 } }
+section! { IngressConfig {
+    enabled: bool,
+    host: String,
+    path_type: String,
+    spec: Value,
+    annotations: Strings,
+    labels: Strings,
+} }
+section! { TlsRouteConfig {
+    enabled: bool,
+    api_version: String,
+    host: String,
+    parent_refs: Vec<Value>,
+    spec: Value,
+    annotations: Strings,
+    labels: Strings,
+} }
+section! { ServiceMonitorConfig { enabled: bool, annotations: Strings, labels: Strings, } }
 section! { StatefulSetConfig {
     high_availability: HighAvailability,
     resources: Value,
@@ -400,6 +446,7 @@ section! { Persistence {
     volume_claim: VolumeClaim,
     volume_claim_templates: Vec<Value>,
     data_volume: Vec<Value>,
+    binaries_volume: Vec<Value>,
     add_volumes: Vec<Value>,
     add_volume_mounts: Vec<Value>,
 } }
@@ -456,7 +503,16 @@ section! { Policies {
     limit_range: LimitRange,
     network_policy: NetworkPolicyConfig,
 } }
-section! { NetworkPolicyConfig { enabled: bool, } }
+section! { NetworkPolicyConfig {
+    enabled: bool,
+    annotations: Strings,
+    labels: Strings,
+    control_plane: NetworkPolicyRules,
+    workload: NetworkPolicyWorkload,
+} }
+section! { NetworkPolicyRules { ingress: Vec<Value>, egress: Vec<Value>, } }
+section! { NetworkPolicyWorkload { public_egress: PublicEgress, ingress: Vec<Value>, egress: Vec<Value>, } }
+section! { PublicEgress { enabled: bool, cidr: String, except: Vec<String>, } }
 section! { ResourceQuota {
     enabled: Switch,
     quota: Value,

@@ -12,12 +12,18 @@
 //! Follows: the vCluster chart 0.36, `chart/templates`.
 
 pub mod names;
+mod network;
 mod objects;
+mod policies;
 mod rbac;
 pub mod secrets;
+pub mod template;
 mod workload;
 
-pub use objects::{Placement, Release, config_secret, host_objects, labels, namespace};
+pub use objects::{Placement, Release, RenderError, config_secret, host_objects, labels, namespace, ownership};
+
+/// Label `app` of a hub's pods and objects.
+pub const HUB_APP: &str = "alcove-hub";
 
 /// Label of the config Secret `vc-config-NAME`: `hub` asks a hub to run the cluster.
 pub const PLACEMENT_LABEL: &str = "alcove.dev/placement";

@@ -34,6 +34,15 @@ pub fn cluster_role(name: &str, namespace: &str) -> String {
     shorten(&format!("vc-{name}-v-{namespace}"))
 }
 
+/// The ClusterRole that takes the place of the Role when every virtual namespace has a host namespace.
+pub fn namespaces_role(name: &str, namespace: &str) -> String {
+    shorten(&format!("vc-mn-{name}-v-{namespace}"))
+}
+/// NetworkPolicy of one kind of pods.
+pub fn network_policy(pods: &str, name: &str) -> String {
+    format!("vc-{pods}-{name}")
+}
+
 fn shorten(name: &str) -> String {
     if name.len() <= 63 {
         return name.to_string();

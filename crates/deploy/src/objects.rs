@@ -6,7 +6,10 @@ use base64::Engine;
 use config::{Config, Strings};
 use serde_json::{Map, Value, json};
 
-use crate::{CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, names, rbac, workload};
+use crate::{
+    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, names, network, policies, rbac, template,
+    workload,
+};
 
 /// Where the control plane of a virtual cluster runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,24 +35,50 @@ pub struct Release<'a> {
 pub fn labels(name: &str, version: &str) -> Strings {
     BTreeMap::from([
         ("app".to_string(), "vcluster".to_string()),
-        ("chart".to_string(), format!("alcove-{version}")),
+        ("chart".to_string(), chart_label(version)),
         ("release".to_string(), name.to_string()),
         ("heritage".to_string(), "Helm".to_string()),
+        // Helm takes over only what carries this and the two annotations of `ownership`.
+        ("app.kubernetes.io/managed-by".to_string(), "Helm".to_string()),
     ])
 }
 
+/// Annotations that let `helm upgrade --install` go on with objects that `alcove create` or `kubectl apply` made.
+pub fn ownership(name: &str, namespace: &str) -> Strings {
+    BTreeMap::from([
+        ("meta.helm.sh/release-name".to_string(), name.to_string()),
+        ("meta.helm.sh/release-namespace".to_string(), namespace.to_string()),
+    ])
+}
+
+/// `alcove-VERSION` as a label value.
+fn chart_label(version: &str) -> String {
+    let text: String = format!("alcove-{version}").replace(['+', '@'], "_").chars().take(63).collect();
+    text.trim_end_matches(['-', '_', '.']).to_string()
+}
+
 impl Release<'_> {
-    /// `metadata` with the release's labels and the global annotations under the given ones.
+    /// `metadata` with the release's labels and the global annotations under the given ones. What identifies the release
+    /// cannot be overridden.
     pub(crate) fn metadata(&self, name: &str, more_labels: &Strings, annotations: &Strings) -> Value {
-        let mut labels = labels(self.name, self.version);
-        labels.extend(more_labels.clone());
+        let mut metadata = self.cluster_metadata(name, more_labels, annotations);
+        metadata["namespace"] = json!(self.namespace);
+        metadata
+    }
+
+    /// [`Release::metadata`] of a cluster-scoped object.
+    pub(crate) fn cluster_metadata(&self, name: &str, more_labels: &Strings, annotations: &Strings) -> Value {
+        let mut all_labels = more_labels.clone();
+        all_labels.extend(labels(self.name, self.version));
         let mut all = self.config.control_plane.advanced.global_metadata.annotations.clone();
         all.extend(annotations.clone());
-        let mut metadata = json!({"name": name, "namespace": self.namespace, "labels": labels});
-        if !all.is_empty() {
-            metadata["annotations"] = json!(all);
-        }
-        metadata
+        all.extend(ownership(self.name, self.namespace));
+        json!({"name": name, "labels": all_labels, "annotations": all})
+    }
+
+    /// The port the control plane listens on in its pod.
+    pub(crate) fn port(&self) -> u16 {
+        self.config.control_plane.proxy.port
     }
 
     /// Name of the ServiceAccount of synced pods.
@@ -74,19 +103,73 @@ pub fn namespace(namespace: &str) -> Value {
     })
 }
 
-/// All objects of the release in the order in which they should be applied. The config Secret is last in placement hub,
-/// because a hub starts when it sees it; the namespace is not among them (see [`namespace`]).
-pub fn host_objects(release: &Release<'_>) -> Vec<Value> {
-    let mut objects = Vec::new();
-    objects.extend(policies(release));
+/// All objects of the release in the order in which they should be applied. The config Secret comes after what the control
+/// plane needs, because a hub starts when it sees it; the namespace is not among them (see [`namespace`]).
+pub fn host_objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
+    let mut objects = policies::objects(release);
     objects.extend(service_accounts(release));
     objects.extend(rbac::objects(release));
-    objects.push(service(release));
+    objects.push(network::service(release));
+    objects.extend(network::routes(release)?);
     objects.push(config_secret(release));
     if release.placement == Placement::Dedicated {
-        objects.extend(workload::objects(release));
+        objects.extend(workload::objects(release)?);
     }
-    objects
+    objects.extend(manifests(release)?);
+    Ok(objects)
+}
+
+/// Why a release cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    #[error("{path}: {message}")]
+    Manifests { path: &'static str, message: String },
+    #[error("{path}: {source}")]
+    Template { path: &'static str, source: crate::template::TemplateError },
+}
+
+/// What the user adds in `experimental.deploy.host`, as it is.
+fn manifests(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
+    let deploy = &release.config.experimental.deploy.host;
+    let mut objects = Vec::new();
+    let plain = ("experimental.deploy.host.manifests", deploy.manifests.clone());
+    let path = "experimental.deploy.host.manifestsTemplate";
+    let rendered = template::render(&deploy.manifests_template, &template::context(release))
+        .map_err(|source| RenderError::Template { path, source })?;
+    for (path, text) in [plain, (path, rendered)] {
+        let failed = |message: String| RenderError::Manifests { path, message };
+        for document in config::yaml::documents(&text).map_err(|error| failed(error.to_string()))? {
+            if document.is_null() {
+                continue;
+            }
+            if document["kind"].as_str().is_none() || document["apiVersion"].as_str().is_none() {
+                return Err(failed("every document must have apiVersion and kind".into()));
+            }
+            objects.push(document);
+        }
+    }
+    Ok(objects)
+}
+
+/// Values that the chart passes through templates: strings in them may hold `{{ .Release.Name }}` and the like.
+pub(crate) fn templated(release: &Release<'_>, path: &'static str, value: &Value) -> Result<Value, RenderError> {
+    let failed = |source| RenderError::Template { path, source };
+    Ok(match value {
+        Value::String(text) if text.contains("{{") => {
+            Value::String(template::render(text, &template::context(release)).map_err(failed)?)
+        }
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| templated(release, path, item)).collect::<Result<_, _>>()?)
+        }
+        Value::Object(map) => {
+            let mut rendered = Map::new();
+            for (key, value) in map {
+                rendered.insert(key.clone(), templated(release, path, value)?);
+            }
+            Value::Object(rendered)
+        }
+        other => other.clone(),
+    })
 }
 
 /// Secret `vc-config-NAME`.
@@ -101,42 +184,8 @@ pub fn config_secret(release: &Release<'_>) -> Value {
         "kind": "Secret",
         "metadata": release.metadata(&names::config_secret(release.name), &labels, &annotations),
         "type": "Opaque",
-        "data": {"config.yaml": base64::engine::general_purpose::STANDARD.encode(release.config.to_yaml())},
+        "data": {"config.yaml": base64::engine::general_purpose::STANDARD.encode(release.config.to_stored())},
     })
-}
-
-fn service(release: &Release<'_>) -> Value {
-    let config = &release.config.control_plane.service;
-    let mut labels = config.labels.clone();
-    labels.insert("vcluster.loft.sh/service".into(), "true".into());
-    let mut spec = config.spec.as_object().cloned().unwrap_or_default();
-    let load_balancer = spec.get("type").and_then(Value::as_str) == Some("LoadBalancer");
-    spec.entry("ports").or_insert_with(|| {
-        let mut ports = vec![port("https", 443, config.https_node_port)];
-        // Fake kubelets answer at the same port; a load balancer would show them to everybody.
-        if release.config.networking.advanced.proxy_kubelets.by_hostname && !load_balancer {
-            ports.push(port("kubelet", 10250, config.kubelet_node_port));
-        }
-        json!(ports)
-    });
-    // A hub's pods are not the cluster's: the hub writes the addresses itself.
-    if release.placement == Placement::Dedicated {
-        spec.entry("selector").or_insert_with(|| json!({"app": "vcluster", "release": release.name}));
-    }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": release.metadata(release.name, &labels, &config.annotations),
-        "spec": spec,
-    })
-}
-
-fn port(name: &str, port: u16, node_port: u16) -> Value {
-    let mut value = json!({"name": name, "port": port, "targetPort": 8443, "protocol": "TCP"});
-    if node_port != 0 {
-        value["nodePort"] = json!(node_port);
-    }
-    value
 }
 
 fn service_accounts(release: &Release<'_>) -> Vec<Value> {
@@ -173,60 +222,4 @@ fn with_pull_secrets(mut account: Value, secrets: &[Value]) -> Value {
         account["imagePullSecrets"] = json!(secrets);
     }
     account
-}
-
-/// ResourceQuota and LimitRange `vc-NAME`. `auto` follows the other one: limits need defaults and the other way round.
-fn policies(release: &Release<'_>) -> Vec<Value> {
-    let policies = &release.config.policies;
-    let quota = &policies.resource_quota;
-    let range = &policies.limit_range;
-    let mut objects = Vec::new();
-    let name = names::service_account(release.name);
-    if quota.enabled.enabled(range.enabled == config::Switch::On) {
-        let mut spec = json!({"hard": quantities(&quota.quota)});
-        if quota.scope_selector["matchExpressions"].as_array().is_some_and(|list| !list.is_empty()) {
-            spec["scopeSelector"] = quota.scope_selector.clone();
-        }
-        if !quota.scopes.is_empty() {
-            spec["scopes"] = json!(quota.scopes);
-        }
-        objects.push(json!({
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": release.metadata(&name, &quota.labels, &quota.annotations),
-            "spec": spec,
-        }));
-    }
-    if range.enabled.enabled(quota.enabled == config::Switch::On) {
-        let mut limit = Map::from_iter([("type".to_string(), json!("Container"))]);
-        for (key, values) in [
-            ("default", &range.default),
-            ("defaultRequest", &range.default_request),
-            ("min", &range.min),
-            ("max", &range.max),
-        ] {
-            let values = quantities(values);
-            if !values.is_empty() {
-                limit.insert(key.to_string(), Value::Object(values));
-            }
-        }
-        objects.push(json!({
-            "apiVersion": "v1",
-            "kind": "LimitRange",
-            "metadata": release.metadata(&name, &range.labels, &range.annotations),
-            "spec": {"limits": [limit]},
-        }));
-    }
-    objects
-}
-
-/// Quantities may be written as numbers; objects want strings.
-fn quantities(value: &Value) -> Map<String, Value> {
-    let Value::Object(map) = value else { return Map::new() };
-    map.iter()
-        .map(|(name, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            (name.clone(), Value::String(text))
-        })
-        .collect()
 }

@@ -40,6 +40,13 @@ const SYNCED_CLUSTER_SCOPED: &[Resource] = &[
 
 /// What `deploy` renders; the Service goes last because it owns the rest.
 const RENDERED: &[Resource] = &[
+    Resource::new("apps", "v1", "statefulsets"),
+    Resource::new("apps", "v1", "deployments"),
+    Resource::new("policy", "v1", "poddisruptionbudgets"),
+    Resource::new("networking.k8s.io", "v1", "networkpolicies"),
+    Resource::new("networking.k8s.io", "v1", "ingresses"),
+    Resource::new("monitoring.coreos.com", "v1", "servicemonitors"),
+    Resource::new("gateway.networking.k8s.io", "v1", "tlsroutes"),
     Resource::new("", "v1", "resourcequotas"),
     Resource::new("", "v1", "limitranges"),
     Resource::new("rbac.authorization.k8s.io", "v1", "rolebindings"),
@@ -81,8 +88,9 @@ pub(crate) async fn remove_with(rest: &Rest, namespace: &str, name: &str) -> Res
     }
     for resource in RENDERED_CLUSTER_SCOPED {
         // Two releases of one name in two namespaces share the label; the name of the object tells them apart.
-        let object = deploy::names::cluster_role(name, namespace);
-        left += remove_named(rest, resource, &rendered, &object, name).await?;
+        for object in [deploy::names::cluster_role(name, namespace), deploy::names::namespaces_role(name, namespace)] {
+            left += remove_named(rest, resource, &rendered, &object, name).await?;
+        }
     }
     Ok(left == 0)
 }

@@ -30,7 +30,7 @@ async fn put_release(host: &Rest) {
     let config = config::Config::from_yaml("vcluster.yaml", "").expect("the defaults are valid");
     let release =
         Release { name: "team-a", namespace: NAMESPACE, placement: Placement::Hub, config: &config, version: "0.0.0" };
-    for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release)) {
+    for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release).unwrap()) {
         let object = Value::from_serialize(&object).expect("an object");
         let (group, version) =
             object.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));

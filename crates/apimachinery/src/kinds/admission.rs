@@ -220,6 +220,13 @@ fn webhook(
 }
 
 /// Where a webhook is called.
+/// Checks where a webhook is, for objects that are not of the built-in kinds.
+pub fn validate_webhook_client_config(config: &Value, path: &FieldPath) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    client_config(config, path, &mut errors);
+    errors
+}
+
 pub(crate) fn client_config(config: &Value, path: &FieldPath, errors: &mut Errors) {
     match (config.os("url"), config.o("service")) {
         (Some(url), None) => webhook_url(url, &path.child("url"), errors),

@@ -5,13 +5,11 @@
 //! and its errors say so (`spec.validation`, `spec.subresources`): ours too.
 
 use apimachinery::field::{BadValue, FieldError, FieldPath};
-use apimachinery::names;
-use apimachinery::{Map, Value, json};
+use apimachinery::text::is_print;
+use apimachinery::{Map, Value, json, kinds, names};
 
-use super::columns::JsonPath;
-use super::rules::Rules;
-use super::schema::Node;
-use super::{names as accepted_names, prune, structural, validate};
+use super::names as accepted_names;
+use super::open_api::{field_of_path, validate_schema};
 
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -101,33 +99,102 @@ pub fn validate_create(definition: &Value) -> Vec<FieldError> {
         let path = FieldPath::new("metadata").child("name");
         errors.push(FieldError::invalid(&path, name, "must be spec.names.plural+\".\"+spec.group"));
     }
-    validate_spec(definition, &mut errors);
+    validate_spec(definition, None, &mut errors);
     validate_stored(definition, &mut errors);
-    if spec["preserveUnknownFields"] == true {
-        let path = FieldPath::new("spec").child("preserveUnknownFields");
-        let message =
-            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-        errors.push(FieldError::invalid(&path, true, message));
-    }
+    validate_approval(definition, None, &mut errors);
+    validate_preserve(definition, None, &mut errors);
     errors
 }
 
 /// Checks a changed definition, metadata aside.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    validate_spec(new, &mut errors);
-    if established(old) {
-        for path in
-            [&["spec", "group"][..], &["spec", "names", "plural"], &["spec", "scope"], &["spec", "names", "kind"]]
-        {
-            if new.at(path) != old.at(path) {
-                let at = FieldPath::new(path[0]).children(&path[1..]);
-                errors.push(FieldError::invalid(&at, new.str_at(path), "field is immutable"));
-            }
+    validate_spec(new, Some(old), &mut errors);
+    let always = [&["spec", "group"][..], &["spec", "names", "plural"]];
+    let once_established = [&["spec", "scope"][..], &["spec", "names", "kind"]];
+    let established = established(old);
+    for path in once_established.into_iter().filter(|_| established).chain(always) {
+        if new.at(path) != old.at(path) {
+            let at = FieldPath::new(path[0]).children(&path[1..]);
+            errors.push(FieldError::invalid(&at, new.str_at(path), "field is immutable"));
         }
     }
     validate_stored(new, &mut errors);
+    validate_approval(new, Some(old), &mut errors);
+    validate_preserve(new, Some(old), &mut errors);
     errors
+}
+
+fn preserves(definition: &Value) -> bool {
+    definition.at(&["spec", "preserveUnknownFields"]).is_some_and(|v| *v == true)
+}
+
+fn validate_preserve(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    if preserves(new) && !old.is_some_and(preserves) {
+        let path = FieldPath::new("spec").child("preserveUnknownFields");
+        let message =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errors.push(FieldError::invalid(&path, true, message));
+    }
+}
+
+const APPROVED: &str = "api-approved.kubernetes.io";
+
+#[derive(PartialEq)]
+enum Approval {
+    Missing,
+    Bypassed,
+    Approved,
+    Invalid,
+}
+
+fn approval(definition: &Value) -> Approval {
+    let text = definition.str_at(&["metadata", "annotations", APPROVED]);
+    let is_url = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let host = rest.split(['/', '?', '#']).next()?;
+        let valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            && !text.contains(|c: char| c.is_ascii_control() || c == ' ');
+        (valid && !host.is_empty()).then_some(())
+    };
+    match text {
+        "" => Approval::Missing,
+        text if text.starts_with("unapproved") => Approval::Bypassed,
+        _ if is_url().is_some() => Approval::Approved,
+        _ => Approval::Invalid,
+    }
+}
+
+/// Groups of the community need a word of approval.
+///
+/// Source: `apiextensions-apiserver/pkg/apihelpers` (`GetAPIApprovalState`).
+fn validate_approval(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let group = new.str_at(&["spec", "group"]);
+    let protected = ["k8s.io", "kubernetes.io"];
+    if !protected.iter().any(|p| group.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))) {
+        return;
+    }
+    let state = approval(new);
+    if old.is_some_and(|old| approval(old) == state) {
+        return;
+    }
+    let path = FieldPath::new("metadata").child("annotations").key(APPROVED);
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    match state {
+        Approval::Missing => {
+            let text = format!("protected groups must have approval annotation {APPROVED:?}, {see}");
+            errors.push(FieldError::required(&path, text));
+        }
+        Approval::Invalid => {
+            let text = format!(
+                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
+            );
+            let given = new.str_at(&["metadata", "annotations", APPROVED]);
+            errors.push(FieldError::invalid(&path, given, text));
+        }
+        Approval::Bypassed | Approval::Approved => {}
+    }
 }
 
 fn validate_stored(definition: &Value, errors: &mut Vec<FieldError>) {
@@ -158,7 +225,7 @@ fn hoisted(versions: &[Value], keys: &[&str]) -> bool {
     versions.windows(2).all(|w| keys.iter().all(|k| w[0].get(k) == w[1].get(k)))
 }
 
-fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
+fn validate_spec(definition: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     let spec = &definition["spec"];
     let path = FieldPath::new("spec");
     let group = spec.str_at(&["group"]);
@@ -183,10 +250,32 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
     }
     let versions = spec.array_at(&["versions"]);
     let has_schema = |v: &Value| v.at(&["schema", "openAPIV3Schema"]).is_some_and(Value::is_object);
-    for (i, _) in versions.iter().enumerate().filter(|(_, v)| !has_schema(v)) {
+    let preserves = preserves(definition);
+    // What was stored without a schema may stay so, unless it would be pruned to nothing.
+    let always = old.is_none_or(|old| old.array_at(&["spec", "versions"]).iter().all(has_schema));
+    for (i, version) in versions.iter().enumerate().filter(|(_, v)| !has_schema(v)) {
         let at = path.child("versions").index(i).child("schema").child("openAPIV3Schema");
-        errors.push(FieldError::required(&at, ""));
+        if always {
+            errors.push(FieldError::required(&at, ""));
+        } else if !preserves && version["served"] == true {
+            errors.push(FieldError::required(&at, "because otherwise all fields are pruned"));
+        }
     }
+    if preserves && versions.iter().any(|v| has_defaults(&v["schema"]["openAPIV3Schema"])) {
+        let text = "must be false in order to use defaults in the schema";
+        errors.push(FieldError::invalid(&path.child("preserveUnknownFields"), true, text));
+    }
+    let status = |v: &Value| v.at(&["subresources", "status"]).is_some_and(Value::is_object);
+    let any_status = versions.iter().any(status);
+    let unchanged = |v: &Value| {
+        let before = old.map_or(&[][..], |old| old.array_at(&["spec", "versions"]));
+        before.iter().any(|b| b["name"] == v["name"] && b.get("schema") == v.get("schema"))
+    };
+    let schema = |v: &Value, path: &FieldPath, status: bool, errors: &mut Vec<FieldError>| {
+        if let Some(schema) = v.at(&["schema", "openAPIV3Schema"]).filter(|s| s.is_object()) {
+            validate_schema(schema, &path.child("openAPIV3Schema"), status, unchanged(v), errors);
+        }
+    };
     let same_schema = hoisted(versions, &["schema"]);
     let same_subresources = hoisted(versions, &["subresources"]);
     let same_columns = hoisted(versions, &["additionalPrinterColumns"]);
@@ -198,8 +287,12 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
         if !problems.is_empty() {
             errors.push(FieldError::invalid(&at.child("name"), name, problems.join(",")));
         }
+        for problem in deprecation_problems(version) {
+            let warning = version["deprecationWarning"].as_str().unwrap_or_default();
+            errors.push(FieldError::invalid(&at.child("deprecationWarning"), warning, problem));
+        }
         if !same_schema {
-            validate_schema(version, &at.child("schema").child("openAPIV3Schema"), errors);
+            schema(version, &at.child("schema"), status(version), errors);
         }
         if !same_subresources {
             validate_subresources(version, &at.child("subresources"), errors);
@@ -236,7 +329,7 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
         }
         validate_names(&spec["names"], &path.child("names"), errors);
         if same_schema {
-            validate_schema(first, &path.child("validation").child("openAPIV3Schema"), errors);
+            schema(first, &path.child("validation"), any_status, errors);
         }
         if same_subresources {
             validate_subresources(first, &path.child("subresources"), errors);
@@ -248,7 +341,45 @@ fn validate_spec(definition: &Value, errors: &mut Vec<FieldError>) {
             validate_selectable(first, &path.child("selectableFields"), errors);
         }
     }
-    validate_conversion(&spec["conversion"], &path.child("conversion"), errors);
+    let strategy = spec.str_at(&["conversion", "strategy"]);
+    if preserves && !strategy.is_empty() && strategy != "None" {
+        let at = path.child("conversion").child("strategy");
+        errors.push(FieldError::invalid(&at, strategy, "must be None if spec.preserveUnknownFields is true"));
+    }
+    validate_conversion(&spec["conversion"], old, &path.child("conversion"), errors);
+}
+
+fn has_defaults(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            schema.get("default").is_some_and(|d| !d.is_null())
+                || members.iter().any(|(key, member)| {
+                    !matches!(key.as_str(), "default" | "enum" | "example") && has_defaults(member)
+                })
+        }
+        Value::Array(list) => list.iter().any(has_defaults),
+        _ => false,
+    }
+}
+
+/// What is wrong with the text that deprecates a version.
+fn deprecation_problems(version: &Value) -> Vec<String> {
+    let Some(text) = version["deprecationWarning"].as_str() else { return Vec::new() };
+    if version["deprecated"] != true {
+        return vec!["can only be set for deprecated versions".to_owned()];
+    }
+    let mut problems = Vec::new();
+    if text.len() > 256 {
+        problems.push("must be <= 256 characters long".to_owned());
+    }
+    if text.is_empty() {
+        problems.push("must not be an empty string".to_owned());
+    }
+    if let Some((i, _)) = text.char_indices().find(|(_, c)| !is_print(*c)) {
+        problems
+            .push(format!("must only contain printable UTF-8 characters; non-printable character found at index {i}"));
+    }
+    problems
 }
 
 /// Versions as Go prints them in messages, as far as clients can tell.
@@ -268,25 +399,27 @@ fn printed(versions: &[Value]) -> BadValue {
 }
 
 fn validate_names(given: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-    let mut label = |at: FieldPath, name: &str, required: bool| {
-        if name.is_empty() {
-            if required {
-                errors.push(FieldError::required(&at, ""));
-            }
-            return;
+    for key in ["plural", "singular", "kind", "listKind"] {
+        if given.str_at(&[key]).is_empty() {
+            errors.push(FieldError::required(&path.child(key), ""));
         }
-        let problems = names::is_dns1035_label(&name.to_lowercase());
+    }
+    let mut label = |at: FieldPath, name: &str, mixed_case: bool| {
+        let checked = if mixed_case { name.to_lowercase() } else { name.to_owned() };
+        let problems = names::is_dns1035_label(&checked);
         if !problems.is_empty() {
-            errors.push(FieldError::invalid(&at, name, problems.join(",")));
+            let prefix = if mixed_case { "may have mixed case, but should otherwise match: " } else { "" };
+            errors.push(FieldError::invalid(&at, name, format!("{prefix}{}", problems.join(","))));
         }
     };
-    let plural = given.str_at(&["plural"]);
-    label(path.child("plural"), plural, true);
-    label(path.child("singular"), given.str_at(&["singular"]), true);
-    label(path.child("kind"), given.str_at(&["kind"]), true);
-    label(path.child("listKind"), given.str_at(&["listKind"]), true);
+    for (key, mixed_case) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
+        let name = given.str_at(&[key]);
+        if !name.is_empty() {
+            label(path.child(key), name, mixed_case);
+        }
+    }
     for (i, short) in given.array_at(&["shortNames"]).iter().enumerate() {
-        label(path.child("shortNames").index(i), short.as_str().unwrap_or_default(), true);
+        label(path.child("shortNames").index(i), short.as_str().unwrap_or_default(), false);
     }
     let (kind, list_kind) = (given.str_at(&["kind"]), given.str_at(&["listKind"]));
     if !kind.is_empty() && kind == list_kind {
@@ -302,96 +435,25 @@ fn validate_names(given: &Value, path: &FieldPath, errors: &mut Vec<FieldError>)
     }
 }
 
-fn validate_schema(version: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-    let Some(schema) = version.at(&["schema", "openAPIV3Schema"]) else { return };
-    let before = errors.len();
-    structural::validate(schema, path, errors);
-    if errors.len() > before {
-        return;
-    }
-    let node = match Node::compile(schema) {
-        Ok(node) => node,
-        Err(bad) => {
-            errors.push(FieldError::invalid(&path.child("pattern"), bad.pattern.as_str(), bad.to_string()));
-            return;
-        }
-    };
-    validate_defaults(&node, path, errors);
-    let mut problems = Vec::new();
-    Rules::compile(&node, &mut problems);
-    for problem in problems {
-        let at = FieldPath::new(&format!("{path}.{}", problem.path)).child(problem.member);
-        if problem.too_costly {
-            errors.push(FieldError::forbidden(&at, problem.message));
-            continue;
-        }
-        let rule = &problem.rule;
-        let optional = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
-        let mut shown = json!({"Rule": rule.rule, "Message": rule.message, "MessageExpression": rule.message_expression,
-            "FieldPath": rule.field_path});
-        shown["Reason"] = optional(&rule.reason);
-        shown["OptionalOldSelf"] = rule.optional_old_self.map_or(Value::Null, Value::Bool);
-        errors.push(FieldError::invalid(&at, BadValue::from(shown), problem.message));
-    }
-}
-
-/// Defaults must be what the schema allows.
-fn validate_defaults(node: &Node, path: &FieldPath, errors: &mut Vec<FieldError>) {
-    if let Some(default) = &node.default {
-        let at = path.child("default");
-        let mut value = default.clone();
-        let mut removed = Vec::new();
-        prune::prune(&mut value, node, false, "", &mut removed);
-        if removed.is_empty() {
-            prune::default(&mut value, node);
-            let mut problems = Vec::new();
-            validate::validate(&value, node, "", &mut problems);
-            errors.extend(problems.into_iter().map(|mut e| {
-                e.field = match e.field.as_str() {
-                    "<nil>" => at.to_string(),
-                    below => format!("{at}.{below}"),
-                };
-                e
-            }));
-        } else {
-            errors.push(FieldError::invalid(&at, BadValue::from(default.clone()), "must not have unknown fields"));
-        }
-    }
-    for (name, child) in &node.properties {
-        validate_defaults(child, &path.child("properties").key(name), errors);
-    }
-    if let super::schema::Additional::Schema(child) = &node.additional {
-        validate_defaults(child, &path.child("additionalProperties"), errors);
-    }
-    if let Some(items) = &node.items {
-        validate_defaults(items, &path.child("items"), errors);
-    }
-}
-
 fn validate_subresources(version: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     let Some(scale) = version.at(&["subresources", "scale"]) else { return };
     let at = path.child("scale");
     let mut check = |key: &str, roots: &[&str], required: bool| {
         let text = scale.str_at(&[key]);
         let at = at.child(key);
+        let under = |root: &&str| text.starts_with(&format!("{root}."));
         if text.is_empty() {
             if required {
                 errors.push(FieldError::required(&at, ""));
             }
-            return;
-        }
-        let members = text.starts_with('.').then(|| JsonPath::parse(text)).flatten().and_then(|p| p.members());
-        let under = |root: &&str| text.starts_with(&format!("{root}."));
-        match members {
-            None => errors.push(FieldError::invalid(&at, text, "should be a json path")),
-            Some(_) if !roots.iter().any(under) => {
-                let message = match roots {
-                    [root] => format!("should be a json path under {root}"),
-                    _ => format!("should be a json path under either {}", roots.join(" or ")),
-                };
-                errors.push(FieldError::invalid(&at, text, message));
-            }
-            Some(_) => {}
+        } else if !text.starts_with('.') {
+            errors.push(FieldError::invalid(&at, text, "must be a simple json path starting with ."));
+        } else if !roots.iter().any(under) {
+            let message = match roots {
+                [root] => format!("should be a json path under {root}"),
+                _ => format!("should be a json path under either {}", roots.join(" or ")),
+            };
+            errors.push(FieldError::invalid(&at, text, message));
         }
     };
     check("specReplicasPath", &[".spec"], true);
@@ -422,7 +484,7 @@ fn validate_columns(version: &Value, path: &FieldPath, errors: &mut Vec<FieldErr
         let json_path = text("jsonPath");
         if json_path.is_empty() {
             errors.push(FieldError::required(&at.child("JSONPath"), ""));
-        } else if !json_path.starts_with('.') || JsonPath::parse(json_path).is_none() {
+        } else if !json_path.starts_with('.') {
             let message = "must be a simple json path starting with .";
             errors.push(FieldError::invalid(&at.child("JSONPath"), json_path, message));
         }
@@ -431,67 +493,89 @@ fn validate_columns(version: &Value, path: &FieldPath, errors: &mut Vec<FieldErr
 
 fn validate_selectable(version: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
     const MAX: usize = 8;
-    let fields = version.array_at(&["selectableFields"]);
-    if fields.len() > MAX {
-        errors.push(FieldError::too_many(path, fields.len() as i64, MAX as i64));
-    }
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, field) in fields.iter().enumerate() {
+    let Some(schema) = version.at(&["schema", "openAPIV3Schema"]) else { return };
+    let mut seen: Vec<String> = Vec::new();
+    for (i, field) in version.array_at(&["selectableFields"]).iter().enumerate() {
         let at = path.index(i).child("jsonPath");
         let text = field.str_at(&["jsonPath"]);
         if text.is_empty() {
             errors.push(FieldError::required(&at, ""));
             continue;
         }
-        let Some(members) = JsonPath::parse(text).and_then(|p| p.members()) else {
-            errors.push(FieldError::invalid(&at, text, "is an invalid path: does not refer to a valid field"));
-            continue;
+        let (shown, node) = match field_of_path(schema, text, false) {
+            Ok(found) => found,
+            Err(reason) => {
+                errors.push(FieldError::invalid(&at, text, format!("is an invalid path: {reason}")));
+                continue;
+            }
         };
-        let mut node = version.at(&["schema", "openAPIV3Schema"]);
-        for member in &members {
-            node = node.and_then(|n| n.at(&["properties", member]));
+        if shown.split(['.', '[']).next() == Some("metadata") {
+            errors.push(FieldError::invalid(&at, text, "must not point to fields in metadata"));
         }
-        match node {
-            None => errors.push(FieldError::invalid(&at, text, "is an invalid path: does not refer to a valid field")),
-            Some(_) if members.first().is_some_and(|m| m == "metadata") => {
-                errors.push(FieldError::invalid(&at, text, "must not point to fields in metadata"));
-            }
-            Some(node) if !matches!(node.str_at(&["type"]), "string" | "integer" | "boolean") => {
-                let message = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
-                errors.push(FieldError::invalid(&at, text, message));
-            }
-            Some(_) => {}
+        if !matches!(node.str_at(&["type"]), "string" | "integer" | "boolean") {
+            let message = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            errors.push(FieldError::invalid(&at, text, message));
         }
-        if seen.contains(&text) {
+        if seen.contains(&shown) {
             errors.push(FieldError::duplicate(&at, text));
+        } else {
+            seen.push(shown);
         }
-        seen.push(text);
+    }
+    if seen.len() > MAX {
+        errors.push(FieldError::too_many(path, seen.len() as i64, MAX as i64));
     }
 }
 
-fn validate_conversion(conversion: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
-    match conversion.str_at(&["strategy"]) {
-        "None" => {
-            if conversion.get("webhook").is_some() {
-                let message = "should not be set when strategy is not set to Webhook";
-                errors.push(FieldError::forbidden(&path.child("webhook").child("clientConfig"), message));
-            }
-        }
-        "Webhook" => {
-            if conversion.at(&["webhook", "clientConfig"]).is_none() {
-                let message = "required when strategy is set to Webhook";
-                errors.push(FieldError::required(&path.child("webhook").child("clientConfig"), message));
-            }
-            let versions = conversion.array_at(&["webhook", "conversionReviewVersions"]);
-            if versions.is_empty() {
-                errors.push(FieldError::required(&path.child("conversionReviewVersions"), ""));
-            } else if !versions.iter().any(|v| *v == "v1" || *v == "v1beta1") {
-                let shown = Value::Array(versions.to_vec());
-                let message = "must include at least one of v1, v1beta1";
-                errors.push(FieldError::invalid(&path.child("conversionReviewVersions"), shown, message));
-            }
-        }
+/// Names and paths are those of upstream's internal version.
+fn validate_conversion(conversion: &Value, old: Option<&Value>, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    const ACCEPTED: [&str; 2] = ["v1", "v1beta1"];
+    let strategy = conversion.str_at(&["strategy"]);
+    match strategy {
+        "None" | "Webhook" => {}
         "" => errors.push(FieldError::required(&path.child("strategy"), "")),
         other => errors.push(FieldError::not_supported(&path.child("strategy"), other, &["None", "Webhook"])),
+    }
+    let config = conversion.at(&["webhook", "clientConfig"]).filter(|c| c.is_object());
+    let config_path = path.child("webhookClientConfig");
+    let versions = conversion.array_at(&["webhook", "conversionReviewVersions"]);
+    let versions_path = path.child("conversionReviewVersions");
+    if strategy != "Webhook" {
+        let message = "should not be set when strategy is not set to Webhook";
+        if config.is_some() {
+            errors.push(FieldError::forbidden(&config_path, message));
+        }
+        if !versions.is_empty() {
+            errors.push(FieldError::forbidden(&versions_path, message));
+        }
+        return;
+    }
+    match config {
+        None => errors.push(FieldError::required(&config_path, "required when strategy is set to Webhook")),
+        Some(config) => errors.extend(kinds::validate_webhook_client_config(config, &config_path)),
+    }
+    if versions.is_empty() {
+        errors.push(FieldError::required(&versions_path, ""));
+        return;
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let text = version.as_str().unwrap_or_default();
+        if versions[..i].contains(version) {
+            errors.push(FieldError::invalid(&versions_path.index(i), text, "duplicate version"));
+            continue;
+        }
+        for problem in names::is_dns1035_label(text) {
+            errors.push(FieldError::invalid(&versions_path.index(i), text, problem));
+        }
+    }
+    let accepted = |versions: &[Value]| versions.iter().any(|v| ACCEPTED.iter().any(|a| *v == *a));
+    // What was accepted when fewer versions were known stays.
+    let required = old.is_none_or(|old| {
+        let before = old.array_at(&["spec", "conversion", "webhook", "conversionReviewVersions"]);
+        before.is_empty() || accepted(before)
+    });
+    if required && !accepted(versions) {
+        let message = format!("must include at least one of {}", ACCEPTED.join(", "));
+        errors.push(FieldError::invalid(&versions_path, Value::Array(versions.to_vec()), message));
     }
 }

@@ -15,6 +15,7 @@ mod convert;
 pub mod definition;
 mod formats;
 mod names;
+mod open_api;
 mod prune;
 mod rules;
 mod schema;
@@ -38,7 +39,7 @@ use tower::ServiceExt;
 
 use self::columns::{Column, JsonPath};
 use self::convert::Converter;
-use self::rules::Rules;
+use self::rules::{Problem, Rules};
 use self::schema::Node;
 use self::strategy::{CustomStrategy, Definition, Version};
 use crate::authn::UserInfo;
@@ -244,14 +245,14 @@ fn compile_version(crd: &Value, version: &Value, group: &str, kind: &str) -> Res
     node.preserve_unknown_fields |= crd.at(&["spec", "preserveUnknownFields"]).is_some_and(|v| *v == true);
     let types = Schema::from_structural(open_api, (group, &name, kind)).map_err(|e| e.to_string())?;
     let mut rule_errors = Vec::new();
-    let rules = Rules::compile(&node, &mut rule_errors);
-    if let Some(error) = rule_errors.iter().find(|e| !e.too_costly) {
-        tracing::warn!(
-            kind,
-            path = error.path,
-            error = error.message,
-            "a stored rule does not compile and is not applied"
-        );
+    let rules = Rules::compile(&node, "", &mut rule_errors);
+    let wrong = rule_errors.iter().find_map(|e| match &e.problem {
+        Problem::Invalid(_, text) => Some((&e.path, text)),
+        // What was accepted once goes on being applied.
+        Problem::TooCostly(_) | Problem::TotalTooHigh(_) => None,
+    });
+    if let Some((path, error)) = wrong {
+        tracing::warn!(kind, path, error, "a stored rule does not compile and is not applied");
     }
     let scale = version.at(&["subresources", "scale"]).map(|scale| {
         let path = |key: &str| JsonPath::parse(scale.str_at(&[key])).and_then(|p| p.members());

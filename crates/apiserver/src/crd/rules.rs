@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::Value;
 use apimachinery::field::{BadValue, ErrorType, FieldError, FieldPath};
 use apimachinery::json::Str;
+use apimachinery::{Value, json};
 use cel::value::escape;
 use cel::{Budget, Decl, Environment, EvalError, Program, Type, Val};
 
@@ -19,12 +19,17 @@ const CALL_BUDGET: u64 = 1_000_000;
 const OBJECT_BUDGET: u64 = 10_000_000;
 /// Source: `validation.StaticEstimatedCostLimit`.
 const ESTIMATE_MAX: u64 = 10_000_000;
-/// Our estimates are coarser than upstream's, and must not refuse what a real server accepts.
-const ESTIMATE_SLACK: u64 = 10;
+/// For all rules of a schema. Source: `validation.StaticEstimatedCRDCostLimit`.
+const TOTAL_ESTIMATE_MAX: u64 = 100_000_000;
+/// How many of the most expensive rules are named when the total is too high, and from which share on.
+const EXPENSIVE_MAX: usize = 4;
+const EXPENSIVE_FROM: u64 = TOTAL_ESTIMATE_MAX / 100;
 /// The longest message that an expression may make.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 const TYPE_META: [&str; 3] = ["apiVersion", "kind", "metadata"];
 const REQUEST_BYTES_MAX: u64 = 3 * 1024 * 1024;
+/// The longest text in a request, and what is left of a request for the members of a list.
+const STRING_MAX: u64 = REQUEST_BYTES_MAX - 2;
 
 struct Compiled {
     rule: Rule,
@@ -46,68 +51,84 @@ pub struct Rules {
     keys: Option<Vec<Str>>,
 }
 
-/// A rule that cannot be used: where it stands in the schema, which member, and why.
+/// What is wrong with a rule.
 pub struct RuleError {
+    /// Where, below the schema, such as `properties[spec].x-kubernetes-validations[0].rule`; empty: the schema itself.
     pub path: String,
-    pub rule: Rule,
-    pub member: &'static str,
-    pub message: String,
-    /// The estimate is too high; else the expression is wrong.
-    pub too_costly: bool,
+    pub problem: Problem,
 }
 
-/// The declaration of a node's values. `resource` nodes have `apiVersion`, `kind` and `metadata` (name and generateName).
-fn declare(node: &Node, resource: bool, name: &str) -> Decl {
-    let string =
-        |max: Option<i64>| Decl { size_max: max.and_then(|m| u64::try_from(m).ok()), ..Decl::new(Type::String) };
+pub enum Problem {
+    /// The rule cannot be used: the value that a message shows, and why.
+    Invalid(BadValue, String),
+    /// One estimate is too high.
+    TooCostly(String),
+    /// All estimates together are.
+    TotalTooHigh(String),
+}
+
+/// The declaration of a node's values; `None`: expressions do not see it. `resource` nodes have `apiVersion`, `kind` and
+/// `metadata` (name and generateName).
+///
+/// Source: `k8s.io/apiserver/pkg/cel/common/schemas.go` (`SchemaDeclType`): sizes are part of what is accepted.
+fn declare(node: &Node, resource: bool, name: &str) -> Option<Decl> {
     let checks = node.checks.as_deref();
-    match node.ty {
+    let max =
+        |max: fn(&super::schema::Checks) -> Option<i64>| checks.and_then(max).map(|m| u64::try_from(m).unwrap_or(0));
+    Some(match node.ty {
+        Some(NodeType::IntOrString) => match max(|c| c.max_length) {
+            Some(length) => Decl::sized(Type::Dyn, length * 4),
+            None => Decl::sized(Type::Dyn, STRING_MAX),
+        },
         None if resource || node.embedded_resource => object(node, true, name),
-        None | Some(NodeType::IntOrString) => Decl::new(Type::Dyn),
+        // Nothing is known about it.
+        None => return None,
         Some(NodeType::Boolean) => Decl::new(Type::Bool),
         Some(NodeType::Integer) => Decl::new(Type::Int),
         Some(NodeType::Number) => Decl::new(Type::Double),
         Some(NodeType::String) => {
-            let longest = checks.and_then(|c| c.allowed.as_ref()).map(|values| {
-                values.iter().filter_map(Value::as_str).map(|s| s.chars().count() as i64).max().unwrap_or(0)
-            });
+            let longest = || {
+                let values = checks.and_then(|c| c.allowed.as_ref()).filter(|v| !v.is_empty())?;
+                Some(values.iter().filter_map(Value::as_str).map(|s| s.len() as u64).max().unwrap_or(0))
+            };
+            let length = max(|c| c.max_length);
             match checks.map_or("", |c| c.format.as_str()) {
-                "byte" => Decl { ty: Type::Bytes, ..string(checks.and_then(|c| c.max_length)) },
-                "duration" => Decl::new(Type::Duration),
-                "date" | "date-time" => Decl::new(Type::Timestamp),
-                _ => string(longest.or(checks.and_then(|c| c.max_length))),
+                "byte" => Decl::sized(Type::Bytes, length.unwrap_or(STRING_MAX)),
+                "duration" => Decl::sized(Type::Duration, 32),
+                "date" => Decl::sized(Type::Timestamp, 12),
+                "date-time" => Decl::sized(Type::Timestamp, 32),
+                // Lengths are of characters, sizes of bytes.
+                _ => Decl::sized(Type::String, length.map(|l| l * 4).or_else(longest).unwrap_or(STRING_MAX)),
             }
         }
         Some(NodeType::Array) => {
-            let element = node
-                .items
-                .as_ref()
-                .map_or_else(|| Decl::new(Type::Dyn), |i| declare(i, false, &format!("{name}.@idx")));
-            let max = checks.and_then(|c| c.max_items).and_then(|m| u64::try_from(m).ok());
-            let max = max.unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(node.items.as_deref()) + 1));
-            Decl::list(Arc::new(element), Some(max))
+            let items = node.items.as_deref()?;
+            let element = declare(items, items.embedded_resource, &format!("{name}.@idx"))?;
+            let most = max(|c| c.max_items).unwrap_or_else(|| STRING_MAX / (smallest(items).unwrap_or(0) + 1));
+            Decl::list(Arc::new(element), Some(most))
         }
         Some(NodeType::Object) => match &node.additional {
-            Additional::Schema(values) if node.properties.is_empty() => {
-                let element = declare(values, false, &format!("{name}.@elem"));
-                let max = checks.and_then(|c| c.max_properties).and_then(|m| u64::try_from(m).ok());
-                let max = max.unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(Some(values)) + 3));
-                Decl::map(Arc::new(Decl::new(Type::String)), Arc::new(element), Some(max))
+            Additional::Schema(values) => {
+                let element = declare(values, values.embedded_resource, &format!("{name}.@elem"))?;
+                let most =
+                    max(|c| c.max_properties).unwrap_or_else(|| STRING_MAX / (smallest(values).unwrap_or(0) + 6));
+                // Upstream counts the keys as empty.
+                Decl::map(Arc::new(Decl::sized(Type::String, 0)), Arc::new(element), Some(most))
             }
             _ => object(node, resource || node.embedded_resource, name),
         },
-    }
+    })
 }
 
 fn object(node: &Node, resource: bool, name: &str) -> Decl {
     let mut fields: BTreeMap<String, Arc<Decl>> = BTreeMap::new();
     for (field, child) in &node.properties {
-        // A field that a rule cannot write is a field that rules cannot see.
-        let decl = declare(child, false, &format!("{name}.{field}"));
-        fields.insert(escape(field).into_owned(), Arc::new(decl));
+        if let Some(decl) = declare(child, child.embedded_resource, &format!("{name}.{field}")) {
+            fields.insert(escape(field).into_owned(), Arc::new(decl));
+        }
     }
-    if resource {
-        let text = || Arc::new(Decl::sized(Type::String, 253));
+    if resource && !specifies_metadata(&fields) {
+        let text = || Arc::new(Decl::sized(Type::String, STRING_MAX));
         fields.insert("apiVersion".to_owned(), text());
         fields.insert("kind".to_owned(), text());
         let metadata = [("name".to_owned(), text()), ("generateName".to_owned(), text())].into();
@@ -116,25 +137,63 @@ fn object(node: &Node, resource: bool, name: &str) -> Decl {
     Decl::object(name, fields)
 }
 
+/// Whether a schema says all about `apiVersion`, `kind` and the names in `metadata` that rules may look at.
+fn specifies_metadata(fields: &BTreeMap<String, Arc<Decl>>) -> bool {
+    let text = |decl: Option<&Arc<Decl>>| decl.is_some_and(|d| d.ty == Type::String);
+    let metadata = fields.get("metadata");
+    let named = |name: &str| text(metadata.and_then(|m| m.field(name)));
+    text(fields.get("kind")) && text(fields.get("apiVersion")) && named("name") && named("generateName")
+}
+
 /// The fewest bytes that a value takes in a request.
-fn smallest(node: Option<&Node>) -> u64 {
-    match node.and_then(|n| n.ty) {
-        Some(NodeType::Object) => {
-            let required =
-                node.and_then(|n| n.checks.as_ref()).map_or(0, |c| c.required.iter().map(|r| r.len() as u64 + 4).sum());
-            2 + required
-        }
-        Some(NodeType::Array | NodeType::String) => 2,
+fn smallest(node: &Node) -> Option<u64> {
+    Some(match node.ty {
+        Some(NodeType::IntOrString | NodeType::Integer | NodeType::Number) => 1,
         Some(NodeType::Boolean) => 4,
-        _ => 1,
-    }
+        Some(NodeType::String) => match node.checks.as_deref().map_or("", |c| c.format.as_str()) {
+            "duration" => 3,
+            "date" => 12,
+            "date-time" => 21,
+            _ => 2,
+        },
+        Some(NodeType::Array) => {
+            smallest(node.items.as_deref()?)?;
+            2
+        }
+        Some(NodeType::Object) if matches!(node.additional, Additional::Schema(_)) => {
+            let Additional::Schema(values) = &node.additional else { return None };
+            smallest(values)?;
+            2
+        }
+        None if !node.embedded_resource => return None,
+        Some(NodeType::Object) | None => {
+            let required = node.checks.as_deref().map_or(&[][..], |c| &c.required);
+            let fields = node.properties.iter().filter(|(name, child)| {
+                // What has a default need not be sent.
+                child.default.is_none() && required.contains(name)
+            });
+            2 + fields.filter_map(|(name, child)| Some(name.len() as u64 + smallest(child)? + 4)).sum::<u64>()
+        }
+    })
 }
 
 impl Rules {
-    /// Compiles the rules of a schema. Errors name the rule by its place, such as `properties[spec]`.
-    pub fn compile(root: &Node, errors: &mut Vec<RuleError>) -> Rules {
-        let name = "object".to_owned();
-        compile(root, Place { resource: true, path: String::new(), name, times: 1, decl: None }, errors)
+    /// Compiles the rules of a schema. `base` is the schema's path, for messages that name another place in it.
+    pub fn compile(root: &Node, base: &str, errors: &mut Vec<RuleError>) -> Rules {
+        let decl = declare(root, true, "object").map(Arc::new);
+        let place = Place { resource: true, path: String::new(), cardinality: Some(1), decl, uncorrelated: None };
+        let mut costs = Costs { base, total: 0, expensive: Vec::new() };
+        let rules = compile(root, place, &mut costs, errors);
+        if costs.total > TOTAL_ESTIMATE_MAX {
+            for (path, _) in costs.expensive {
+                let text = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+                errors.push(RuleError { path, problem: Problem::TotalTooHigh(text.to_owned()) });
+            }
+            let name = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+            let text = over_budget(name, costs.total, TOTAL_ESTIMATE_MAX);
+            errors.push(RuleError { path: String::new(), problem: Problem::TotalTooHigh(text) });
+        }
+        rules
     }
 
     pub fn is_empty(&self) -> bool {
@@ -151,87 +210,141 @@ impl Rules {
     }
 }
 
+/// What the rules of a schema cost together.
+struct Costs<'a> {
+    base: &'a str,
+    total: u64,
+    expensive: Vec<(String, u64)>,
+}
+
+impl Costs<'_> {
+    fn observe(&mut self, path: &str, cost: u64) {
+        self.total = self.total.saturating_add(cost);
+        if cost >= EXPENSIVE_FROM {
+            self.expensive.push((path.to_owned(), cost));
+            self.expensive.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
+            self.expensive.truncate(EXPENSIVE_MAX);
+        }
+    }
+}
+
 /// Where in the schema a node stands.
 struct Place {
     /// A root or embedded object: has `apiVersion`, `kind` and `metadata`.
     resource: bool,
     path: String,
-    /// Of its type, in messages.
-    name: String,
-    /// How often the node can occur in an object.
-    times: u64,
-    /// Its declaration, when a node above has made it: nothing is declared twice.
+    /// How often the node can occur in an object; `None` when nothing bounds it.
+    cardinality: Option<u64>,
+    /// Its declaration, which the node above has made: nothing is declared twice. `None`: expressions do not see it.
     decl: Option<Arc<Decl>>,
+    /// The place above whose parts cannot be matched with what they were before.
+    uncorrelated: Option<String>,
 }
 
 impl Place {
-    fn below(&self, path: &str, name: &str, times: u64, decl: Option<&Arc<Decl>>) -> Place {
+    fn below(&self, node: &Node, path: &str, resource: bool, decl: Option<&Arc<Decl>>) -> Place {
+        let own = self.path.trim_end_matches('.').to_owned();
+        let unmatched = if path == "items" { node.list_type != ListType::Map } else { node.atomic_map };
         Place {
-            resource: false,
+            resource,
             path: format!("{}{path}.", self.path),
-            name: format!("{}.{name}", self.name),
-            times: self.times.saturating_mul(times),
+            cardinality: self.cardinality.zip(most(node)).map(|(a, b)| a.saturating_mul(b)),
             decl: decl.cloned(),
+            uncorrelated: self
+                .uncorrelated
+                .clone()
+                .or_else(|| (unmatched && path != "additionalProperties").then_some(own)),
         }
     }
 }
 
-fn compile(node: &Node, mut place: Place, errors: &mut Vec<RuleError>) -> Rules {
+/// How many children of one kind a value can have.
+fn most(node: &Node) -> Option<u64> {
+    let checks = node.checks.as_deref();
+    let bound = |max: Option<i64>| max.map(|m| u64::try_from(m).unwrap_or(0));
+    match node.ty {
+        Some(NodeType::Object) if !matches!(node.additional, Additional::Unspecified) => {
+            bound(checks.and_then(|c| c.max_properties))
+        }
+        Some(NodeType::Array) => bound(checks.and_then(|c| c.max_items)),
+        _ => Some(1),
+    }
+}
+
+fn compile(node: &Node, place: Place, costs: &mut Costs<'_>, errors: &mut Vec<RuleError>) -> Rules {
     let mut rules = Rules {
         type_text: node.ty.map_or("object", NodeType::text),
         keys: (node.list_type == ListType::Map).then(|| node.list_map_keys.clone()),
         ..Rules::default()
     };
     if !node.rules.is_empty() {
-        let decl = place.decl.get_or_insert_with(|| Arc::new(declare(node, place.resource, &place.name))).clone();
-        for (i, rule) in node.rules.iter().enumerate() {
-            let at = format!("{}x-kubernetes-validations[{i}]", place.path);
-            rules.own.extend(compile_rule(rule, &decl, &at, place.times, errors));
+        match &place.decl {
+            Some(decl) => {
+                for (i, rule) in node.rules.iter().enumerate() {
+                    let at = format!("{}x-kubernetes-validations[{i}]", place.path);
+                    rules.own.extend(compile_rule(node, rule, decl, &at, &place, costs, errors));
+                }
+                rules.decl = Some(decl.clone());
+            }
+            None => {
+                let text = "internal error: failed to retrieve type information for x-kubernetes-validations";
+                let path = format!("{}x-kubernetes-validations", place.path);
+                errors.push(RuleError { path, problem: Problem::Invalid(BadValue::Omitted, text.to_owned()) });
+            }
         }
-        rules.decl = Some(decl);
     }
-    let decl = place.decl.as_deref();
     let resource = place.resource || node.embedded_resource;
     for (field, child) in &node.properties {
-        // The declaration of an object's metadata is not made from the schema.
-        let known = decl.filter(|_| !(resource && TYPE_META.contains(&field.as_str())));
-        let known = known.and_then(|d| d.field(&escape(field)));
-        let compiled = compile(child, place.below(&format!("properties[{field}]"), field, 1, known), errors);
+        let known = place.decl.as_deref().and_then(|d| d.field(&escape(field)));
+        // The declaration of an object's metadata may not be the schema's.
+        let own = (resource && TYPE_META.contains(&field.as_str()) && !child.rules.is_empty())
+            .then(|| declare(child, child.embedded_resource, field).map(Arc::new))
+            .flatten();
+        let below = place.below(node, &format!("properties[{field}]"), child.embedded_resource, own.as_ref().or(known));
+        let compiled = compile(child, below, costs, errors);
         if !compiled.is_empty() {
             rules.properties.insert(field.clone(), compiled);
         }
     }
-    let checks = node.checks.as_deref();
-    let bound = |max: Option<i64>, child: &Node| {
-        max.and_then(|m| u64::try_from(m).ok()).unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(Some(child)) + 1))
-    };
-    let element = decl.and_then(|d| d.element.as_ref());
+    let element = place.decl.as_deref().and_then(|d| d.element.as_ref());
     if let Additional::Schema(child) = &node.additional {
-        let times = bound(checks.and_then(|c| c.max_properties), child);
-        let compiled = compile(child, place.below("additionalProperties", "@elem", times, element), errors);
+        let below = place.below(node, "additionalProperties", child.embedded_resource, element);
+        let compiled = compile(child, below, costs, errors);
         rules.additional = (!compiled.is_empty()).then(|| Box::new(compiled));
     }
     if let Some(child) = &node.items {
-        let times = bound(checks.and_then(|c| c.max_items), child);
-        let compiled = compile(child, place.below("items", "@idx", times, element), errors);
+        let below = place.below(node, "items", child.embedded_resource, element);
+        let compiled = compile(child, below, costs, errors);
         rules.items = (!compiled.is_empty()).then(|| Box::new(compiled));
     }
     rules
 }
 
+/// A rule as messages show it.
+fn shown(rule: &Rule) -> BadValue {
+    let optional = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    let mut shown = json!({"Rule": rule.rule, "Message": rule.message, "MessageExpression": rule.message_expression,
+        "FieldPath": rule.field_path});
+    shown["Reason"] = optional(&rule.reason);
+    shown["OptionalOldSelf"] = rule.optional_old_self.map_or(Value::Null, Value::Bool);
+    BadValue::from(shown)
+}
+
 fn compile_rule(
+    node: &Node,
     rule: &Rule,
     decl: &Arc<Decl>,
     path: &str,
-    times: u64,
+    place: &Place,
+    costs: &mut Costs<'_>,
     errors: &mut Vec<RuleError>,
 ) -> Option<Compiled> {
-    let mut fail = |member: &'static str, message: String, too_costly: bool| {
-        errors.push(RuleError { path: path.to_owned(), rule: rule.clone(), member, message, too_costly });
-    };
     if rule.rule.trim().is_empty() {
         return None;
     }
+    let mut fail = |member: &str, problem: Problem| {
+        errors.push(RuleError { path: format!("{path}.{member}"), problem });
+    };
     let optional_old = rule.optional_old_self == Some(true);
     let old = match optional_old {
         true => Arc::new(Decl::new(Type::optional(decl.ty.clone()))),
@@ -241,49 +354,72 @@ fn compile_rule(
     let program = match Program::compile(&rule.rule, &environment) {
         Ok(program) => program,
         Err(error) => {
-            fail("rule", format!("compilation failed: {error}"), false);
+            fail("rule", Problem::Invalid(shown(rule), format!("compilation failed: {error}")));
             return None;
         }
     };
-    if !matches!(program.output(), Type::Bool | Type::Dyn) {
-        fail("rule", "cel expression must evaluate to a bool".into(), false);
+    if !matches!(program.output(), Type::Bool) && !(*program.output() == Type::Dyn && !program.is_path()) {
+        fail("rule", Problem::Invalid(shown(rule), "cel expression must evaluate to a bool".into()));
         return None;
     }
-    let uses_old = program.uses("oldSelf");
-    if optional_old && !uses_old {
-        fail("optionalOldSelf", "may not be set if oldSelf is not used in rule".into(), false);
+    let times = place.cardinality.unwrap_or_else(|| REQUEST_BYTES_MAX / (smallest(node).unwrap_or(0) + 1));
+    let cost = program.cost().max.saturating_mul(times);
+    if cost > ESTIMATE_MAX {
+        fail("rule", Problem::TooCostly(over_budget("estimated rule cost", cost, ESTIMATE_MAX)));
     }
-    if let Some(factor) = over_budget(program.cost().max, times) {
-        fail("rule", format!("estimated rule cost exceeds budget by factor of {factor}"), true);
-    }
+    costs.observe(&format!("{path}.rule"), cost);
     let message = match rule.message_expression.trim() {
         "" => None,
         expression => match Program::compile(expression, &environment) {
-            Ok(message) if matches!(message.output(), Type::String | Type::Dyn) => Some(message),
+            Ok(message) if matches!(message.output(), Type::String | Type::Dyn) => {
+                let cost = message.cost().max;
+                if cost > ESTIMATE_MAX {
+                    let text = over_budget("estimated messageExpression cost", cost, ESTIMATE_MAX);
+                    fail("messageExpression", Problem::TooCostly(text));
+                }
+                costs.observe(&format!("{path}.messageExpression"), cost);
+                Some(message)
+            }
             Ok(_) => {
-                fail("messageExpression", "messageExpression must evaluate to a string".into(), false);
+                let text = "messageExpression must evaluate to a string";
+                fail("messageExpression", Problem::Invalid(shown(rule), text.into()));
                 None
             }
             Err(error) => {
-                fail("messageExpression", format!("messageExpression compilation failed: {error}"), false);
+                let text = format!("messageExpression compilation failed: {error}");
+                fail("messageExpression", Problem::Invalid(shown(rule), text));
                 None
             }
         },
     };
+    let uses_old = program.uses("oldSelf");
+    if uses_old {
+        if let Some(unmatched) = &place.uncorrelated {
+            let within = match unmatched.as_str() {
+                "" => costs.base.to_owned(),
+                below => format!("{}.{below}", costs.base),
+            };
+            let text = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+            fail("rule", Problem::Invalid(BadValue::from(rule.rule.as_str()), text));
+        }
+    } else if let Some(given) = rule.optional_old_self {
+        let text = "may not be set if oldSelf is not used in rule";
+        fail("optionalOldSelf", Problem::Invalid(BadValue::from(given), text.into()));
+    }
     Some(Compiled { rule: rule.clone(), program, message, uses_old })
 }
 
 /// How far an estimate is over what is allowed, as a message says it.
-fn over_budget(cost: u64, times: u64) -> Option<String> {
-    let total = cost.saturating_mul(times);
-    if total <= ESTIMATE_MAX.saturating_mul(ESTIMATE_SLACK) {
-        return None;
-    }
-    let factor = total as f64 / ESTIMATE_MAX as f64;
-    let shown = if factor > 100.0 { "more than 100x".to_owned() } else { format!("{factor:.1}x") };
-    Some(format!(
-        "{shown} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
-    ))
+fn over_budget(what: &str, cost: u64, limit: u64) -> String {
+    let factor = cost as f64 / limit as f64;
+    let factor = match factor {
+        f if f > 100.0 => "more than 100x".to_owned(),
+        f if f < 1.5 => format!("{f:.6}x"),
+        f => format!("{f:.1}x"),
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
 }
 
 struct Run<'a> {
@@ -421,6 +557,191 @@ impl Run<'_> {
         match compiled.rule.message.trim() {
             "" => format!("failed rule: {}", compiled.rule.rule.trim()),
             message => message.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The estimate of `rule` on a schema, or why the rule does not compile.
+    fn cost(schema: &Value, rule: &str) -> Result<u64, String> {
+        let node = Node::compile(schema).expect("a schema");
+        let decl = Arc::new(declare(&node, false, "object").expect("a declaration"));
+        let environment = Environment::new().with("self", decl.clone()).with("oldSelf", decl);
+        Program::compile(rule, &environment).map(|p| p.cost().max).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn estimates_are_upstreams_to_the_unit() {
+        let list = |items: Value, max: Option<i64>| {
+            let mut list = json!({"type": "array", "items": items});
+            if let Some(max) = max {
+                list["maxItems"] = max.into();
+            }
+            list
+        };
+        let map = |values: Value, max: Option<i64>| {
+            let mut map = json!({"type": "object", "additionalProperties": values});
+            if let Some(max) = max {
+                map["maxProperties"] = max.into();
+            }
+            map
+        };
+        let text = |max: Option<i64>| match max {
+            Some(max) => json!({"type": "string", "maxLength": max}),
+            None => json!({"type": "string"}),
+        };
+        let of = |ty: &str| json!({"type": ty});
+        let formatted = |format: &str| json!({"type": "string", "format": format});
+        let either = || json!({"x-kubernetes-int-or-string": true});
+        let object = |fields: &[(&str, Value)]| {
+            let mut object = json!({"type": "object", "properties": {}});
+            for (name, field) in fields {
+                object["properties"][*name] = field.clone();
+            }
+            object
+        };
+        let val = |one: Value| object(&[("val1", one.clone()), ("val2", one)]);
+        let required = |fields: &[(&str, Value)], names: &[&str]| {
+            let mut object = object(fields);
+            object["required"] = json!(names.to_vec());
+            object
+        };
+        // Numbers: `TestCostEstimation` and `TestCelEstimatedCostStability` of apiextensions-apiserver's `schema/cel`.
+        let rows: Vec<(Value, &str, u64)> = vec![
+            (list(of("number"), None), "self.all(x, true)", 4_718_591),
+            (list(of("number"), Some(10)), "self.all(x, true)", 32),
+            (list(of("string"), None), "self.all(x, true)", 3_145_727),
+            (list(of("string"), Some(20)), "self.all(x, true)", 62),
+            (list(of("boolean"), None), "self.all(x, true)", 1_887_437),
+            (list(list(of("number"), None), None), "self.all(x, true)", 3_145_727),
+            (
+                list(required(&[("required", of("string")), ("optional", of("string"))], &["required"]), Some(50)),
+                "self.all(x, true)",
+                152,
+            ),
+            (map(of("number"), None), "self.all(x, true)", 1_348_169),
+            (map(of("number"), None), "has(self.x)", 1),
+            (map(of("string"), None), "self.all(x, true)", 1_179_647),
+            (map(of("boolean"), None), "self.all(x, true)", 943_718),
+            (text(None), "self.contains('test')", 314_574),
+            (text(Some(10)), "self.contains('test')", 5),
+            (text(None), "self.startsWith('test')", 2),
+            (text(None), "size(self + \"hello\") > size(\"hello\")", 314_578),
+            (text(Some(4)), "size(self + \"hello\") > size(\"hello\")", 7),
+            (list(of("number"), None), "self[1] == 0.0", 2),
+            (list(of("string"), None), "self[1] == self[1]", 314_577),
+            (list(of("number"), Some(10)), "self.all(x, self.all(y, true))", 352),
+            (list(of("number"), Some(10)), "self.all(x, self.all(y, self.all(z, true)))", 3552),
+            (text(None), "self.matches(\"x\")", 314_574),
+            (text(Some(50)), "self.matches(\"x\")", 22),
+            (text(None), "\"\".matches(\"(((((((((())))))))))[0-9]\")", 7),
+            (text(None), "self.matches(\"\")", 1),
+            (map(text(None), None), "self.all(x, x.contains(self[x]))", 2_752_507),
+            (map(text(Some(10)), Some(10)), "self.all(x, x.contains(self[x]))", 72),
+            (text(None), "self == \"x\"", 2),
+            (text(Some(0)), "self == \"x\"", 1),
+            (list(of("number"), None), "self.all(x, x == 0.0)", 6_291_454),
+            (list(either(), None), "self.all(x, true)", 4_718_591),
+            (list(either(), None), "self[0] == 5", 3),
+            (list(of("boolean"), None), "self[0] == false", 2),
+            (list(object(&[("a", of("string"))]), None), "self[0] == null", 2),
+            (list(list(of("number"), None), None), "self[0][0] == -1.0", 3),
+            (list(map(of("number"), None), None), "self.all(x, x.y == 25.2)", 6_291_452),
+            (list(map(of("number"), None), None), "self[0].x > 2.0", 4),
+            (list(formatted("duration"), None), "self.all(x, true)", 2_359_295),
+            (list(formatted("duration"), None), "self[0].getHours() == 2", 4),
+            (list(formatted("date"), None), "self.all(x, true)", 725_936),
+            (list(formatted("date-time"), None), "self.all(x, true)", 428_963),
+            (list(formatted("date-time"), None), "self[2].getMinutes() == 45", 4),
+            (map(either(), None), "self.all(x, true)", 1_348_169),
+            (map(map(of("number"), None), None), "self.all(x, true)", 1_179_647),
+            (map(formatted("duration"), None), "self.all(x, true)", 1_048_577),
+            (map(formatted("date"), None), "self.all(x, true)", 524_288),
+            (map(formatted("date-time"), None), "self.all(x, true)", 349_526),
+            (text(None), "self.find('[0-9]+') == ''", 629_147),
+            (text(Some(10)), "self.find('[0-9]+') == ''", 11),
+            (list(text(None), None), "self.join(' ') == 'aa bb'", 329_853_068_905),
+            (list(text(Some(10)), Some(10)), "self.join(' ') == 'aa bb'", 43),
+            (list(text(None), None), "self.isSorted() == true", 329_854_432_052),
+            (list(text(Some(10)), Some(10)), "self.isSorted() == true", 52),
+            (
+                object(&[("str", text(None)), ("before", text(Some(2))), ("after", text(Some(4)))]),
+                "self.str.replace(self.before, self.after) == 'does not matter'",
+                629_154,
+            ),
+            (
+                object(&[("str", text(Some(4))), ("before", text(Some(2))), ("after", text(Some(4)))]),
+                "self.str.replace(self.before, self.after) == 'does not matter'",
+                12,
+            ),
+            (
+                object(&[("str", text(None)), ("separator", text(None))]),
+                "self.str.split(self.separator) == []",
+                629_160,
+            ),
+            (text(None), "self.lowerAscii() == 'lower!'", 314_575),
+            (text(Some(10)), "self.lowerAscii() == 'lower!'", 6),
+            (map(of("integer"), None), "oldSelf.size() == self.size()", 5),
+            (map(formatted("date-time"), None), "self[\"a\"] == self[\"b\"]", 8),
+            (val(of("integer")), "self.val1 == self.val2", 4),
+            (val(of("integer")), "type(self.val1) == int", 4),
+            (val(of("number")), "int(self.val1) < 5", 4),
+            (val(text(None)), "self.val1.matches('^[^0-9]*$')", 943_721),
+            (val(text(None)), "!self.val1.matches('^[0-9]*$')", 629_149),
+            (val(text(None)), "self.val1.charAt(3) == 'k'", 4),
+            (val(text(None)), "self.val1.indexOf('o') == 1", 314_576),
+            (val(text(None)), "self.val1.replace(' ', 'x') == 'Rookxtakesx👑'", 629_150),
+            (val(text(None)), "self.val1.split(' ', 2) == ['Rook', 'takes 👑']", 629_159),
+            (val(text(None)), "self.val1.substring(4, 10).trim() == 'takes'", 629_149),
+            (val(text(None)), "self.val1.lowerAscii() == self.val1.lowerAscii()", 943_723),
+            (val(formatted("byte")), "self.val1 == self.val2", 314_577),
+            (val(formatted("byte")), "self.val1 == b'AB'", 3),
+            (val(formatted("duration")), "self.val1 == duration('1h2m') + duration('3s4ms')", 6),
+            (val(formatted("duration")), "type(self.val1) == google.protobuf.Duration", 4),
+            (val(list(of("integer"), None)), "1 in self.val1", 1_572_865),
+            (val(list(of("integer"), None)), "self.val2[0] in self.val1", 1_572_868),
+            (val(list(of("integer"), None)), "self.val1 + self.val2 == [1, 2, 3, 1, 2, 3]", 16),
+            (val(list(of("integer"), None)), "self.val1 + [4, 5] == [1, 2, 3, 4, 5]", 24),
+            (val(list(of("integer"), None)), "has(self.val1) && has(self.val2)", 2),
+            (val(list(of("integer"), None)), "self.val1.all(k, size(self.val1) > 0)", 11_010_044),
+            (val(list(of("integer"), None)), "self.val1.exists_one(k, self.val1 == [2])", 23_592_949),
+            (val(list(of("integer"), None)), "size(self.val1.filter(k, size(self.val1) > 1)) == 1", 26_738_686),
+            (
+                val(list(of("integer"), None)),
+                "self.val1.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)",
+                53_477_367,
+            ),
+            (val(map(of("string"), None)), "self.val1 == self.val2", 39_326),
+            (val(map(of("string"), None)), "'k1' in self.val1", 3),
+            (val(map(of("string"), None)), "self.val1 == {'k1': 'a', 'k2': 'b'}", 33),
+            (val(map(of("integer"), None)), "self.val1.all(k, self.val1[k] > 0)", 3_595_115),
+            (val(map(of("integer"), None)), "size(self.val1.filter(k, self.val1[k] > 1)) == 1", 8_089_017),
+            (val(object(&[("b", of("integer"))])), "has(self.val1.b)", 2),
+            (val(object(&[("b", of("integer"))])), "type(self) == type(self)", 1_844_674_407_370_955_268),
+            (val(either()), "self.val1 == 1 || self.val1 == '25%'", 6),
+            (val(either()), "self.val1 != ['anything']", 13),
+            (val(either()), "type(self.val1) == string && self.val1.matches(r'(\\d+(\\.\\d+)?%)')", 1_258_298),
+        ];
+        let mut wrong = Vec::new();
+        for (schema, rule, want) in rows {
+            let got = cost(&schema, rule);
+            if got != Ok(want) {
+                wrong.push(format!("{rule} on {schema}: want {want}, got {got:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn what_a_schema_does_not_describe_cannot_be_named() {
+        let schema = json!({"type": "object", "properties": {"free": {"x-kubernetes-preserve-unknown-fields": true},
+            "list": {"type": "array", "items": {"x-kubernetes-preserve-unknown-fields": true}}}});
+        for rule in ["has(self.free)", "self.list.size() > 0"] {
+            let error = cost(&schema, rule).unwrap_err();
+            assert!(error.contains("undefined field"), "{rule}: {error}");
         }
     }
 }

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::authn::UserInfo;
+use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, ReadBodyError, RequestBody, read_body};
 use crate::negotiate::{self, Encoding};
 use crate::registry::{Resource, ResourceHandle};
@@ -70,6 +71,23 @@ impl Cx {
 
     pub fn not_found(&self) -> Box<Status> {
         Box::new(Status::not_found(&self.resource.group_resource(), &self.info.name))
+    }
+
+    /// An update or a patch is about to create: that takes the right to create as well.
+    ///
+    /// Source: `endpoints/handlers/update.go` (`withAuthorization`).
+    pub async fn authorize_create(&self) -> StatusResult<()> {
+        if is_privileged(&self.user) {
+            return Ok(());
+        }
+        let mut attributes = Attributes::new(&self.user, &self.info);
+        attributes.verb = "create".to_owned();
+        let authorization = self.server.config.authorizer.authorize(&attributes).await;
+        if authorization.decision == Decision::Allow {
+            return Ok(());
+        }
+        let message = forbidden_message(&attributes, &authorization.reason);
+        Err(Box::new(Status::forbidden(&self.resource.group_resource(), &self.info.name, message)))
     }
 
     /// The encoding of the request body, or 415.

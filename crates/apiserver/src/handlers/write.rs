@@ -122,7 +122,7 @@ pub async fn create_object(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let result = try_create(cx, object.clone(), options).await;
+        let result = try_create(cx, object.clone(), options, false).await;
         match result {
             Err(status) if status.is_already_exists() && object.name().is_empty() && attempts < NAME_ATTEMPTS => {}
             Err(status) if status.is_already_exists() && object.name().is_empty() => {
@@ -142,7 +142,8 @@ fn wipe_system_fields(object: &mut Value) {
     }
 }
 
-async fn try_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusResult<Written> {
+/// `by_update`: the request is an update or a patch, so that nobody has asked yet whether the user may create.
+async fn try_create(cx: &Cx, object: Value, options: &WriteOptions, by_update: bool) -> StatusResult<Written> {
     let strategy = &cx.resource.strategy;
     let storage = &cx.server.storage;
     let options_value = options.to_value("CreateOptions");
@@ -177,7 +178,7 @@ async fn try_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusRes
         object.set_name(&name);
     }
     let reservations = cx.server.hooks.before_create(storage, &cx.resource, &mut object, options.dry_run).await?;
-    let checked = check_create(cx, &mut object, &admission).await;
+    let checked = check_create(cx, &mut object, by_update, &admission).await;
     let result = match checked {
         Ok(()) => store_create(cx, object, options).await,
         Err(status) => Err(status),
@@ -189,6 +190,7 @@ async fn try_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusRes
 async fn check_create<'a>(
     cx: &'a Cx,
     object: &mut Value,
+    by_update: bool,
     admission: &(impl Fn(Value) -> crate::admission::AdmissionRequest<'a> + Sync),
 ) -> StatusResult<()> {
     let strategy = &cx.resource.strategy;
@@ -202,6 +204,9 @@ async fn check_create<'a>(
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), object.name(), &errors)));
     }
     cx.warn_all(strategy.warnings_create(object));
+    if by_update {
+        cx.authorize_create().await?;
+    }
     if !cx.server.admission.is_empty() {
         cx.validate(admission(object.clone())).await?;
     }
@@ -333,7 +338,7 @@ pub async fn change_object(
             let mut object = make(None)?;
             // Only a create by POST refuses a resourceVersion.
             object.set_resource_version("");
-            match try_create(cx, object, change.options).await {
+            match try_create(cx, object, change.options, true).await {
                 Ok(written) => return Ok((written, true)),
                 // Somebody else created it meanwhile: change that one.
                 Err(status) if status.is_already_exists() && attempts < CONFLICT_ATTEMPTS => {

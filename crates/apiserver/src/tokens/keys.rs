@@ -42,13 +42,15 @@ impl ServiceAccountKeys {
         header.typ = None;
         let mut public = vec![own];
         for (index, pem) in verification.iter().enumerate() {
-            let key = match private_key(pem) {
-                Some((_, key)) => Some(key),
-                None => public_key(pem),
-            };
-            let key = key.ok_or(KeyError::VerificationKey { index })?;
-            if public.iter().all(|k| k.id != key.id) {
-                public.push(key);
+            // A file may hold several keys, and other things as well. Source: `keyutil.ParsePublicKeysPEM`.
+            let keys: Vec<PublicKey> = blocks(pem).filter_map(|block| verification_key(&block)).collect();
+            if keys.is_empty() {
+                return Err(KeyError::VerificationKey { index });
+            }
+            for key in keys {
+                if public.iter().all(|k| k.id != key.id) {
+                    public.push(key);
+                }
             }
         }
         Ok(ServiceAccountKeys { signing, header, public })
@@ -106,6 +108,35 @@ fn private_key(pem: &str) -> Option<(EncodingKey, PublicKey)> {
     let key = EncodingKey::from_rsa_pem(pem.as_bytes()).ok()?;
     let jwk = Jwk::from_encoding_key(&key, Algorithm::RS256).ok()?;
     Some((key, describe(&jwk)?))
+}
+
+/// The PEM blocks of a text, each as a text.
+fn blocks(pem: &str) -> impl Iterator<Item = String> + '_ {
+    pem.split_inclusive('\n')
+        .scan(None::<String>, |open, line| {
+            if line.starts_with("-----BEGIN ") {
+                *open = Some(String::new());
+            }
+            if let Some(text) = open.as_mut() {
+                text.push_str(line);
+            }
+            Some(if line.starts_with("-----END ") { open.take() } else { None })
+        })
+        .flatten()
+}
+
+/// A public key, the public half of a private one, or the key of a certificate.
+fn verification_key(pem: &str) -> Option<PublicKey> {
+    if pem.starts_with("-----BEGIN CERTIFICATE") {
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        let certificate = block.parse_x509().ok()?;
+        let key = base64::engine::general_purpose::STANDARD.encode(certificate.public_key().raw);
+        return public_key(&format!("-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n"));
+    }
+    match private_key(pem) {
+        Some((_, key)) => Some(key),
+        None => public_key(pem),
+    }
 }
 
 fn public_key(pem: &str) -> Option<PublicKey> {
@@ -197,6 +228,21 @@ mod tests {
         assert!(ServiceAccountKeys::from_pem("garbage", &[]).is_err());
         let jwk = &keys.jwks()["keys"][0];
         assert_eq!((jwk.str_at(&["kty"]), jwk.str_at(&["alg"])), ("EC", "ES256"));
+    }
+
+    #[test]
+    fn keys_that_verify_come_from_files_with_certificates_and_several_keys() {
+        let (signing, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&signing).unwrap().pem();
+        let both = format!("# two\n{}\n{certificate}", other.public_key_pem());
+        for (file, count) in [(&certificate, 1), (&both, 2)] {
+            let keys = ServiceAccountKeys::from_pem(&signing.serialize_pem(), &[file]).unwrap();
+            assert_eq!(keys.public.len(), count, "a certificate's key is the key itself");
+        }
+        for file in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let got = ServiceAccountKeys::from_pem(&signing.serialize_pem(), &[file]);
+            assert!(matches!(got, Err(KeyError::VerificationKey { index: 0 })), "{file}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
 mod crd;
+mod real_crds;
 mod security;
 
 use std::time::Duration;

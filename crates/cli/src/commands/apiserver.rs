@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use apiserver::ApiServer;
-use clap::Args as ClapArgs;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use pki::ClusterCertificates;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,11 @@ pub struct ApiServerArgs {
     /// Issuer of service account tokens
     #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
     pub service_account_issuer: String,
+    /// Accepted when 0: there is no insecure port
+    #[arg(long, hide = true, value_parser = ["0"])]
+    pub insecure_port: Option<String>,
+    #[command(flatten)]
+    pub unused: UnusedFlags,
     /// Public keys that service account tokens are checked with
     #[arg(long, value_name = "FILE")]
     pub service_account_key_file: Vec<PathBuf>,
@@ -80,13 +86,131 @@ pub struct ApiServerArgs {
     pub kubeconfig_out: Option<PathBuf>,
 }
 
+/// Flags of kube-apiserver about matters that this server does not have or decides by itself; given ones are named in
+/// the log. Flags that would change answers and are not built are unknown, and so refused by name.
+#[derive(Clone, Debug, Default)]
+pub struct UnusedFlags(pub Vec<&'static str>);
+
+/// Source: `kube-apiserver --help`, v1.36.
+const UNUSED_FLAGS: &[&str] = &[
+    "v",
+    "vmodule",
+    "logging-format",
+    "log-flush-frequency",
+    "log-json-info-buffer-size",
+    "log-json-split-stream",
+    "log-text-info-buffer-size",
+    "log-text-split-stream",
+    "logtostderr",
+    "alsologtostderr",
+    "profiling",
+    "contention-profiling",
+    "feature-gates",
+    "runtime-config",
+    "storage-backend",
+    "storage-media-type",
+    "delete-collection-workers",
+    "enable-garbage-collector",
+    "etcd-prefix",
+    "etcd-compaction-interval",
+    "etcd-count-metric-poll-period",
+    "etcd-db-metric-poll-interval",
+    "etcd-healthcheck-timeout",
+    "etcd-readycheck-timeout",
+    "etcd-cafile",
+    "etcd-certfile",
+    "etcd-keyfile",
+    "watch-cache",
+    "watch-cache-sizes",
+    "default-watch-cache-size",
+    "event-ttl",
+    "max-requests-inflight",
+    "max-mutating-requests-inflight",
+    "enable-priority-and-fairness",
+    "goaway-chance",
+    "http2-max-streams-per-connection",
+    "request-timeout",
+    "min-request-timeout",
+    "livez-grace-period",
+    "shutdown-delay-duration",
+    "shutdown-send-retry-after",
+    "endpoint-reconciler-type",
+    "apiserver-count",
+    "kubernetes-service-node-port",
+    "external-hostname",
+    "tls-min-version",
+    "tls-cipher-suites",
+    "permit-port-sharing",
+    "permit-address-sharing",
+    "enable-logs-handler",
+    "enable-aggregator-routing",
+    "kubelet-certificate-authority",
+    "kubelet-client-certificate",
+    "kubelet-client-key",
+    "kubelet-preferred-address-types",
+    "kubelet-timeout",
+    "proxy-client-cert-file",
+    "proxy-client-key-file",
+    "requestheader-client-ca-file",
+    "requestheader-allowed-names",
+    "requestheader-username-headers",
+    "requestheader-uid-headers",
+    "requestheader-group-headers",
+    "requestheader-extra-headers-prefix",
+    "service-account-lookup",
+    "service-account-extend-token-expiration",
+    "service-account-max-token-expiration",
+    "service-account-jwks-uri",
+    "strict-transport-security-directives",
+    "show-hidden-metrics-for-version",
+    "allow-metric-labels",
+    "disabled-metrics",
+    "emulated-version",
+    "min-compatibility-version",
+    "runtime-config-emulation-forward-compatible",
+    "lease-reuse-duration-seconds",
+    "node-lease-duration-seconds",
+    "token-auth-ttl",
+];
+
+impl ClapArgs for UnusedFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(UNUSED_FLAGS.iter().map(|name| {
+            let arg = Arg::new(*name).long(*name).hide(true).num_args(0..=1).default_missing_value("true");
+            // The one with a short form.
+            if *name == "v" { arg.short('v') } else { arg }
+        }))
+    }
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for UnusedFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<UnusedFlags, clap::Error> {
+        let given = |name: &&&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+        Ok(UnusedFlags(UNUSED_FLAGS.iter().filter(given).copied().collect()))
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = UnusedFlags::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// How long requests that are being answered have when the process is asked to end. Idle connections and watches end at
+/// once.
+const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 const AUTHORIZATION_MODES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "RBAC", "Node", "Webhook"];
 
 pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    for flag in &args.unused.0 {
+        ui.info(&format!("--{flag} has no effect here"));
+    }
     let node_port_range = parse_ports(&args.service_node_port_range)?;
     check_modes(&args.authorization_mode)?;
     if !args.etcd_servers.is_empty() {
-        ui.warn("--etcd-servers has no effect: the store is our own (see --data-dir)");
+        ui.info("--etcd-servers has no effect: the store is our own (see --data-dir)");
     }
     let listen = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -98,9 +222,10 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     });
     let certificates = certificates(data_dir.as_ref(), args, advertise)?;
     let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
-    let (certificate, key) = match (&args.tls_cert_file, &args.tls_private_key_file) {
-        (Some(certificate), Some(key)) => (read(certificate)?, read(key)?),
-        _ => (file("apiserver.crt"), file("apiserver.key")),
+    let given = serving_files(args);
+    let (certificate, key) = match &given {
+        Some((certificate, key)) => (read(certificate)?, read(key)?),
+        None => (file("apiserver.crt"), file("apiserver.key")),
     };
     let mut client_ca = file("client-ca.crt");
     if let Some(path) = &args.client_ca_file {
@@ -141,13 +266,10 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         let access = deploy::secrets::AdminAccess {
             server: format!("https://{}", SocketAddr::new(reach, address.port())),
             insecure: false,
-            certificate_authority: if args.tls_cert_file.is_some() {
-                certificate.clone()
-            } else {
-                file("server-ca.crt")
-            },
+            certificate_authority: if given.is_some() { certificate.clone() } else { file("server-ca.crt") },
             client_certificate: file("admin.crt"),
             client_key: file("admin.key"),
+            token: String::new(),
         };
         kubeconfig::write(path, &deploy::secrets::kubeconfig("alcove-apiserver", &access))?;
     }
@@ -161,7 +283,9 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     ui.info("stopping");
     stop.cancel();
     server.shutdown().await;
-    let _ = serving.await;
+    if tokio::time::timeout(STOP_TIMEOUT, serving).await.is_err() {
+        ui.warn("some requests were not answered in time");
+    }
     store.close().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -177,6 +301,17 @@ fn service_account_keys(args: &ApiServerArgs, own: &str) -> anyhow::Result<Vec<S
         keys.push(read(path)?);
     }
     Ok(keys)
+}
+
+/// The serving certificate somebody else made: named by flags, or in `--cert-dir` under kube-apiserver's names without
+/// an authority of ours beside it.
+fn serving_files(args: &ApiServerArgs) -> Option<(PathBuf, PathBuf)> {
+    if let (Some(certificate), Some(key)) = (&args.tls_cert_file, &args.tls_private_key_file) {
+        return Some((certificate.clone(), key.clone()));
+    }
+    let folder = args.cert_dir.as_ref()?;
+    let pair = (folder.join("apiserver.crt"), folder.join("apiserver.key"));
+    (pair.0.is_file() && pair.1.is_file() && !folder.join("server-ca.crt").exists()).then_some(pair)
 }
 
 fn certificates(
@@ -198,7 +333,9 @@ fn certificates(
     if !args.bind_address.is_unspecified() {
         names.push(args.bind_address.to_string());
     }
-    let folder = args.cert_dir.clone().or_else(|| data_dir.map(|folder| folder.join("pki")));
+    // A directory with somebody else's serving certificate is left as it is.
+    let own = args.cert_dir.clone().filter(|_| serving_files(args).is_none());
+    let folder = own.or_else(|| data_dir.map(|folder| folder.join("pki")));
     let mut kept = match &folder {
         Some(folder) => pki::files::read(folder)?,
         None => Default::default(),

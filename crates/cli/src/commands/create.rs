@@ -9,11 +9,12 @@ use kube::api::Api;
 use serde_json::json;
 
 use crate::args::{Connect, Create, Global, PlacementArg};
-use crate::clusters;
+use crate::clusters::{self, Cluster};
 use crate::commands::{config, connect};
 use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::{self, found, poll};
+use crate::release;
 use crate::ui::Ui;
 
 pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -24,22 +25,21 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     }
     // Everything that can be wrong on this side is found before anything changes on the other.
     let config = config::load(&values)?;
-    config::warn_without_effect(&config, args.placement, ui);
-    if args.placement == PlacementArg::Dedicated {
-        return Err(Failure::invalid("placement dedicated is not supported yet")
-            .hint("leave --placement out: the cluster then runs in the host's hub")
-            .into());
-    }
     let host = host::connect(global).await?;
     let namespace = global.namespace.clone().unwrap_or_else(|| deploy::names::default_namespace(&args.name));
+    let existing = check_neighbours(&host, args, &namespace).await?;
+    let placement = placement(&host, args, existing.as_ref()).await?;
+    let shown = if placement == Placement::Hub { PlacementArg::Hub } else { PlacementArg::Dedicated };
+    config::warn_without_effect(&config, shown, ui);
     let release = Release {
         name: &args.name,
         namespace: &namespace,
-        placement: Placement::Hub,
+        placement,
         config: &config,
         version: env!("CARGO_PKG_VERSION"),
     };
-    check_neighbours(&host, args, &namespace).await?;
+    // What cannot be rendered is said before anything changes.
+    release::render(&release)?;
     if args.upgrade {
         check_changes(&host, &release).await?;
     }
@@ -70,7 +70,8 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
 }
 
 /// One virtual cluster per namespace, and none of this name yet unless it is to be changed.
-async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<()> {
+async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow::Result<Option<Cluster>> {
+    let mut existing = None;
     for cluster in clusters::list(host, Some(namespace)).await? {
         if cluster.name != args.name {
             return Err(Failure::exists(format!(
@@ -91,8 +92,30 @@ async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow
             ))
             .into());
         }
+        existing = Some(cluster);
     }
-    Ok(())
+    Ok(existing)
+}
+
+/// As asked for; else where the cluster is already; else what the host offers.
+async fn placement(host: &Host, args: &Create, existing: Option<&Cluster>) -> anyhow::Result<Placement> {
+    let asked = args.placement.map(Placement::from);
+    let Some(existing) = existing else {
+        return Ok(match asked {
+            Some(placement) => placement,
+            None => release::placement_of(host).await,
+        });
+    };
+    let current = if existing.placement == "hub" { Placement::Hub } else { Placement::Dedicated };
+    if asked.is_some_and(|asked| asked != current) {
+        return Err(Failure::invalid(format!(
+            "virtual cluster {} has placement {}; moving it is not supported yet",
+            args.name, existing.placement
+        ))
+        .hint("create another one and move its data with a snapshot")
+        .into());
+    }
+    Ok(current)
 }
 
 /// Some things cannot change under a cluster that has data.
@@ -142,12 +165,14 @@ async fn ensure_namespace(
     Ok(())
 }
 
-/// Puts the objects of the release on the host and waits until the hub says that the cluster runs.
+/// Puts the objects of the release on the host and waits until the hub says that the cluster runs, or until its pod is
+/// ready.
 pub async fn put(host: &Host, release: &Release<'_>, timeout: Duration) -> anyhow::Result<()> {
-    for object in deploy::host_objects(release) {
-        manifests::apply(&host.client, &object, release.namespace).await?;
+    release::apply(host, release).await?;
+    match release.placement {
+        Placement::Hub => wait_until_running(host, release.name, release.namespace, timeout).await,
+        Placement::Dedicated => release::wait_until_ready(host, release.name, release.namespace, timeout).await,
     }
-    wait_until_running(host, release.name, release.namespace, timeout).await
 }
 
 /// Until the hub has written the kubeconfig and says that the cluster runs.

@@ -12,6 +12,7 @@ use crate::failure::{Failure, Reason};
 use crate::host::{self, Host};
 use crate::kubeconfig::{self, Change};
 use crate::manifests::{found, poll};
+use crate::release;
 use crate::ui::Ui;
 
 pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -34,8 +35,17 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
     refuse_if_protected(&secrets, &secret_name, &args.name).await?;
 
     let step = ui.step(&format!("Delete virtual cluster {}...", args.name));
-    found(secrets.delete(&secret_name, &DeleteParams::default()).await).map_err(unreachable)?;
     let timeout = Duration::from_secs(args.timeout);
+    let dedicated = cluster.placement == "dedicated";
+    if dedicated {
+        release::stop(&host, &args.name, namespace, timeout).await?;
+    }
+    remove_extras(&host, args, namespace, dedicated).await?;
+    if dedicated {
+        // A cluster with a pod of its own has nobody else to clean up after it.
+        clean_up(&host, &args.name, namespace, timeout).await?;
+    }
+    found(secrets.delete(&secret_name, &DeleteParams::default()).await).map_err(unreachable)?;
     if args.force {
         clean_up(&host, &args.name, namespace, timeout).await?;
     }
@@ -56,6 +66,25 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
     }
     delete_namespace(&host, args, namespace, ui).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What only the configuration knows of, and what only Helm knows of.
+async fn remove_extras(host: &Host, args: &Delete, namespace: &str, dedicated: bool) -> anyhow::Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
+    let stored = secrets.get_opt(&deploy::names::config_secret(&args.name)).await;
+    let stored = stored.map_err(|error| host::unreachable(&host.context, error))?;
+    let text = stored.and_then(|secret| secret.data?.remove("config.yaml")).map(|bytes| bytes.0).unwrap_or_default();
+    // A configuration that cannot be read, or is of another version, does not keep the cluster alive.
+    let config = ::config::Config::from_yaml("config.yaml", &String::from_utf8_lossy(&text));
+    let config = config.unwrap_or_else(|_| ::config::defaults());
+    let release = deploy::Release {
+        name: &args.name,
+        namespace,
+        placement: if dedicated { deploy::Placement::Dedicated } else { deploy::Placement::Hub },
+        config: &config,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    release::remove_extras(host, &release, args.keep_pvc).await
 }
 
 /// Does what the hub would do, for a host whose hub is gone.

@@ -59,13 +59,15 @@ pub async fn describe(global: &Global, args: &Describe) -> anyhow::Result<ExitCo
     let bytes =
         secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone()).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
+    let values: Value = config::yaml::from_str(&text).unwrap_or(Value::Null);
+    // Kept as one canonical text, shown as people write it.
+    let text = if values.is_object() { config::yaml::to_string(&values)? } else { text };
     if args.config_only {
         print!("{text}");
         return Ok(ExitCode::SUCCESS);
     }
     let store =
         config::Config::from_yaml(&secret_name, &text).map(|config| config.store_type().as_str()).unwrap_or("unknown");
-    let values: Value = config::yaml::from_str(&text).unwrap_or(Value::Null);
     let description = json!({
         "Name": cluster.name,
         "Namespace": cluster.namespace,

@@ -6,8 +6,11 @@ mod connect;
 mod create;
 mod delete;
 pub mod demo;
+pub mod etcd_placeholder;
 pub mod hub;
 mod list;
+pub mod serve;
+pub mod template;
 pub mod up;
 
 use std::process::ExitCode;
@@ -21,6 +24,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
     let global = args.global;
     match args.command {
         Command::Create(command) => create::run(&global, &command, ui).await,
+        Command::Template(command) => template::run(&global, &command, ui),
         Command::Connect(command) => connect::run(&global, &command, ui).await,
         Command::Disconnect => connect::disconnect(&global, ui),
         Command::List(command) => list::run(&global, &command).await,
@@ -31,12 +35,19 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Down => up::down(&global, ui).await,
         Command::Status(command) => up::status(&global, &command).await,
         Command::Hub(command) => hub::run(&global, &command, ui).await,
+        Command::Serve(command) => {
+            // ALCOVE_HOME is about `alcove up`.
+            let home = std::env::var_os("ALCOVE_HOME");
+            let data_dir = global.data_dir.clone().filter(|path| home.as_deref() != Some(path.as_os_str()));
+            serve::run(&global, data_dir.as_deref(), &command, ui).await
+        }
         Command::Apiserver(command) => {
             // ALCOVE_HOME is about `alcove up`; a stand-alone server is in memory unless it is told otherwise.
             let home = std::env::var_os("ALCOVE_HOME");
             let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
             apiserver::run(data_dir, &command, ui).await
         }
+        Command::EtcdPlaceholder(command) => etcd_placeholder::run(&command, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "alcove", &mut std::io::stdout());

@@ -84,7 +84,7 @@ fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
         assert_eq!(output.status.code(), Some(code), "alcove {}\n{text}", arguments.join(" "));
         text
     };
-    assert!(run(5, &["create", "team-a", "--timeout", "1"]).contains("no hub on host"));
+    assert!(run(5, &["create", "team-a", "--placement", "hub", "--timeout", "1"]).contains("no hub on host"));
     assert!(run(0, &["list"]).contains("Pending"));
     run(0, &["delete", "team-a", "--force", "--auto-delete-namespace=false", "--timeout", "10"]);
     assert!(!run(0, &["list"]).contains("team-a"));

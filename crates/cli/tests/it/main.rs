@@ -1,6 +1,8 @@
 //! The binary as its users meet it.
 
+mod envtest;
 mod kubectl;
 mod lifecycle;
+mod serve;
 mod snapshots;
 mod support;

@@ -1,5 +1,8 @@
 //! What lands on the host for a configuration.
 
+mod chart;
+mod rights;
+
 use config::{Config, Source};
 use deploy::{Placement, Release, host_objects, names, secrets};
 use serde_json::{Value, json};
@@ -17,6 +20,7 @@ fn render(placement: Placement, text: &str) -> Vec<Value> {
         config: &config,
         version: "0.1.0",
     })
+    .unwrap()
 }
 
 fn kinds(objects: &[Value]) -> Vec<String> {
@@ -166,7 +170,7 @@ fn the_configuration_shapes_the_objects() {
             "rbac: {role: {extraRules: [{apiGroups: [x], resources: [y], verbs: [get]}]}}",
             "Role",
             "vc-team-a",
-            "/rules/7/apiGroups/0",
+            "/rules/6/apiGroups/0",
             json!("x"),
         ),
         (
@@ -210,12 +214,13 @@ fn the_kubeconfig_secret_has_the_keys_tools_read() {
         certificate_authority: "CA".into(),
         client_certificate: "CERT".into(),
         client_key: "KEY".into(),
+        token: String::new(),
     };
     let secret = secrets::kubeconfig_secret("team-a", "vc-team-a", "ns", "", &access, Some("uid"));
     assert_eq!(secret["metadata"]["labels"], json!({"app": "vcluster", "vcluster-name": "team-a"}));
     assert_eq!(secret["metadata"]["ownerReferences"][0]["kind"], "Service");
     let keys: Vec<_> = secret["data"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["certificate-authority", "client-certificate", "client-key", "config"]);
+    assert_eq!(keys, ["certificate-authority", "client-certificate", "client-key", "config", "token"]);
     assert_eq!(secret["data"]["certificate-authority"], "Q0E=");
     let text = secrets::kubeconfig_yaml("ctx", &access);
     let value: Value = config::yaml::from_str(&text).unwrap();

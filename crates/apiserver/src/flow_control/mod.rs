@@ -1,6 +1,14 @@
-//! Says in the status of FlowSchemas whether their priority level exists. Requests are not queued by them.
+//! API priority and fairness: which FlowSchema and priority level a request belongs to, told in the headers of the answer.
 //!
-//! Follows: `k8s.io/apiserver/pkg/util/flowcontrol/apf_controller.go` (`Dangling`).
+//! Requests are classified and not queued: a server is one process among many on its machine and has no seats to share
+//! out. The objects are kept as a real server keeps them: the built-in ones exist ([`bootstrap`]), and the status of each
+//! FlowSchema says whether its priority level exists.
+//!
+//! Follows: `k8s.io/apiserver/pkg/util/flowcontrol/{apf_controller,rule}.go`,
+//! `k8s.io/apiserver/pkg/server/filters/priority-and-fairness.go`.
+
+mod bootstrap;
+mod classify;
 
 use std::sync::Arc;
 
@@ -18,8 +26,11 @@ use crate::storage::Storage;
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
 
-/// Runs until it is dropped.
-pub async fn run(storage: Arc<Storage>, service: InProcess) {
+pub use bootstrap::ensure;
+pub use classify::{Class, FlowControl};
+
+/// Keeps the classification and the status of FlowSchemas current. Runs until it is dropped.
+pub async fn run(storage: Arc<Storage>, flow: Arc<FlowControl>, service: InProcess) {
     let handle = |resource: &str| storage.registry.get(GROUP, "v1", resource);
     let (Some(schemas), Some(levels)) = (handle("flowschemas"), handle("prioritylevelconfigurations")) else { return };
     let caches = [&schemas, &levels].map(|r| r.storage.as_ref().map(|s| s.cache.subscribe()));
@@ -27,6 +38,7 @@ pub async fn run(storage: Arc<Storage>, service: InProcess) {
     loop {
         schemas_changed.mark_unchanged();
         levels_changed.mark_unchanged();
+        flow.refresh(&schemas, &levels);
         for (name, condition) in due(&schemas, &levels, &storage) {
             set(&service, &name, condition).await;
         }
