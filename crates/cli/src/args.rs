@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, etcd_placeholder, hub, serve, template, up};
+use crate::commands::{apiserver, demo, etcd, etcd_placeholder, hub, serve, store, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_) | Command::Apiserver(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) => true,
+            Command::Hub(_) | Command::Apiserver(_) | Command::Etcd(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) => true,
             _ => false,
         }
     }
@@ -128,6 +128,14 @@ pub enum Command {
         after_help = "Example:\n  ln -s $(which alcove) bin/etcd; ln -s $(which alcove) bin/kube-apiserver    see docs/envtest.md"
     )]
     EtcdPlaceholder(etcd_placeholder::EtcdPlaceholder),
+    /// Serve etcd's API over a store, for kube-apiserver, etcdctl and other clients of etcd
+    #[command(
+        after_help = "Examples:\n  alcove etcd --data-dir ./data\n  alcove etcd --store 'postgres://alcove:secret@db/team_a' --listen-client-urls http://127.0.0.1:2379"
+    )]
+    Etcd(etcd::Etcd),
+    /// Look into stores, and move data from one to another
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Work with vcluster.yaml
     #[command(subcommand)]
     Config(ConfigCommand),

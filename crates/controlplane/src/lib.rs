@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod backing_store;
 mod certificates;
 mod follow;
 mod host;
@@ -43,6 +44,7 @@ use crate::certificates::Certificates;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
+pub use backing_store::BackingStoreError;
 pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
@@ -109,6 +111,8 @@ pub enum StartError {
     Store(#[from] store::OpenError),
     #[error("the configuration of the API server")]
     Secure(#[from] apiserver::secure::SecureError),
+    #[error("controlPlane.backingStore")]
+    BackingStore(#[from] BackingStoreError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
@@ -194,7 +198,7 @@ impl ControlPlane {
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
-        let (store, restored) = open_restored(data_dir.as_deref()).await?;
+        let (store, restored) = open_restored(&config, data_dir.as_deref()).await?;
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
@@ -383,7 +387,15 @@ impl ControlPlane {
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+async fn open_restored(config: &config::Config, data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+    if let Some((endpoint, tls)) = backing_store::endpoint(config)? {
+        if let Some(folder) = data_dir
+            && restore::waiting(folder).await.is_some()
+        {
+            return Err(BackingStoreError::Restore { endpoint: endpoint.to_string() }.into());
+        }
+        return Ok((endpoint.open(&tls, store::Options::default()).await?, false));
+    }
     let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
     let Some((staged, content)) = restore::waiting(folder).await else {
         return Ok((open_store(Some(folder)).await?, false));

@@ -91,6 +91,8 @@ pub(crate) fn positions(revisions: impl IntoIterator<Item = Revision>) -> Vec<Po
 /// changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
+    /// The newest revision when it was made: nobody may have written since.
+    pub after: Revision,
     pub records: Vec<Record>,
     pub leases: Vec<LeaseChange>,
 }

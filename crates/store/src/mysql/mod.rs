@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use self::connect::{Address, rows};
 use crate::backend::{
-    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, last_position, positions, revision_of,
+    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, Record, last_position, positions, revision_of,
 };
 use crate::error::{AppendError, BackendError, HistoryError, OpenError};
 use crate::tls::TlsFiles;
@@ -276,10 +276,8 @@ impl Mysql {
         }
         .map_err(AppendError::NotApplied)?;
         writing.has_turn = true;
-        let (first, last) = match (batch.records.first(), batch.records.last()) {
-            (Some(first), Some(last)) => (first.revision() - 1, last.revision()),
-            _ => (head.revision, head.revision),
-        };
+        let first = batch.after;
+        let last = batch.records.last().map_or(first, Record::revision);
         if head.revision != first || head.lease_epoch != known {
             return Err(AppendError::Behind);
         }
