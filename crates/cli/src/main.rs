@@ -14,6 +14,8 @@ mod kubeconfig;
 mod links;
 mod manifests;
 mod release;
+mod operate;
+mod reach;
 mod signals;
 mod table;
 mod ui;
