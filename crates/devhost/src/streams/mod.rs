@@ -27,8 +27,6 @@ use node::shell::Container;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
-pub(crate) use forward::answer_http;
-
 /// What a client in this process puts into the extensions of a request to be upgraded.
 type InProcessStream = Arc<Mutex<Option<DuplexStream>>>;
 
