@@ -112,10 +112,7 @@ pub enum Command {
     )]
     Delete(Delete),
     /// Stop a virtual cluster and its pods; its data stays
-    #[command(
-        visible_alias = "sleep",
-        after_help = "Example:\n  alcove pause team-a && alcove resume team-a"
-    )]
+    #[command(visible_alias = "sleep", after_help = "Example:\n  alcove pause team-a && alcove resume team-a")]
     Pause(Pause),
     /// Start a paused virtual cluster again
     #[command(visible_alias = "wakeup", after_help = "Example:\n  alcove resume team-a")]

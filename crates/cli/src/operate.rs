@@ -41,14 +41,21 @@ impl Operator {
         let secrets: Api<Secret> = Api::namespaced(host.client.clone(), &cluster.namespace);
         let name = deploy::names::certs_secret(&cluster.name);
         let secret = secrets.get_opt(&name).await.map_err(|error| host::unreachable(&host.context, error))?;
-        let missing = || Failure::not_found(format!("Secret {name} in namespace {} has no key ca.key", cluster.namespace));
+        let missing =
+            || Failure::not_found(format!("Secret {name} in namespace {} has no key ca.key", cluster.namespace));
         let authority = secret.and_then(|secret| secret.data?.remove("ca.key")).ok_or_else(missing)?;
         let key = host_key(&String::from_utf8_lossy(&authority.0));
         let (config, forward) = reach::kubeconfig(host, cluster, timeout).await?;
         Ok(Operator { client: host::client(&config, None).await?, key, _forward: forward })
     }
 
-    async fn send(&self, method: &str, path: &str, query: &[(&str, &str)], body: Body) -> anyhow::Result<http::Response<Body>> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Body,
+    ) -> anyhow::Result<http::Response<Body>> {
         let mut uri = format!("{PREFIX}{path}");
         for (index, (name, value)) in query.iter().enumerate() {
             let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
@@ -62,7 +69,8 @@ impl Operator {
         let code = answer.status().as_u16();
         let bytes = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let text = status["message"].as_str().map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), str::to_owned);
+        let text =
+            status["message"].as_str().map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), str::to_owned);
         let failure = match code {
             404 => Failure::not_found(text),
             401 => Failure::failed("the virtual cluster does not take the key of its Secret; was it just rotated?"),
@@ -80,7 +88,8 @@ impl Operator {
     /// Writes a snapshot of the newest revision to a local file.
     pub async fn snapshot_to(&self, file: &Path, url: &str) -> anyhow::Result<()> {
         let answer = self.send("GET", "snapshot", &[("url", url)], Body::empty()).await?;
-        let mut out = tokio::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(file).await?;
+        let mut out =
+            tokio::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(file).await?;
         let mut stream = answer.into_body().into_data_stream();
         while let Some(bytes) = stream.try_next().await.context("the snapshot broke off")? {
             out.write_all(&bytes).await.with_context(|| format!("cannot write {}", file.display()))?;

@@ -45,7 +45,13 @@ pub enum Way {
 }
 
 /// Chooses the way by what the cluster's Service is, and by what answers.
-pub async fn choose(host: &Host, cluster: &Cluster, config: &Value, timeout: Duration, ui: Option<&Ui>) -> anyhow::Result<Way> {
+pub async fn choose(
+    host: &Host,
+    cluster: &Cluster,
+    config: &Value,
+    timeout: Duration,
+    ui: Option<&Ui>,
+) -> anyhow::Result<Way> {
     let written = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str).unwrap_or_default();
     // A hub writes the address at which it listens; somebody who sets another means it.
     let own = authority(written).is_none_or(|(name, _)| is_loopback(&name));
@@ -78,7 +84,9 @@ fn authority(url: &str) -> Option<(String, u16)> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     let (name, port) = match authority.rsplit_once(':') {
-        Some((name, port)) if !name.ends_with(':') && (!name.contains(':') || name.ends_with(']')) => (name, port.parse().ok()?),
+        Some((name, port)) if !name.ends_with(':') && (!name.contains(':') || name.ends_with(']')) => {
+            (name, port.parse().ok()?)
+        }
         _ => (authority, 443),
     };
     let name = name.trim_matches(['[', ']']);
@@ -94,7 +102,12 @@ async fn accepts(url: &str) -> bool {
     matches!(tokio::time::timeout(PROBE, TcpStream::connect((name.as_str(), port))).await, Ok(Ok(_)))
 }
 
-async fn load_balancer(services: &Api<Service>, name: &str, timeout: Duration, ui: Option<&Ui>) -> anyhow::Result<String> {
+async fn load_balancer(
+    services: &Api<Service>,
+    name: &str,
+    timeout: Duration,
+    ui: Option<&Ui>,
+) -> anyhow::Result<String> {
     let address = async || {
         let service = services.get_opt(name).await.ok().flatten()?;
         let first = service.status?.load_balancer?.ingress?.into_iter().next()?;
@@ -107,8 +120,11 @@ async fn load_balancer(services: &Api<Service>, name: &str, timeout: Duration, u
                 ui.info("Waiting for vcluster LoadBalancer ip...");
             }
             poll(timeout, Duration::from_secs(1), address).await.ok_or_else(|| {
-                Failure::timed_out(format!("the load balancer of Service {name} has no address after {} seconds", timeout.as_secs()))
-                    .hint("has the host cluster a controller for load balancers? name another address with --server")
+                Failure::timed_out(format!(
+                    "the load balancer of Service {name} has no address after {} seconds",
+                    timeout.as_secs()
+                ))
+                .hint("has the host cluster a controller for load balancers? name another address with --server")
             })?
         }
     };
@@ -127,8 +143,11 @@ async fn node_port(host: &Host, service: Option<&Service>) -> anyhow::Result<Opt
             let addresses = node.status.as_ref().and_then(|status| status.addresses.clone()).unwrap_or_default();
             for address in addresses.iter().filter(|address| address.type_ == kind) {
                 let name = &address.address;
-                let server =
-                    if name.contains(':') { format!("https://[{name}]:{port}") } else { format!("https://{name}:{port}") };
+                let server = if name.contains(':') {
+                    format!("https://[{name}]:{port}")
+                } else {
+                    format!("https://{name}:{port}")
+                };
                 if accepts(&server).await {
                     return Ok(Some(server));
                 }
@@ -144,7 +163,8 @@ async fn ingress_host(host: &Host, cluster: &Cluster) -> anyhow::Result<Option<S
     let ingresses: Api<Ingress> = Api::namespaced(host.client.clone(), &cluster.namespace);
     let params = ListParams::default().labels(&format!("app=vcluster,release={}", cluster.name));
     let Ok(list) = ingresses.list(&params).await else { return Ok(None) };
-    let names = list.items.into_iter().filter_map(|ingress| ingress.spec?.rules?.into_iter().find_map(|rule| rule.host));
+    let names =
+        list.items.into_iter().filter_map(|ingress| ingress.spec?.rules?.into_iter().find_map(|rule| rule.host));
     for name in names {
         if accepts(&format!("https://{name}")).await {
             return Ok(Some(name));
@@ -180,7 +200,8 @@ pub struct Forward {
 impl Forward {
     pub async fn start(client: kube::Client, cluster: &Cluster, address: IpAddr, port: u16) -> anyhow::Result<Forward> {
         let listener = TcpListener::bind((address, port)).await.map_err(|error| {
-            Failure::failed(format!("cannot listen on {address}:{port}: {error}")).hint("choose another with --local-port")
+            Failure::failed(format!("cannot listen on {address}:{port}: {error}"))
+                .hint("choose another with --local-port")
         })?;
         let port = listener.local_addr()?.port();
         let cancel = CancellationToken::new();
@@ -312,13 +333,20 @@ pub async fn serve(global: &Global, args: &ForwardArgs) -> anyhow::Result<std::p
     let forward = Forward::start(host.client.clone(), &cluster, args.address, args.port).await?;
     // What is left of one that was killed.
     let _ = std::fs::remove_file(&args.socket);
-    let listener = UnixListener::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    let listener =
+        UnixListener::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
     let stop = CancellationToken::new();
     let gone = async {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;
             match crate::clusters::find(&host, &args.name, Some(&cluster.namespace)).await {
-                Err(error) if error.downcast_ref::<Failure>().is_some_and(|f| f.reason == crate::failure::Reason::NotFound) => return,
+                Err(error)
+                    if error
+                        .downcast_ref::<Failure>()
+                        .is_some_and(|f| f.reason == crate::failure::Reason::NotFound) =>
+                {
+                    return;
+                }
                 // An unreachable host may come back.
                 _ => {}
             }

@@ -79,7 +79,13 @@ impl SimulatedPods {
         Container::new(pod, name, files)
     }
 
-    fn exec(&self, pod: &Value, subresource: &str, name: &str, query: &[(String, String)]) -> StatusResult<ExecRequest> {
+    fn exec(
+        &self,
+        pod: &Value,
+        subresource: &str,
+        name: &str,
+        query: &[(String, String)],
+    ) -> StatusResult<ExecRequest> {
         let flag = |key: &str| query.iter().any(|(name, value)| name == key && matches!(value.as_str(), "true" | "1"));
         let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
         if ended {
@@ -142,11 +148,13 @@ impl SimulatedPods {
 }
 
 fn query(request: &Request<RequestBody>) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
-    };
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let pairs = request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
 }
 
 fn text(content: Vec<u8>) -> StatusResult<Response<Body>> {
@@ -156,7 +164,8 @@ fn text(content: Vec<u8>) -> StatusResult<Response<Body>> {
 
 /// The last lines, and the first bytes of those.
 fn cut(mut log: Vec<u8>, query: &[(String, String)]) -> Vec<u8> {
-    let number = |key: &str| query.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.parse::<usize>().ok());
+    let number =
+        |key: &str| query.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.parse::<usize>().ok());
     if let Some(lines) = number("tailLines") {
         let all: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
         log = all[all.len().saturating_sub(lines)..].concat();
@@ -178,7 +187,8 @@ impl PodBackend for SimulatedPods {
             false => self.printed(pod, container, &command).await,
         };
         if log.is_empty() {
-            log = format!("container {container} has no output: node {node} is simulated and runs nothing\n").into_bytes();
+            log = format!("container {container} has no output: node {node} is simulated and runs nothing\n")
+                .into_bytes();
         }
         text(cut(log, &query))
     }

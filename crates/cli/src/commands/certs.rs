@@ -38,7 +38,8 @@ fn secrets(host: &Host, cluster: &Cluster) -> Api<Secret> {
 /// The files in Secret `NAME-certs`.
 async fn read(host: &Host, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
     let name = deploy::names::certs_secret(&cluster.name);
-    let secret = secrets(host, cluster).get_opt(&name).await.map_err(|error| host::unreachable(&host.context, error))?;
+    let secret =
+        secrets(host, cluster).get_opt(&name).await.map_err(|error| host::unreachable(&host.context, error))?;
     let data = secret.and_then(|secret| secret.data).ok_or_else(|| {
         Failure::not_found(format!("Secret {name} does not exist in namespace {}", cluster.namespace))
             .hint("the control plane makes it when it starts for the first time")
@@ -132,7 +133,12 @@ async fn restart(host: &Host, cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Until the kubeconfig on the host carries the new client certificate and the API takes it.
-async fn wait_until_served(host: &Host, cluster: &Cluster, client_certificate: &str, timeout: u64) -> anyhow::Result<()> {
+async fn wait_until_served(
+    host: &Host,
+    cluster: &Cluster,
+    client_certificate: &str,
+    timeout: u64,
+) -> anyhow::Result<()> {
     let timeout = Duration::from_secs(timeout);
     let served = poll(timeout, Duration::from_millis(100), async || {
         // Asking wakes a cluster that sleeps; the old kubeconfig may be refused by then, which does not matter.

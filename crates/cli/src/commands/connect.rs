@@ -64,7 +64,10 @@ pub async fn to_cluster(
             } else {
                 reach::in_background(global, host, cluster, &context, args.address, args.local_port).await?
             };
-            Some(format!("https://{}:{port}", if args.address.is_unspecified() { "127.0.0.1".into() } else { args.address.to_string() }))
+            Some(format!(
+                "https://{}:{port}",
+                if args.address.is_unspecified() { "127.0.0.1".into() } else { args.address.to_string() }
+            ))
         }
     };
     let mut config = kubeconfig::renamed(&config, &context, server.as_deref(), args.insecure)?;
@@ -131,8 +134,9 @@ async fn service_account_token(config: &Value, account: &str, args: &Connect, ui
     }
     // Ten years, when nothing is said.
     let seconds = if args.token_expiration > 0 { args.token_expiration } else { 10 * 365 * 24 * 3600 };
-    let request: TokenRequest =
-        serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": seconds}}))?;
+    let request: TokenRequest = serde_json::from_value(
+        serde_json::json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": seconds}}),
+    )?;
     let answer = accounts.create_token_request(name, &PostParams::default(), &request).await;
     let answer = answer.map_err(|error| match error {
         kube::Error::Api(status) if status.code == 404 => {

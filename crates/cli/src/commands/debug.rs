@@ -24,13 +24,34 @@ use crate::reach;
 use crate::ui::Ui;
 
 const HOST_RESOURCES: [&str; 14] = [
-    "pods", "services", "endpoints", "configmaps", "secrets", "persistentvolumeclaims", "events", "serviceaccounts",
-    "resourcequotas", "limitranges", "statefulsets.apps", "deployments.apps", "ingresses.networking.k8s.io",
+    "pods",
+    "services",
+    "endpoints",
+    "configmaps",
+    "secrets",
+    "persistentvolumeclaims",
+    "events",
+    "serviceaccounts",
+    "resourcequotas",
+    "limitranges",
+    "statefulsets.apps",
+    "deployments.apps",
+    "ingresses.networking.k8s.io",
     "networkpolicies.networking.k8s.io",
 ];
 const VIRTUAL_RESOURCES: [&str; 12] = [
-    "pods", "services", "nodes", "namespaces", "events", "persistentvolumeclaims", "persistentvolumes",
-    "deployments.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "customresourcedefinitions.apiextensions.k8s.io",
+    "pods",
+    "services",
+    "nodes",
+    "namespaces",
+    "events",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "deployments.apps",
+    "statefulsets.apps",
+    "daemonsets.apps",
+    "jobs.batch",
+    "customresourcedefinitions.apiextensions.k8s.io",
 ];
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(30);
@@ -167,7 +188,9 @@ impl Kind {
 /// Every built-in kind once, in the version that clients prefer.
 fn preferred() -> impl Iterator<Item = &'static Resource> {
     let all = resources::RESOURCES.iter();
-    all.filter(|resource| resources::preferred(resource.group, resource.name).is_some_and(|best| std::ptr::eq(best, *resource)))
+    all.filter(|resource| {
+        resources::preferred(resource.group, resource.name).is_some_and(|best| std::ptr::eq(best, *resource))
+    })
 }
 
 fn kinds(asked: &[String], default: &[&str]) -> anyhow::Result<Vec<Kind>> {
@@ -178,7 +201,8 @@ fn kinds(asked: &[String], default: &[&str]) -> anyhow::Result<Vec<Kind>> {
     let mut kinds = Vec::new();
     for name in names {
         let (plural, group) = name.split_once('.').unwrap_or((&name, ""));
-        let found = preferred().find(|resource| resource.name == plural && (resource.group == group || group.is_empty()));
+        let found =
+            preferred().find(|resource| resource.name == plural && (resource.group == group || group.is_empty()));
         match found {
             Some(resource) => kinds.push(Kind::of(resource)),
             None => {

@@ -11,10 +11,10 @@ pub mod demo;
 pub mod etcd_placeholder;
 pub mod hub;
 mod list;
-pub mod serve;
-pub mod template;
 pub mod pause;
+pub mod serve;
 mod snapshot;
+pub mod template;
 pub mod up;
 
 use std::process::ExitCode;

@@ -28,8 +28,12 @@ pub async fn pause(global: &Global, args: &Pause, ui: &Ui) -> anyhow::Result<Exi
     let timeout = Duration::from_secs(args.timeout);
     let step = ui.step(&format!("Pause virtual cluster {}...", args.name));
     if cluster.placement == "hub" {
-        annotate(&host, &cluster, &[(deploy::PAUSED_ANNOTATION, json!("true")), (deploy::PAUSED_DATE_ANNOTATION, now())])
-            .await?;
+        annotate(
+            &host,
+            &cluster,
+            &[(deploy::PAUSED_ANNOTATION, json!("true")), (deploy::PAUSED_DATE_ANNOTATION, now())],
+        )
+        .await?;
         wait_for_status(&host, &cluster, timeout, |status| status == hub::PAUSED).await?;
     } else {
         scale_down(&host, &cluster, ui).await?;

@@ -225,7 +225,14 @@ pub async fn fetch(url: &str, folder: Option<&Path>, values: &mut Values, ui: &U
 
 impl Fetched {
     /// Fills the new cluster.
-    pub async fn fill(self, host: &host::Host, name: &str, namespace: &str, timeout: Duration, ui: &Ui) -> anyhow::Result<()> {
+    pub async fn fill(
+        self,
+        host: &host::Host,
+        name: &str,
+        namespace: &str,
+        timeout: Duration,
+        ui: &Ui,
+    ) -> anyhow::Result<()> {
         let step = ui.step(&format!("Restore virtual cluster {name} from {}...", self.url));
         let cluster = clusters::find(host, name, Some(namespace)).await?;
         let operator = Operator::of(host, &cluster, ANSWER).await?;

@@ -145,7 +145,9 @@ fn kubectl_looks_into_pods_of_a_virtual_cluster() {
     );
     // The older protocol, SPDY, too.
     let home = world.home.path();
-    let spdy = |words: &[&str], input: &str| world.kubectl_with(&[("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")], words, input);
+    let spdy = |words: &[&str], input: &str| {
+        world.kubectl_with(&[("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")], words, input)
+    };
     assert_eq!(spdy(&["exec", "-i", "web", "--", "cat"], "over spdy"), (0, "over spdy".to_string()));
     let (code, text) = spdy(&["exec", "-i", "web", "--", "sh"], "echo to-err; exit 9\n");
     assert!(code == 9 && text.contains("to-err"), "{code} {text}");
@@ -168,7 +170,8 @@ fn kubectl_looks_into_pods_of_a_virtual_cluster() {
     for environment in [&[][..], &[("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")]] {
         let forward = world.kubectl_in_background(environment, &["port-forward", "pod/web", ":80"]);
         let line = forward.first_line();
-        let port: u16 = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect(&line);
+        let port: u16 =
+            line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect(&line);
         let answer = http_get(port);
         assert!(answer.contains("port 80: simulated"), "{answer}");
     }

@@ -176,7 +176,9 @@ fn a_snapshot_brings_back_what_was_there_also_under_another_name() {
 
     // Beside the control plane's data.
     world.alcove(&["snapshot", "create", "team-a", "container:///data/here.tar.gz"]);
-    assert!(world.alcove(&["snapshot", "list", "team-a", "container:///data"]).contains("container:///data/here.tar.gz"));
+    assert!(
+        world.alcove(&["snapshot", "list", "team-a", "container:///data"]).contains("container:///data/here.tar.gz")
+    );
     put_config_map(&world, "team-a", "later");
     world.alcove(&["restore", "team-a", "container:///data/here.tar.gz"]);
     assert!(!has_config_map(&world, "team-a", "later"));
@@ -195,9 +197,12 @@ fn a_snapshot_brings_back_what_was_there_also_under_another_name() {
 fn operations_of_the_host_are_not_the_tenants() {
     let world = World::up();
     world.alcove(&["create", "team-a", "--connect=false"]);
-    for (method, path) in
-        [("GET", "/alcove/v1/snapshot"), ("PUT", "/alcove/v1/restore"), ("GET", "/alcove/v1/snapshots?path=/"), ("GET", "/alcove/v1/x")]
-    {
+    for (method, path) in [
+        ("GET", "/alcove/v1/snapshot"),
+        ("PUT", "/alcove/v1/restore"),
+        ("GET", "/alcove/v1/snapshots?path=/"),
+        ("GET", "/alcove/v1/x"),
+    ] {
         let (code, text) = request(&world, "team-a", method, path, "");
         assert_eq!(code, 401, "{method} {path}: {text}");
     }
@@ -238,10 +243,21 @@ fn a_service_account_gets_a_kubeconfig_of_its_own() {
     let world = World::up();
     world.alcove(&["create", "team-a", "--connect=false"]);
     assert!(
-        world.alcove_fails(3, &["connect", "team-a", "--print", "--service-account", "kube-system/robot"]).contains("does not exist")
+        world
+            .alcove_fails(3, &["connect", "team-a", "--print", "--service-account", "kube-system/robot"])
+            .contains("does not exist")
     );
-    let arguments =
-        ["connect", "team-a", "--print", "--service-account", "kube-system/robot", "--cluster-role", "view", "--token-expiration", "3600"];
+    let arguments = [
+        "connect",
+        "team-a",
+        "--print",
+        "--service-account",
+        "kube-system/robot",
+        "--cluster-role",
+        "view",
+        "--token-expiration",
+        "3600",
+    ];
     let config = world.alcove(&arguments);
     assert!(config.contains("token: ey"), "{config}");
     assert!(!config.contains("client-key-data"), "{config}");
@@ -254,7 +270,15 @@ fn what_helps_to_find_a_mistake_is_collected_without_secrets() {
     world.alcove(&["create", "team-a", "--connect=false"]);
     put_config_map(&world, "team-a", "mine");
     let path = world.home.path().join("debug.tar.gz");
-    world.alcove(&["debug", "collect", "team-a", "--output-filename", &path.to_string_lossy(), "--virtual-resources", "configmaps,pods"]);
+    world.alcove(&[
+        "debug",
+        "collect",
+        "team-a",
+        "--output-filename",
+        &path.to_string_lossy(),
+        "--virtual-resources",
+        "configmaps,pods",
+    ]);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap()));
     let mut files = std::collections::BTreeMap::new();
     for entry in archive.entries().unwrap() {

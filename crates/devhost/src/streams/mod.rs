@@ -98,7 +98,8 @@ pub(crate) fn upgrade(
             Purpose::Forward(_) => &FORWARD_PROTOCOLS,
         };
         let protocol = known.iter().find(|protocol| offered.contains(*protocol));
-        let protocol = *protocol.ok_or_else(|| bad(format!("none of the protocols {offered:?} is known; known are {known:?}")))?;
+        let protocol =
+            *protocol.ok_or_else(|| bad(format!("none of the protocols {offered:?} is known; known are {known:?}")))?;
         let key = headers.get("sec-websocket-key").ok_or_else(|| bad("a WebSocket has a key"))?;
         let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
         out.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -112,7 +113,8 @@ pub(crate) fn upgrade(
             Purpose::Forward(_) => &[FORWARD_SPDY_PROTOCOL],
         };
         let protocol = known.iter().find(|protocol| offered.contains(*protocol));
-        let protocol = *protocol.ok_or_else(|| bad(format!("none of the protocols {offered:?} is known; known are {known:?}")))?;
+        let protocol =
+            *protocol.ok_or_else(|| bad(format!("none of the protocols {offered:?} is known; known are {known:?}")))?;
         out.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
         out.insert("x-stream-protocol-version", HeaderValue::from_static(protocol));
         protocol
@@ -121,7 +123,9 @@ pub(crate) fn upgrade(
     tokio::spawn(async move {
         let Some(connection) = connection.await else { return };
         match (purpose, websocket) {
-            (Purpose::Exec(request), true) => channels::exec(connection, request, protocol == "v5.channel.k8s.io").await,
+            (Purpose::Exec(request), true) => {
+                channels::exec(connection, request, protocol == "v5.channel.k8s.io").await
+            }
             (Purpose::Exec(request), false) => spdy::exec(connection, request).await,
             (Purpose::Forward(request), true) if protocol == FORWARD_TUNNEL => {
                 spdy::forward(channels::tunnel(connection).await, request).await;
@@ -134,7 +138,9 @@ pub(crate) fn upgrade(
 }
 
 /// The connection below a request, once it has been upgraded.
-fn connection(extensions: &mut http::Extensions) -> Option<impl Future<Output = Option<BoxConnection>> + Send + 'static> {
+fn connection(
+    extensions: &mut http::Extensions,
+) -> Option<impl Future<Output = Option<BoxConnection>> + Send + 'static> {
     let in_process = extensions.remove::<InProcessStream>().and_then(|stream| stream.lock().take());
     let upgrade = extensions.remove::<OnUpgrade>();
     if in_process.is_none() && upgrade.is_none() {

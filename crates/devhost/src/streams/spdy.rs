@@ -466,7 +466,9 @@ mod tests {
         deflate.compress_vec(DICTIONARY, &mut out, FlushCompress::Sync).unwrap();
         let mut reader = HeaderReader::new();
         for (index, headers) in
-            [&[("streamtype", "stdin"), ("port", "80")][..], &[("streamtype", "error"), ("accept-encoding", "gzip")]].into_iter().enumerate()
+            [&[("streamtype", "stdin"), ("port", "80")][..], &[("streamtype", "error"), ("accept-encoding", "gzip")]]
+                .into_iter()
+                .enumerate()
         {
             let mut compressed = Vec::with_capacity(16 << 10);
             deflate.compress_vec(&block(headers), &mut compressed, FlushCompress::Sync).unwrap();

@@ -107,8 +107,13 @@ fn value_of(pod: &Value, variable: &Value) -> Option<String> {
     };
     match path {
         "" => None,
-        "metadata.name" | "metadata.namespace" | "metadata.uid" | "spec.nodeName" | "spec.serviceAccountName"
-        | "status.podIP" | "status.hostIP" => {
+        "metadata.name"
+        | "metadata.namespace"
+        | "metadata.uid"
+        | "spec.nodeName"
+        | "spec.serviceAccountName"
+        | "status.podIP"
+        | "status.hostIP" => {
             let steps: Vec<&str> = path.split('.').collect();
             Some(pod.str_at(&steps).to_owned())
         }

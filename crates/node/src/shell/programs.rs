@@ -97,7 +97,9 @@ impl Session {
                             self.folder = to;
                             Ok(0)
                         }
-                        _ => self.complain("sh", format!("cd: can't cd to {}", argument(0).unwrap_or_default()), 2).await,
+                        _ => {
+                            self.complain("sh", format!("cd: can't cd to {}", argument(0).unwrap_or_default()), 2).await
+                        }
                     }
                 }
                 "exit" => {
@@ -143,7 +145,11 @@ impl Session {
                 "touch" => {
                     self.each("touch", arguments, |session, path| {
                         let mut files = session.files.lock();
-                        if files.get(path).is_some() { Ok(()) } else { files.write(path, Vec::new()).map_err(|e| e.to_string()) }
+                        if files.get(path).is_some() {
+                            Ok(())
+                        } else {
+                            files.write(path, Vec::new()).map_err(|e| e.to_string())
+                        }
                     })
                     .await
                 }
@@ -163,7 +169,9 @@ impl Session {
                     })
                     .await
                 }
-                "nslookup" => self.complain("nslookup", "names are not resolved in a simulated container".to_owned(), 1).await,
+                "nslookup" => {
+                    self.complain("nslookup", "names are not resolved in a simulated container".to_owned(), 1).await
+                }
                 "tar" => self.tar(arguments).await,
                 "sh" | "bash" | "ash" => self.shell(arguments).await,
                 other => self.complain("sh", format!("{other}: not found"), 127).await,
@@ -344,7 +352,9 @@ impl Session {
             while let Some(piece) = self.piece().await {
                 archive.extend_from_slice(&piece);
                 if archive.len() > PIPE_BYTES_MAX {
-                    return self.complain("tar", "the archive is too large for a simulated container".to_owned(), 1).await;
+                    return self
+                        .complain("tar", "the archive is too large for a simulated container".to_owned(), 1)
+                        .await;
                 }
             }
             return match self.unpack(&archive, &folder) {
@@ -395,7 +405,11 @@ impl Session {
         let files = self.files.lock();
         let mut tar = tar::Builder::new(Vec::new());
         for path in paths {
-            let full = if path.starts_with('/') { super::files::normal(path) } else { super::files::normal(&format!("{folder}/{path}")) };
+            let full = if path.starts_with('/') {
+                super::files::normal(path)
+            } else {
+                super::files::normal(&format!("{folder}/{path}"))
+            };
             if files.get(&full).is_none() {
                 return Err(format!("{path}: No such file or directory"));
             }
@@ -510,7 +524,12 @@ impl Session {
                 input = Some(Vec::new());
                 continue;
             }
-            if last && command.output.is_none() && input.is_none() && !command.errors_to_output && !command.errors_dropped {
+            if last
+                && command.output.is_none()
+                && input.is_none()
+                && !command.errors_to_output
+                && !command.errors_dropped
+            {
                 return self.program(&command.words).await;
             }
             let (output, ended) = self.captured(command, input.take()).await?;

@@ -14,7 +14,12 @@ fn container(files: &Arc<Mutex<Files>>) -> Container {
 }
 
 /// Runs a program; gives exit code, output and errors.
-async fn run(files: &Arc<Mutex<Files>>, words: &[&str], input: &[u8], tty: bool) -> (Result<i32, ShellError>, String, String) {
+async fn run(
+    files: &Arc<Mutex<Files>>,
+    words: &[&str],
+    input: &[u8],
+    tty: bool,
+) -> (Result<i32, ShellError>, String, String) {
     let (feed, stdin) = mpsc::channel(64);
     let (stdout, mut out) = mpsc::channel::<Bytes>(1024);
     let (stderr, mut err) = mpsc::channel::<Bytes>(1024);

@@ -43,7 +43,8 @@ pub fn split(script: &str) -> Vec<(Joint, &str)> {
     let mut quote: Option<char> = None;
     while let Some(c) = script[at..].chars().next() {
         let rest = &script[at..];
-        let operator = ["&&", "||", ";", "\n"].into_iter().find(|operator| quote.is_none() && rest.starts_with(operator));
+        let operator =
+            ["&&", "||", ";", "\n"].into_iter().find(|operator| quote.is_none() && rest.starts_with(operator));
         if let Some(operator) = operator {
             parts.push((joint, &script[start..at]));
             joint = match operator {
@@ -90,7 +91,9 @@ pub fn parse(line: &str, value: &dyn Fn(&str) -> String) -> Result<Vec<Pipeline>
     while let Some(token) = tokens.next() {
         match token {
             Token::Word(word) => current.words.push(word),
-            Token::Operator("|") if current.words.is_empty() => return Err("syntax error near unexpected token `|'".to_owned()),
+            Token::Operator("|") if current.words.is_empty() => {
+                return Err("syntax error near unexpected token `|'".to_owned());
+            }
             Token::Operator("|") => commands.push(std::mem::take(&mut current)),
             Token::Operator("2>&1") => current.errors_to_output = true,
             Token::Operator("2>/dev/null") => current.errors_dropped = true,
