@@ -93,7 +93,13 @@ pub trait Strategy: Send + Sync {
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError>;
     /// What is excused because it was so before goes to `warnings`.
-    fn validate_update(&self, subresource: &str, new: &Value, old: &Value, warnings: &mut Vec<String>) -> Vec<FieldError>;
+    fn validate_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError>;
     fn warnings_create(&self, object: &Value) -> Vec<String>;
     fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String>;
 

@@ -443,11 +443,7 @@ pub fn field_of_path<'s>(schema: &'s Value, path: &str, brackets: bool) -> Resul
 
 /// Takes a path apart. `step` goes to the member of a name and says whether it is one of a map; `None`: there is none.
 /// Returns the path as messages show it.
-pub fn walk_path(
-    path: &str,
-    brackets: bool,
-    mut step: impl FnMut(&str) -> Option<bool>,
-) -> Result<String, String> {
+pub fn walk_path(path: &str, brackets: bool, mut step: impl FnMut(&str) -> Option<bool>) -> Result<String, String> {
     let mut rest = path;
     let mut shown = String::new();
     let mut go = |name: &str| -> Result<(), String> {

@@ -270,10 +270,7 @@ impl Place {
             path: format!("{}{path}.", self.path),
             cardinality: self.cardinality.zip(most(node)).map(|(a, b)| a.saturating_mul(b)),
             decl: decl.cloned(),
-            uncorrelated: self
-                .uncorrelated
-                .clone()
-                .or_else(|| unmatched.then_some(own)),
+            uncorrelated: self.uncorrelated.clone().or_else(|| unmatched.then_some(own)),
         }
     }
 }
@@ -292,10 +289,7 @@ fn most(node: &Node) -> Option<u64> {
 }
 
 fn compile(node: &Node, place: Place, costs: &mut Costs<'_>, errors: &mut Vec<RuleError>) -> Rules {
-    let mut rules = Rules {
-        type_text: node.ty.map_or("object", NodeType::text),
-        ..Rules::default()
-    };
+    let mut rules = Rules { type_text: node.ty.map_or("object", NodeType::text), ..Rules::default() };
     if !node.rules.is_empty() {
         match &place.decl {
             Some(decl) => {

@@ -13,11 +13,11 @@ use apimachinery::decode::{self, Format};
 use apimachinery::field::{ErrorType, FieldError, FieldPath};
 use apimachinery::gvk::{GroupKind, GroupVersionKind};
 use apimachinery::meta::ObjectMeta;
-use apimachinery::text::{go_type, go_value};
-use apimachinery::{kinds, names};
 use apimachinery::schema::{Schema, TypeRef};
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::text::{go_type, go_value};
 use apimachinery::time::Timestamp;
+use apimachinery::{kinds, names};
 use async_trait::async_trait;
 
 use super::columns::{Column, JsonPath};
@@ -136,7 +136,11 @@ impl CustomStrategy {
         let blocking = |e: &FieldError| {
             matches!(
                 e.kind,
-                ErrorType::NotSupported | ErrorType::Required | ErrorType::TooLong | ErrorType::TooMany | ErrorType::TypeInvalid
+                ErrorType::NotSupported
+                    | ErrorType::Required
+                    | ErrorType::TooLong
+                    | ErrorType::TooMany
+                    | ErrorType::TypeInvalid
             )
         };
         if errors.iter().any(blocking) {
@@ -182,7 +186,11 @@ impl CustomStrategy {
                 }
                 Some(_) => {}
                 None => {
-                    let message = format!("{at} accessor error: {} is of the type {}, expected int64", go_value(value), go_type(value));
+                    let message = format!(
+                        "{at} accessor error: {} is of the type {}, expected int64",
+                        go_value(value),
+                        go_type(value)
+                    );
                     errors.push(FieldError::invalid(&at, 0, message));
                 }
             },
@@ -192,7 +200,11 @@ impl CustomStrategy {
             let at = FieldPath::new(&format!(".{}", steps.join(".")));
             let message = match member_at(object, steps) {
                 Ok(Some(value)) if value.as_str().is_none() => {
-                    format!("{at} accessor error: {} is of the type {}, expected string", go_value(value), go_type(value))
+                    format!(
+                        "{at} accessor error: {} is of the type {}, expected string",
+                        go_value(value),
+                        go_type(value)
+                    )
                 }
                 Ok(_) => return,
                 Err(message) => message,
@@ -431,7 +443,13 @@ impl Strategy for CustomStrategy {
         errors
     }
 
-    fn validate_update(&self, subresource: &str, new: &Value, old: &Value, warnings: &mut Vec<String>) -> Vec<FieldError> {
+    fn validate_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
         let mut errors = kinds::validate_custom_metadata_update(new, old, self.definition.namespaced);
         self.validate(subresource, new, Some(old), &mut errors, warnings);
         errors

@@ -302,7 +302,9 @@ fn check_object(value: &Value, old: Option<&Value>, schema: &Node, path: &str, o
     }
     for (name, member) in map.iter() {
         // The kind and its version are always those of the request.
-        let was = old.and_then(|o| o.get(name)).filter(|_| !(path.is_empty() && matches!(name.as_str(), "kind" | "apiVersion")));
+        let was = old
+            .and_then(|o| o.get(name))
+            .filter(|_| !(path.is_empty() && matches!(name.as_str(), "kind" | "apiVersion")));
         match (schema.properties.get(name), &schema.additional) {
             (Some(node), _) => check(member, was, node, &join(name), out),
             (None, Additional::Schema(node)) => check(member, was, node, &join(name), out),
@@ -328,7 +330,9 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
                     }
                 }
                 ListType::Map if list.iter().any(|item| !item.is_object() && !item.is_null()) => {
-                    for (i, item) in list.iter().enumerate().filter(|(_, item)| !item.is_object() && !item.is_null()).take(1) {
+                    for (i, item) in
+                        list.iter().enumerate().filter(|(_, item)| !item.is_object() && !item.is_null()).take(1)
+                    {
                         let at = field_path(&format!("{path}[{i}]"));
                         let message = "must be an object for an array of list-type map";
                         errors.push(FieldError::invalid(&at, BadValue::from(item.clone()), message));

@@ -35,7 +35,13 @@ impl World {
     async fn new(group: &'static str, spec: Value) -> World {
         let world = World { server: super::server().await, group };
         let status = json!({"type": "object", "properties": {"replicas": {"type": "integer"}, "text": {"type": "string", "maxLength": 3}}});
-        let made = ask(&world.server, "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition(group, spec, status)).await;
+        let made = ask(
+            &world.server,
+            "POST",
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            &definition(group, spec, status),
+        )
+        .await;
         assert_eq!(made.0, 201, "{}", made.1);
         let served = async {
             while ask(&world.server, "GET", &world.path(), &Value::Null).await.0 != 200 {
@@ -55,7 +61,15 @@ impl World {
         let (code, answer, _) = ask(&self.server, "PUT", &name, &now).await;
         assert_eq!(code, 200, "{answer}");
         let refused = async {
-            while ask(&self.server, "POST", &format!("{}?dryRun=All", self.path()), &self.thing("probe", json!({"new": 1}))).await.0 == 201 {
+            while ask(
+                &self.server,
+                "POST",
+                &format!("{}?dryRun=All", self.path()),
+                &self.thing("probe", json!({"new": 1})),
+            )
+            .await
+            .0 == 201
+            {
                 tokio::task::yield_now().await;
             }
         };
@@ -94,16 +108,25 @@ async fn rules_run_unless_the_shape_is_wrong_and_name_their_place() {
     .await;
     for (spec, want) in [
         // Wrong values do not stop rules, wrong types do.
-        (json!({"short": "a"}), "[spec.short: Invalid value: \"a\": spec.short in body should be at least 3 chars long, spec.short: Invalid value: \"a\": not a]"),
+        (
+            json!({"short": "a"}),
+            "[spec.short: Invalid value: \"a\": spec.short in body should be at least 3 chars long, spec.short: Invalid value: \"a\": not a]",
+        ),
         (
             json!({"short": "a", "replicas": "x"}),
             "[spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\", spec.short: Invalid value: \"a\": spec.short in body should be at least 3 chars long, .spec.replicas: Invalid value: 0: .spec.replicas accessor error: x is of the type string, expected int64, <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
         ),
         (json!({"map": {"k": "bad"}}), "spec.map[k]: Invalid value: \"bad\": failed rule: self != 'bad'"),
         (json!({"twice": "x"}), "spec.twice: Duplicate value: \"x\""),
-        (json!({"divide": 0}), "spec.divide: Invalid value: \"integer\": division by zero evaluating rule: must divide"),
+        (
+            json!({"divide": 0}),
+            "spec.divide: Invalid value: \"integer\": division by zero evaluating rule: must divide",
+        ),
         (json!({"replicas": -1}), ".spec.replicas: Invalid value: -1: should be a non-negative integer"),
-        (json!({"replicas": 3_000_000_000_u64}), ".spec.replicas: Invalid value: 3000000000: should be less than or equal to 2147483647"),
+        (
+            json!({"replicas": 3_000_000_000_u64}),
+            ".spec.replicas: Invalid value: 3000000000: should be less than or equal to 2147483647",
+        ),
         (json!({"list": ["a", "a"]}), "spec.list[1]: Duplicate value: \"a\""),
         (json!({"object": {}}), "spec.object.a b[c]: Invalid value: failed rule: false"),
     ] {
@@ -137,7 +160,11 @@ async fn what_was_accepted_stays_until_it_is_touched() {
         // Untouched parts are excused; a rule says so in a warning.
         (json!({"other": "x"}), "", 1),
         (json!({"text": "NEW"}), "spec.text: Invalid value: \"NEW\": spec.text in body should match '^[a-z]+$'", 1),
-        (json!({"list": ["OLD", "new"]}), "spec.list[0]: Invalid value: \"OLD\": spec.list[0] in body should match '^[a-z]+$'", 1),
+        (
+            json!({"list": ["OLD", "new"]}),
+            "spec.list[0]: Invalid value: \"OLD\": spec.list[0] in body should match '^[a-z]+$'",
+            1,
+        ),
         // Elements with keys are known by them, wherever they stand.
         (json!({"keyed": [{"name": "b", "v": "fine"}, {"name": "a", "v": "OLD"}]}), "", 1),
         (json!({"ruled": {"n": 2}}), "spec.ruled: Invalid value: too small", 0),
@@ -145,7 +172,8 @@ async fn what_was_accepted_stays_until_it_is_touched() {
     ] {
         let (code, answer, said) = ask(&world.server, "PATCH", &path, &json!({"spec": patch})).await;
         let message = answer["message"].as_str().unwrap_or_default();
-        let want = if want.is_empty() { String::new() } else { format!("Thing.ratchet.example.com \"a\" is invalid: {want}") };
+        let want =
+            if want.is_empty() { String::new() } else { format!("Thing.ratchet.example.com \"a\" is invalid: {want}") };
         assert_eq!((code == 200, message), (want.is_empty(), want.as_str()), "{patch}");
         assert_eq!(said.len(), warnings, "{patch}: {said:?}");
         assert!(said.iter().all(|w| w.contains("spec.ruled: Invalid value: too small")), "{said:?}");
@@ -159,7 +187,10 @@ async fn a_status_is_checked_as_a_whole_of_its_own() {
     assert_eq!(world.create("a", json!({})).await.0, 201);
     let path = format!("{}/a/status", world.path());
     for (status, want) in [
-        (json!({"replicas": "x"}), "[status.replicas: Invalid value: \"string\": replicas in body must be of type integer: \"string\", .status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, expected int64]"),
+        (
+            json!({"replicas": "x"}),
+            "[status.replicas: Invalid value: \"string\": replicas in body must be of type integer: \"string\", .status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, expected int64]",
+        ),
         (json!({"replicas": -2}), ".status.replicas: Invalid value: -2: should be a non-negative integer"),
         (json!({"text": "long!"}), "status.text: Too long: may not be more than 3 bytes"),
     ] {
@@ -184,10 +215,26 @@ async fn bodies_say_what_they_are_and_odd_finalizers_are_told() {
     };
     let version = "bodies.example.com/v1";
     for (body, code, want) in [
-        (body(version, ""), 400, "Thing in version \"v1\" cannot be handled as a Thing: Object 'Kind' is missing in '{\"apiVersion\":\"bodies.example.com/v1\",\"metadata\":{\"name\":\"a\"}}'"),
-        (body("", "Thing"), 400, "the API version in the data () does not match the expected API version (bodies.example.com/v1)"),
-        (body("bodies.example.com/v2", "Thing"), 400, "the API version in the data (bodies.example.com/v2) does not match the expected API version (bodies.example.com/v1)"),
-        (body(version, "Other"), 422, "Other.bodies.example.com \"a\" is invalid: kind: Invalid value: \"Other\": must be Thing"),
+        (
+            body(version, ""),
+            400,
+            "Thing in version \"v1\" cannot be handled as a Thing: Object 'Kind' is missing in '{\"apiVersion\":\"bodies.example.com/v1\",\"metadata\":{\"name\":\"a\"}}'",
+        ),
+        (
+            body("", "Thing"),
+            400,
+            "the API version in the data () does not match the expected API version (bodies.example.com/v1)",
+        ),
+        (
+            body("bodies.example.com/v2", "Thing"),
+            400,
+            "the API version in the data (bodies.example.com/v2) does not match the expected API version (bodies.example.com/v1)",
+        ),
+        (
+            body(version, "Other"),
+            422,
+            "Other.bodies.example.com \"a\" is invalid: kind: Invalid value: \"Other\": must be Thing",
+        ),
     ] {
         let (got, answer, _) = ask(&world.server, "POST", &world.path(), &body).await;
         assert_eq!((got, answer["message"].as_str().unwrap_or_default()), (code, want), "{body}");
@@ -200,7 +247,9 @@ async fn bodies_say_what_they_are_and_odd_finalizers_are_told() {
     assert_eq!(
         warnings,
         [
-            format!("299 - \"metadata.finalizers: \\\"dotted.example.com\\\": prefer a domain-qualified finalizer name including a path (/) {text}\""),
+            format!(
+                "299 - \"metadata.finalizers: \\\"dotted.example.com\\\": prefer a domain-qualified finalizer name including a path (/) {text}\""
+            ),
             format!("299 - \"metadata.finalizers: \\\"plain\\\": prefer a domain-qualified finalizer name {text}\""),
         ]
     );
