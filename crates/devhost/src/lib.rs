@@ -9,6 +9,7 @@
 
 mod pods;
 mod storage;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -109,7 +110,7 @@ impl DevHost {
             ..Default::default()
         })?;
         api_config.secure_port = address.port();
-        api_config.pods = Some(Arc::new(pods::SimulatedPods));
+        api_config.pods = Some(Arc::new(pods::SimulatedPods::default()));
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
