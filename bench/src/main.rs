@@ -7,6 +7,7 @@ mod api;
 mod measure;
 mod scale;
 mod start;
+mod tenants;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,8 @@ enum Command {
     Clusters(scale::ClusterOptions),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
+    /// Many tenants with many pods in this process: host requests per pod, latency, memory
+    Tenants(tenants::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -42,6 +45,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
+        Command::Tenants(options) => tenants::run(options).await?,
     };
     report.print();
     if let Some(path) = arguments.json {

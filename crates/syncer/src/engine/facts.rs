@@ -37,6 +37,7 @@ impl Engine {
             }
             self.class_fact(&mut facts, &kind::HOST_STORAGE_CLASS, virtual_.str_at(&["spec", "storageClassName"]));
         } else if *kind == kind::INGRESS {
+            facts.hostnames_taken = self.hostnames_taken(virtual_, host);
             self.class_fact(&mut facts, &kind::INGRESS_CLASS, virtual_.str_at(&["spec", "ingressClassName"]));
         }
         facts
