@@ -403,6 +403,19 @@ impl Syncer {
         for ty in self.engine.all_types() {
             ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
         }
+        let engine = &self.engine;
+        for (name, depth) in [
+            ("nodes", engine.node_queue.len()),
+            ("shownvolumes", engine.volume_queue.len()),
+            ("events", engine.event_queue.len()),
+            ("imports", engine.imports.queue.len()),
+            ("children", engine.child_queue.len()),
+            ("mappings", engine.mappings.queue.len()),
+            ("replicas", engine.replica_queue.len()),
+            ("namespaces", engine.namespace_queue.len()),
+        ] {
+            out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
+        }
         out
     }
 

@@ -296,6 +296,9 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             async move { engine.reconcile_namespace(&key).await }
         }));
     }
+    if let Err(error) = engine.sweep_replicas().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");
+    }
     let imported = engine.imports.kinds.read().len();
     for n in 0..imported {
         sweep(&engine, n).await;
