@@ -269,7 +269,12 @@ fn a_service_account_gets_a_kubeconfig_of_its_own() {
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         let client = kube::Client::try_from(config).unwrap();
         let post = |path: &str, body: &str| {
-            http::Request::builder().method("POST").uri(path).header("content-type", "application/json").body(body.as_bytes().to_vec()).unwrap()
+            http::Request::builder()
+                .method("POST")
+                .uri(path)
+                .header("content-type", "application/json")
+                .body(body.as_bytes().to_vec())
+                .unwrap()
         };
         let review = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
         let who = client.request_text(post("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)).await.unwrap();
