@@ -208,7 +208,7 @@ impl ControlPlane {
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
-        let (store, restored) = open_restored(data_dir.as_deref()).await?;
+        let (store, restored) = open_restored(data_dir.as_deref(), &config).await?;
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
@@ -402,11 +402,21 @@ impl ControlPlane {
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
     let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
     let Some((staged, content)) = restore::waiting(folder).await else {
         return Ok((open_store(Some(folder)).await?, false));
     };
+    if config.store_type() != config::StoreType::EmbeddedDatabase {
+        // A store of others is not replaced but changed.
+        let store = open_store(Some(folder)).await?;
+        let outcome = match content {
+            Ok(content) => snapshot::restore::into_store(&store, &content).await,
+            Err(error) => Err(error),
+        };
+        restore::finish(folder, &staged, &outcome);
+        return Ok((store, outcome.is_ok()));
+    }
     let outcome = match content {
         Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
         Err(error) => Err(error),

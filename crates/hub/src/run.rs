@@ -161,9 +161,10 @@ impl Cluster {
         let control_plane = Arc::new(ControlPlane::start(options, Some(host)).await?);
         let cancel = CancellationToken::new();
         let (wanted, ended) = (control_plane.restart_wanted(), cancel.clone());
-        let (queue, key) = (hub.queue.clone(), self.key.clone());
+        let (queue, key, stop) = (hub.queue.clone(), self.key.clone(), hub.factory.cancellation().clone());
         hub.factory.spawn(async move {
             tokio::select! {
+                () = stop.cancelled() => {}
                 () = ended.cancelled() => {}
                 () = wanted => queue.add(key),
             }
@@ -184,9 +185,11 @@ impl Cluster {
         #[allow(deprecated)]
         let socket = self.socket.try_clone().and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE));
         let (cluster, hub_then, key) = (Arc::downgrade(self), Arc::downgrade(hub), self.key.clone());
+        let stop = hub.factory.cancellation().clone();
         hub.factory.spawn(async move {
             let ready = match &socket {
                 Ok(socket) => tokio::select! {
+                    () = stop.cancelled() => return,
                     () = ended.cancelled() => return,
                     // The connection stays where it is: the control plane will accept it.
                     ready = socket.readable() => ready.map(drop),

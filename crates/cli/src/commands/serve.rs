@@ -119,6 +119,8 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
             control_plane = start() => control_plane?,
             () = signals::wait() => return Ok(ExitCode::SUCCESS),
         };
+        // The container is the cluster's own: snapshots go to whatever volume is mounted in it.
+        control_plane.set_container_root("/".into());
         ui.done(&format!("serving virtual cluster {} on https://{}", args.name, control_plane.address()));
         tokio::select! {
             () = signals::wait() => break control_plane,

@@ -140,7 +140,7 @@ fn kubectl_looks_into_pods_of_a_virtual_cluster() {
             ("wait --for=jsonpath={.status.phase}=Succeeded pod/say --timeout=60s", "", 0, "condition met"),
             ("logs say", "", 0, "said"),
             ("exec say -- true", "", 1, "completed pod"),
-            ("run shell --image=busybox --restart=Never --stdin -- sh", "", 0, "pod/shell created"),
+            ("run shell --image=busybox --stdin -- sh", "echo attached; exit\n", 0, "attached"),
         ],
     );
     // The older protocol, SPDY, too.

@@ -6,7 +6,8 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{BoxConnection, ExecRequest, ForwardRequest, forward as ports, programs};
@@ -18,6 +19,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// In v5: the next byte names a channel that is closed.
 const CLOSE: u8 = 255;
+/// How long a client may take to say goodbye.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(5);
 /// The buffer of a tunnel.
 const TUNNEL_BYTES: usize = 256 << 10;
 
@@ -32,6 +35,11 @@ fn message(channel: u8, content: &[u8]) -> Message {
     bytes.push(channel);
     bytes.extend_from_slice(content);
     Message::Binary(bytes.into())
+}
+
+/// The end of a connection that has said everything; clients take any other for a mistake.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// The next message with content; nothing when the other side is gone.
@@ -95,16 +103,21 @@ pub(super) async fn exec(connection: BoxConnection, request: ExecRequest, half_c
         }
         let status = (&mut program).await.unwrap_or_default();
         to_client.send(message(ERROR, &status.to_vec())).await?;
-        to_client.close().await
+        to_client.send(goodbye()).await
     };
-    let mut gone = false;
-    tokio::select! {
+    tokio::pin!(feed);
+    let spoken = tokio::select! {
         // The client went away.
-        () = feed => gone = true,
-        spoken = speak => log(&spoken),
-    }
-    if gone {
-        program.abort();
+        () = &mut feed => None,
+        spoken = speak => Some(spoken),
+    };
+    match spoken {
+        None => program.abort(),
+        Some(spoken) => {
+            log(&spoken);
+            // Until the client has answered the goodbye: what it has not read yet would be lost otherwise.
+            let _ = tokio::time::timeout(GOODBYE, feed).await;
+        }
     }
 }
 
@@ -198,7 +211,7 @@ pub(super) async fn tunnel(connection: BoxConnection) -> BoxConnection {
                 }
             }
         }
-        let _ = to_client.close().await;
+        let _ = to_client.send(goodbye()).await;
     });
     Box::new(near)
 }
