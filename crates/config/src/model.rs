@@ -116,6 +116,16 @@ impl Config {
     pub fn without_effect(&self, hub: bool) -> Vec<(String, String)> {
         let mut found = Vec::new();
         without_effect(&self.overrides, "", hub, &mut found);
+        if self.dns_mode() == DnsMode::Embedded {
+            for key in ["deployment", "priorityClassName", "security"] {
+                let path = format!("/controlPlane/coredns/{key}");
+                if self.overrides.pointer(&path).is_some() && self.values.pointer(&path) != default_of_coredns(key).as_ref()
+                {
+                    let path = path[1..].replace('/', ".");
+                    found.push((path, "DNS is embedded in the control plane and has no pods".to_string()));
+                }
+            }
+        }
         found
     }
 }

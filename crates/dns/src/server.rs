@@ -148,6 +148,8 @@ fn encode(asked: &Asked, reply: Reply, recursive: bool) -> Result<Vec<u8>, hicko
     // The OPT record must be there even when the answer had to be cut, so its place is kept.
     encoder.set_max_size(if question.edns.is_some() { limit - OPT_BYTES } else { limit });
     message.emit(&mut encoder)?;
+    // Of a record that did not fit, pieces are left.
+    encoder.trim();
     if let Some(edns) = &question.edns {
         let flags = if edns.flags().dnssec_ok { 0x80 } else { 0 };
         let [high, low] = UDP_BYTES_MAX.to_be_bytes();

@@ -99,9 +99,9 @@ fn rule(name: &str, entry: &ResolveDns) -> Option<Rule> {
     } else {
         let parts: Vec<&str> = target.virtual_cluster_service.split('/').collect();
         let [host_namespace, cluster, namespace, service] = parts.as_slice() else { return None };
-        // A namespace of this cluster's own may be left out.
-        let cluster = if cluster.is_empty() { name } else { cluster };
-        let host = Names::new(*cluster, *host_namespace).host_service(service, namespace);
+        // The name of this cluster may be left out.
+        let cluster: &str = if cluster.is_empty() { name } else { cluster };
+        let host = Names::new(cluster, *host_namespace).host_service(service, namespace);
         RuleTarget::HostService { namespace: host.namespace, name: host.name }
     };
     Some(Rule { source, target })

@@ -93,7 +93,8 @@ async fn what_is_no_question_gets_an_error_or_nothing() {
     ] {
         let packet = raw_udp(dns.address(), &message.to_vec().unwrap(), DEADLINE).await.expect(what);
         let answer = hickory_proto::op::Message::from_vec(&packet).unwrap();
-        assert_eq!(answer.metadata.response_code, want, "{what}");
+        // Number 16 has two names.
+        assert_eq!(u16::from(answer.metadata.response_code), u16::from(want), "{what}");
         assert_eq!(answer.metadata.id, message.metadata.id, "{what}");
     }
     let mut cut = good().to_vec().unwrap();

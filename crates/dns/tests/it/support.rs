@@ -26,7 +26,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 pub struct Cluster {
     pub rest: Rest,
-    pub server: ApiServer,
+    _server: ApiServer,
 }
 
 impl Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
         let store = Store::in_memory(store::Options::default()).await;
         let server = ApiServer::start(config, store).await.expect("the API server starts");
         let client = server.kube_client(UserInfo::new("test", [apiserver::authn::SYSTEM_MASTERS]));
-        let cluster = Cluster { rest: Rest::new(client, "test"), server };
+        let cluster = Cluster { rest: Rest::new(client, "test"), _server: server };
         for name in ["default", "kube-system"] {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": (name)}});
             // The server may have made it by itself.
