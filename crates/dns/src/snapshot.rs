@@ -348,9 +348,7 @@ mod tests {
     fn a_services_own_address_comes_before_endpoints() {
         let mut snapshot = Snapshot::default();
         let endpoint = slice(1, &[1]);
-        let build = |name: usize, ip: u8, slices: &[EndpointSlice]| {
-            Some(Records::build(&service(name, 2, ip), slices))
-        };
+        let build = |name: usize, ip: u8, slices: &[EndpointSlice]| Some(Records::build(&service(name, 2, ip), slices));
         snapshot.set_service(&ObjectKey::new("n", "s1"), build(1, 1, std::slice::from_ref(&endpoint)));
         snapshot.set_service(&ObjectKey::new("n", "s2"), build(2, 2, std::slice::from_ref(&endpoint)));
         let names = |snapshot: &Snapshot, ip: &str| {
@@ -358,8 +356,10 @@ mod tests {
             snapshot.pointers(&ip).map(|p| p.service.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(names(&snapshot, "10.0.1.1"), ["s1", "s2"], "two Services may share an endpoint");
-        let own: Service = Service { spec: crate::objects::ServiceSpec {
-            cluster_ip: "10.0.1.1".into(), ..service(3, 2, 1).spec.clone() }, ..service(3, 2, 1) };
+        let own: Service = Service {
+            spec: crate::objects::ServiceSpec { cluster_ip: "10.0.1.1".into(), ..service(3, 2, 1).spec.clone() },
+            ..service(3, 2, 1)
+        };
         snapshot.set_service(&ObjectKey::new("n", "s3"), Some(Records::build(&own, [])));
         assert_eq!(names(&snapshot, "10.0.1.1"), ["s3"]);
         snapshot.set_service(&ObjectKey::new("n", "s3"), None);

@@ -96,11 +96,7 @@ impl Deployed {
         }
     }
 
-    async fn write_hosts(
-        &self,
-        nodes: &Informer<TreeObject>,
-        maps: &Informer<TreeObject>,
-    ) -> Result<(), ApiError> {
+    async fn write_hosts(&self, nodes: &Informer<TreeObject>, maps: &Informer<TreeObject>) -> Result<(), ApiError> {
         let mut lines: Vec<String> = nodes.list().iter().map(|node| host_line(&node.value)).collect();
         lines.sort();
         let text = lines.join("\n");

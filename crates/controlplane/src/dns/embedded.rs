@@ -12,7 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{CONFIG_MAPS, DnsError, DnsPlace, LABEL, NAMESPACE, SERVICE, SERVICES, SLICES, Slice, apply, delete, retry};
+use super::{
+    CONFIG_MAPS, DnsError, DnsPlace, LABEL, NAMESPACE, SERVICE, SERVICES, SLICES, Slice, apply, delete, retry,
+};
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "dns.alcove.dev";
@@ -110,8 +112,7 @@ fn rule(name: &str, entry: &ResolveDns) -> Option<Rule> {
 /// The EndpointSlice that leads here; none when nobody but this machine could follow it.
 pub(super) fn slice(place: &DnsPlace, bound: SocketAddr) -> Option<Slice> {
     let address = place.advertise.filter(|address| !address.is_loopback() && !address.is_unspecified())?;
-    let name =
-        if place.identity.is_empty() { SERVICE.to_string() } else { format!("{SERVICE}-{}", place.identity) };
+    let name = if place.identity.is_empty() { SERVICE.to_string() } else { format!("{SERVICE}-{}", place.identity) };
     let mut ports = vec![
         json!({"name": "dns", "port": (bound.port()), "protocol": "UDP"}),
         json!({"name": "dns-tcp", "port": (bound.port()), "protocol": "TCP"}),
@@ -239,13 +240,16 @@ mod tests {
         let s = |text: &str| text.to_string();
         let host = |namespace: &str, name: &str| RuleTarget::HostService { namespace: s(namespace), name: s(name) };
         let name = |text: &str| RuleSource::Hostname(s(text));
-        assert_eq!(settings.rules, [
-            Rule { source: name("*.a.com"), target: RuleTarget::Hostname(s("*.b.com")) },
-            Rule { source: name("c.com"), target: RuleTarget::Ip("1.2.3.4".parse().unwrap()) },
-            Rule { source: RuleSource::Service { namespace: s("n"), name: s("s") }, target: host("h", "t") },
-            Rule { source: RuleSource::Namespace(s("n")), target: RuleTarget::HostNamespace(s("m")) },
-            Rule { source: name("d.com"), target: host("vcluster-b", "web-x-default-x-b") },
-        ]);
+        assert_eq!(
+            settings.rules,
+            [
+                Rule { source: name("*.a.com"), target: RuleTarget::Hostname(s("*.b.com")) },
+                Rule { source: name("c.com"), target: RuleTarget::Ip("1.2.3.4".parse().unwrap()) },
+                Rule { source: RuleSource::Service { namespace: s("n"), name: s("s") }, target: host("h", "t") },
+                Rule { source: RuleSource::Namespace(s("n")), target: RuleTarget::HostNamespace(s("m")) },
+                Rule { source: name("d.com"), target: host("vcluster-b", "web-x-default-x-b") },
+            ]
+        );
     }
 
     #[test]
@@ -262,9 +266,12 @@ mod tests {
                 assert_eq!(slice.object.array_at(&["ports"]).len(), 3);
             }
         }
-        for (name, replicas, want) in
-            [("kube-dns-a-0", 3, true), ("kube-dns-a-2", 3, true), ("kube-dns-a-3", 3, false), ("kube-dns-a-0", 1, false)]
-        {
+        for (name, replicas, want) in [
+            ("kube-dns-a-0", 3, true),
+            ("kube-dns-a-2", 3, true),
+            ("kube-dns-a-3", 3, false),
+            ("kube-dns-a-0", 1, false),
+        ] {
             assert_eq!(is_replica(name, replicas), want, "{name} of {replicas}");
         }
     }

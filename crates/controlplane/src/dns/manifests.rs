@@ -140,9 +140,9 @@ fn image(config: &Config) -> String {
         return if registry.is_empty() { own.clone() } else { format!("{registry}/{own}") };
     }
     let version = config.control_plane.distro.k8s.version.trim_start_matches('v');
-    let known = IMAGES.iter().find(|(minor, _)| {
-        version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    });
+    let known = IMAGES
+        .iter()
+        .find(|(minor, _)| version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
     let image = known.unwrap_or(&IMAGES[0]).1;
     format!("{}/{image}", if registry.is_empty() { IMAGE_REGISTRY } else { registry })
 }
@@ -311,14 +311,21 @@ mod tests {
         assert_eq!(pod["containers"][0]["image"], "reg.example/me/dns:1");
         assert_eq!(pod["containers"][0]["securityContext"], json!({"privileged": false}));
         assert_eq!(pod["securityContext"]["runAsUser"], 5);
-        assert_eq!((pod["priorityClassName"].as_str(), deployment["spec"]["replicas"].as_i64()), (Some("high"), Some(3)));
+        assert_eq!(
+            (pod["priorityClassName"].as_str(), deployment["spec"]["replicas"].as_i64()),
+            (Some("high"), Some(3))
+        );
         assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "disk": "ssd"}));
         assert_eq!(deployment["spec"]["template"]["metadata"]["labels"]["x"], "y");
         let service = find(&changed, "Service");
-        assert_eq!((service["metadata"]["labels"]["a"].as_str(), service["spec"]["type"].as_str()), (Some("b"), Some("NodePort")));
+        assert_eq!(
+            (service["metadata"]["labels"]["a"].as_str(), service["spec"]["type"].as_str()),
+            (Some("b"), Some("NodePort"))
+        );
 
         let own = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: kube-dns, namespace: kube-system}\n";
-        let text = format!("controlPlane:\n  coredns:\n    overwriteManifests: |\n      {}\n", own.replace('\n', "\n      "));
+        let text =
+            format!("controlPlane:\n  coredns:\n    overwriteManifests: |\n      {}\n", own.replace('\n', "\n      "));
         assert_eq!(objects(&config(&text)).unwrap().len(), 2);
     }
 }

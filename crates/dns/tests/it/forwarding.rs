@@ -25,9 +25,7 @@ fn internet(query: &Query) -> Option<(ResponseCode, Vec<RData>)> {
             let target = Name::from_ascii("target.example.com.").unwrap();
             (ResponseCode::NoError, vec![RData::CNAME(CNAME(target)), a([192, 0, 2, 2])])
         }
-        ("large.example.com.", RecordType::A) => {
-            (ResponseCode::NoError, (0..200).map(|n| a([192, 0, 2, n])).collect())
-        }
+        ("large.example.com.", RecordType::A) => (ResponseCode::NoError, (0..200).map(|n| a([192, 0, 2, n])).collect()),
         (name, RecordType::A) if name.ends_with(".example.com.") => (ResponseCode::NoError, vec![a([192, 0, 2, 1])]),
         (name, _) if name.ends_with(".example.com.") => (ResponseCode::NoError, vec![]),
         _ => (ResponseCode::NXDomain, vec![]),
@@ -59,10 +57,10 @@ async fn names_outside_are_asked_kept_and_aged() {
     }
     assert!(upstream.asked() <= asked + 3, "denials are kept: {} after {asked}", upstream.asked());
     assert!(dns.metrics().contains("coredns_cache_hits_total{type=\"denial\"} 4"), "{}", dns.metrics());
-    assert_eq!(answers(&dns, "alias.example.com.", RecordType::A).await, [
-        "alias.example.com. 30 CNAME target.example.com.",
-        "target.example.com. 30 A 192.0.2.2",
-    ]);
+    assert_eq!(
+        answers(&dns, "alias.example.com.", RecordType::A).await,
+        ["alias.example.com. 30 CNAME target.example.com.", "target.example.com. 30 A 192.0.2.2",]
+    );
     // An address that no Service has.
     assert_eq!(answers(&dns, "9.9.9.9.in-addr.arpa.", RecordType::PTR).await, ["NXDomain"]);
     // A name of the cluster never leaves it.
@@ -79,12 +77,14 @@ async fn an_external_name_is_followed_to_other_servers() {
     cluster.service("default", "gone", service("gone.invalid")).await;
     let upstream = Upstream::start(internet).await;
     let dns = cluster.dns(to(&[upstream.address])).await;
-    assert_eq!(answers(&dns, "far.default.svc.cluster.local.", RecordType::A).await, [
-        "far.default.svc.cluster.local. 5 CNAME www.example.com.",
-        "www.example.com. 30 A 192.0.2.1",
-    ]);
-    assert_eq!(answers(&dns, "gone.default.svc.cluster.local.", RecordType::A).await,
-        ["gone.default.svc.cluster.local. 5 CNAME gone.invalid."]);
+    assert_eq!(
+        answers(&dns, "far.default.svc.cluster.local.", RecordType::A).await,
+        ["far.default.svc.cluster.local. 5 CNAME www.example.com.", "www.example.com. 30 A 192.0.2.1",]
+    );
+    assert_eq!(
+        answers(&dns, "gone.default.svc.cluster.local.", RecordType::A).await,
+        ["gone.default.svc.cluster.local. 5 CNAME gone.invalid."]
+    );
 }
 
 #[tokio::test]

@@ -13,26 +13,65 @@ use crate::support::*;
 async fn zoo() -> Cluster {
     let cluster = Cluster::start().await;
     let https = || json!([{"name": "https", "port": 443}]);
-    cluster.service("default", "web", json!({"clusterIP": "10.96.1.1", "ports": [
-        {"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]})).await;
+    cluster
+        .service(
+            "default",
+            "web",
+            json!({"clusterIP": "10.96.1.1", "ports": [
+        {"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        )
+        .await;
     cluster.slice("default", "web", "web-1", &[("10.1.0.9", "", true)], json!([{"name": "http", "port": 8080}])).await;
     cluster.service("default", "plain", json!({"clusterIP": "10.96.1.2", "ports": [{"port": 8080}]})).await;
-    cluster.service("default", "dual", json!({
+    cluster
+        .service(
+            "default",
+            "dual",
+            json!({
         "clusterIPs": ["10.96.1.3", "fd00:10::3"], "clusterIP": "10.96.1.3", "ipFamilies": ["IPv4", "IPv6"],
-        "ipFamilyPolicy": "RequireDualStack", "ports": (https())})).await;
+        "ipFamilyPolicy": "RequireDualStack", "ports": (https())}),
+        )
+        .await;
     cluster.service("default", "headless", json!({"clusterIP": "None", "ports": (https())})).await;
-    cluster.slice("default", "headless", "headless-1",
-        &[("10.3.0.1", "my-pet", true), ("10.3.0.2", "", true), ("10.3.0.3", "sick", false)], https()).await;
+    cluster
+        .slice(
+            "default",
+            "headless",
+            "headless-1",
+            &[("10.3.0.1", "my-pet", true), ("10.3.0.2", "", true), ("10.3.0.3", "sick", false)],
+            https(),
+        )
+        .await;
     cluster.slice("default", "headless", "headless-2", &[("10.3.1.1", "my-pet", true)], https()).await;
     cluster.slice("default", "headless", "headless-6", &[("2001:db8::1", "my-pet", true)], https()).await;
     cluster.service("default", "empty", json!({"clusterIP": "None", "ports": (https())})).await;
     cluster.service("default", "portless", json!({"clusterIP": "None"})).await;
     cluster.slice("default", "portless", "portless-1", &[("10.4.0.1", "", true)], Value::Null).await;
-    cluster.service("default", "ext", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})).await;
+    cluster
+        .service("default", "ext", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"}))
+        .await;
     cluster.service("default", "far", json!({"type": "ExternalName", "externalName": "www.example.com"})).await;
-    cluster.service("default", "ring-a", json!({"type": "ExternalName", "externalName": "ring-b.default.svc.cluster.local"})).await;
-    cluster.service("default", "ring-b", json!({"type": "ExternalName", "externalName": "ring-a.default.svc.cluster.local"})).await;
-    cluster.service("kube-system", "kube-dns", json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]})).await;
+    cluster
+        .service(
+            "default",
+            "ring-a",
+            json!({"type": "ExternalName", "externalName": "ring-b.default.svc.cluster.local"}),
+        )
+        .await;
+    cluster
+        .service(
+            "default",
+            "ring-b",
+            json!({"type": "ExternalName", "externalName": "ring-a.default.svc.cluster.local"}),
+        )
+        .await;
+    cluster
+        .service(
+            "kube-system",
+            "kube-dns",
+            json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        )
+        .await;
     cluster
 }
 
@@ -56,41 +95,78 @@ async fn every_record_of_the_specification_is_answered() {
         ("dual.default.svc.cluster.local.", A, &["dual.default.svc.cluster.local. 5 A 10.96.1.3"]),
         ("dual.default.svc.cluster.local.", AAAA, &["dual.default.svc.cluster.local. 5 AAAA fd00:10::3"]),
         // 2.3.2 SRV
-        ("_http._tcp.web.default.svc.cluster.local.", SRV,
-            &["_http._tcp.web.default.svc.cluster.local. 5 SRV 0 100 80 web.default.svc.cluster.local."]),
-        ("_dns._udp.web.default.svc.cluster.local.", SRV,
-            &["_dns._udp.web.default.svc.cluster.local. 5 SRV 0 100 53 web.default.svc.cluster.local."]),
-        ("_HTTP._TCP.web.default.svc.cluster.local.", SRV,
-            &["_HTTP._TCP.web.default.svc.cluster.local. 5 SRV 0 100 80 web.default.svc.cluster.local."]),
+        (
+            "_http._tcp.web.default.svc.cluster.local.",
+            SRV,
+            &["_http._tcp.web.default.svc.cluster.local. 5 SRV 0 100 80 web.default.svc.cluster.local."],
+        ),
+        (
+            "_dns._udp.web.default.svc.cluster.local.",
+            SRV,
+            &["_dns._udp.web.default.svc.cluster.local. 5 SRV 0 100 53 web.default.svc.cluster.local."],
+        ),
+        (
+            "_HTTP._TCP.web.default.svc.cluster.local.",
+            SRV,
+            &["_HTTP._TCP.web.default.svc.cluster.local. 5 SRV 0 100 80 web.default.svc.cluster.local."],
+        ),
         ("_http._udp.web.default.svc.cluster.local.", SRV, &["NXDomain"]),
         ("_nope._tcp.web.default.svc.cluster.local.", SRV, &["NXDomain"]),
-        ("_http._tcp.web.default.svc.cluster.local.", A,
-            &["_http._tcp.web.default.svc.cluster.local. 5 A 10.96.1.1"]),
+        ("_http._tcp.web.default.svc.cluster.local.", A, &["_http._tcp.web.default.svc.cluster.local. 5 A 10.96.1.1"]),
         ("_tcp.web.default.svc.cluster.local.", SRV, &["NoError"]),
         ("_tcp.nope.default.svc.cluster.local.", SRV, &["NXDomain"]),
-        ("web.default.svc.cluster.local.", SRV, &[
-            "web.default.svc.cluster.local. 5 SRV 0 50 53 web.default.svc.cluster.local.",
-            "web.default.svc.cluster.local. 5 SRV 0 50 80 web.default.svc.cluster.local."]),
-        ("_._tcp.plain.default.svc.cluster.local.", SRV,
-            &["_._tcp.plain.default.svc.cluster.local. 5 SRV 0 100 8080 plain.default.svc.cluster.local."]),
+        (
+            "web.default.svc.cluster.local.",
+            SRV,
+            &[
+                "web.default.svc.cluster.local. 5 SRV 0 50 53 web.default.svc.cluster.local.",
+                "web.default.svc.cluster.local. 5 SRV 0 50 80 web.default.svc.cluster.local.",
+            ],
+        ),
+        (
+            "_._tcp.plain.default.svc.cluster.local.",
+            SRV,
+            &["_._tcp.plain.default.svc.cluster.local. 5 SRV 0 100 8080 plain.default.svc.cluster.local."],
+        ),
         // 2.3.3 PTR
         ("1.1.96.10.in-addr.arpa.", PTR, &["1.1.96.10.in-addr.arpa. 5 PTR web.default.svc.cluster.local."]),
         ("1.1.96.10.in-addr.arpa.", A, &["NoError"]),
-        ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", PTR,
-            &["3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa. 5 PTR dual.default.svc.cluster.local."]),
+        (
+            "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa.",
+            PTR,
+            &[
+                "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.d.f.ip6.arpa. 5 PTR dual.default.svc.cluster.local.",
+            ],
+        ),
         // 2.4.1 addresses of a headless Service and of its host names
-        ("headless.default.svc.cluster.local.", A, &[
-            "headless.default.svc.cluster.local. 5 A 10.3.0.1",
-            "headless.default.svc.cluster.local. 5 A 10.3.0.2",
-            "headless.default.svc.cluster.local. 5 A 10.3.1.1"]),
+        (
+            "headless.default.svc.cluster.local.",
+            A,
+            &[
+                "headless.default.svc.cluster.local. 5 A 10.3.0.1",
+                "headless.default.svc.cluster.local. 5 A 10.3.0.2",
+                "headless.default.svc.cluster.local. 5 A 10.3.1.1",
+            ],
+        ),
         ("headless.default.svc.cluster.local.", AAAA, &["headless.default.svc.cluster.local. 5 AAAA 2001:db8::1"]),
-        ("my-pet.headless.default.svc.cluster.local.", A, &[
-            "my-pet.headless.default.svc.cluster.local. 5 A 10.3.0.1",
-            "my-pet.headless.default.svc.cluster.local. 5 A 10.3.1.1"]),
-        ("my-pet.headless.default.svc.cluster.local.", AAAA,
-            &["my-pet.headless.default.svc.cluster.local. 5 AAAA 2001:db8::1"]),
-        ("10-3-0-2.headless.default.svc.cluster.local.", A,
-            &["10-3-0-2.headless.default.svc.cluster.local. 5 A 10.3.0.2"]),
+        (
+            "my-pet.headless.default.svc.cluster.local.",
+            A,
+            &[
+                "my-pet.headless.default.svc.cluster.local. 5 A 10.3.0.1",
+                "my-pet.headless.default.svc.cluster.local. 5 A 10.3.1.1",
+            ],
+        ),
+        (
+            "my-pet.headless.default.svc.cluster.local.",
+            AAAA,
+            &["my-pet.headless.default.svc.cluster.local. 5 AAAA 2001:db8::1"],
+        ),
+        (
+            "10-3-0-2.headless.default.svc.cluster.local.",
+            A,
+            &["10-3-0-2.headless.default.svc.cluster.local. 5 A 10.3.0.2"],
+        ),
         ("10-3-0-2.headless.default.svc.cluster.local.", AAAA, &["NoError"]),
         ("sick.headless.default.svc.cluster.local.", A, &["NXDomain"]),
         ("empty.default.svc.cluster.local.", A, &["NXDomain"]),
@@ -98,16 +174,26 @@ async fn every_record_of_the_specification_is_answered() {
         ("portless.default.svc.cluster.local.", SRV, &["NoError"]),
         ("10-1-0-9.web.default.svc.cluster.local.", A, &["10-1-0-9.web.default.svc.cluster.local. 5 A 10.1.0.9"]),
         // 2.4.2 SRV of endpoints
-        ("_https._tcp.headless.default.svc.cluster.local.", SRV, &[
-            "_https._tcp.headless.default.svc.cluster.local. 5 SRV 0 25 443 10-3-0-2.headless.default.svc.cluster.local.",
-            "_https._tcp.headless.default.svc.cluster.local. 5 SRV 0 25 443 my-pet.headless.default.svc.cluster.local."]),
+        (
+            "_https._tcp.headless.default.svc.cluster.local.",
+            SRV,
+            &[
+                "_https._tcp.headless.default.svc.cluster.local. 5 SRV 0 25 443 10-3-0-2.headless.default.svc.cluster.local.",
+                "_https._tcp.headless.default.svc.cluster.local. 5 SRV 0 25 443 my-pet.headless.default.svc.cluster.local.",
+            ],
+        ),
         // 2.4.3 PTR of endpoints
         ("2.0.3.10.in-addr.arpa.", PTR, &["2.0.3.10.in-addr.arpa. 5 PTR 10-3-0-2.headless.default.svc.cluster.local."]),
         ("1.0.3.10.in-addr.arpa.", PTR, &["1.0.3.10.in-addr.arpa. 5 PTR my-pet.headless.default.svc.cluster.local."]),
         // 2.5 external names
-        ("ext.default.svc.cluster.local.", A, &[
-            "ext.default.svc.cluster.local. 5 CNAME web.default.svc.cluster.local.",
-            "web.default.svc.cluster.local. 5 A 10.96.1.1"]),
+        (
+            "ext.default.svc.cluster.local.",
+            A,
+            &[
+                "ext.default.svc.cluster.local. 5 CNAME web.default.svc.cluster.local.",
+                "web.default.svc.cluster.local. 5 A 10.96.1.1",
+            ],
+        ),
         ("far.default.svc.cluster.local.", CNAME, &["far.default.svc.cluster.local. 5 CNAME www.example.com."]),
         ("far.default.svc.cluster.local.", A, &["far.default.svc.cluster.local. 5 CNAME www.example.com."]),
         ("x.far.default.svc.cluster.local.", A, &["NXDomain"]),
@@ -157,12 +243,15 @@ async fn answers_have_flags_authority_and_additional_addresses() {
     let message = ask(&dns, "_https._tcp.headless.default.svc.cluster.local.", RecordType::SRV).await;
     let mut lines: Vec<String> = message.additionals.iter().map(line).collect();
     lines.sort();
-    assert_eq!(lines, [
-        "10-3-0-2.headless.default.svc.cluster.local. 5 A 10.3.0.2",
-        "my-pet.headless.default.svc.cluster.local. 5 A 10.3.0.1",
-        "my-pet.headless.default.svc.cluster.local. 5 A 10.3.1.1",
-        "my-pet.headless.default.svc.cluster.local. 5 AAAA 2001:db8::1",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "10-3-0-2.headless.default.svc.cluster.local. 5 A 10.3.0.2",
+            "my-pet.headless.default.svc.cluster.local. 5 A 10.3.0.1",
+            "my-pet.headless.default.svc.cluster.local. 5 A 10.3.1.1",
+            "my-pet.headless.default.svc.cluster.local. 5 AAAA 2001:db8::1",
+        ]
+    );
     // Each client gets another order, so that the first address is not everybody's.
     let mut firsts = std::collections::BTreeSet::new();
     for _ in 0..64 {
@@ -180,8 +269,11 @@ async fn another_domain_is_used_everywhere_and_the_usual_one_still_answers() {
         ("web.default.svc.corp.internal.", RecordType::A, "web.default.svc.corp.internal. 5 A 10.96.1.1"),
         ("web.default.svc.cluster.local.", RecordType::A, "web.default.svc.cluster.local. 5 A 10.96.1.1"),
         ("1.1.96.10.in-addr.arpa.", RecordType::PTR, "1.1.96.10.in-addr.arpa. 5 PTR web.default.svc.corp.internal."),
-        ("_http._tcp.web.default.svc.corp.internal.", RecordType::SRV,
-            "_http._tcp.web.default.svc.corp.internal. 5 SRV 0 100 80 web.default.svc.corp.internal."),
+        (
+            "_http._tcp.web.default.svc.corp.internal.",
+            RecordType::SRV,
+            "_http._tcp.web.default.svc.corp.internal. 5 SRV 0 100 80 web.default.svc.corp.internal.",
+        ),
         ("dns-version.corp.internal.", RecordType::TXT, "dns-version.corp.internal. 28800 TXT 1.1.0"),
         ("nope.default.svc.corp.internal.", RecordType::A, "NXDomain"),
         // Not ours, and there is nobody to ask.

@@ -192,7 +192,9 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub async fn start(answer: impl Fn(&Query) -> Option<(ResponseCode, Vec<RData>)> + Send + Sync + 'static) -> Upstream {
+    pub async fn start(
+        answer: impl Fn(&Query) -> Option<(ResponseCode, Vec<RData>)> + Send + Sync + 'static,
+    ) -> Upstream {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {

@@ -122,8 +122,10 @@ async fn nodes_have_names() {
     let kubernetes = cluster.rest.get(&SERVICES, "default", "kubernetes").await.ok();
     let dns = cluster.dns(DnsConfig { node_names: true, ..DnsConfig::default() }).await;
     until(&dns, "node-1.lan.", RecordType::A, &["node-1.lan. 60 A 10.0.0.5"]).await;
-    assert_eq!(answers(&dns, "5.0.0.10.in-addr.arpa.", RecordType::PTR).await,
-        ["5.0.0.10.in-addr.arpa. 60 PTR node-1.lan."]);
+    assert_eq!(
+        answers(&dns, "5.0.0.10.in-addr.arpa.", RecordType::PTR).await,
+        ["5.0.0.10.in-addr.arpa. 60 PTR node-1.lan."]
+    );
     if let Some(service) = kubernetes {
         let name = "node-1.nodes.vcluster.com.";
         let want = format!("{name} 5 A {}", service.str_at(&["spec", "clusterIP"]));
@@ -137,9 +139,7 @@ async fn nodes_have_names() {
 async fn snippets_are_taken_changed_and_refused_with_an_event() {
     let cluster = cluster().await;
     let upstream = Upstream::start(host).await;
-    let map = |data: Value| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns-custom"}, "data": (data)})
-    };
+    let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns-custom"}, "data": (data)});
     let forward = format!("example.com:1053 {{\n errors\n cache 30\n forward . {}\n}}", upstream.address);
     let text = "corp.test {\n hosts {\n  10.1.1.1 a.corp.test\n  fallthrough\n }\n \
                 rewrite name exact b.corp.test web.default.svc.cluster.local\n \
@@ -166,10 +166,13 @@ async fn snippets_are_taken_changed_and_refused_with_an_event() {
         let mut messages: Vec<&str> = events.iter().map(|event| event.str_at(&["message"])).collect();
         messages.sort();
         if messages.len() == 2 {
-            assert_eq!(messages, [
-                "bad.server: line 2: file is not supported; known here: rewrite, template, hosts, kubernetes, forward",
-                "c.override is ignored: only keys that end in .server are read",
-            ]);
+            assert_eq!(
+                messages,
+                [
+                    "bad.server: line 2: file is not supported; known here: rewrite, template, hosts, kubernetes, forward",
+                    "c.override is ignored: only keys that end in .server are read",
+                ]
+            );
             break;
         }
         assert!(begin.elapsed() < DEADLINE, "{messages:?}");
@@ -193,8 +196,10 @@ async fn a_whole_corefile_replaces_the_chain() {
         upstream.address
     );
     let dns = cluster.dns(DnsConfig { corefile: Some(corefile), ..DnsConfig::default() }).await;
-    assert_eq!(answers(&dns, "web.default.svc.cluster.local.", RecordType::A).await,
-        ["web.default.svc.cluster.local. 5 A 10.96.1.1"]);
+    assert_eq!(
+        answers(&dns, "web.default.svc.cluster.local.", RecordType::A).await,
+        ["web.default.svc.cluster.local. 5 A 10.96.1.1"]
+    );
     assert_eq!(answers(&dns, "www.example.com.", RecordType::A).await, ["www.example.com. 30 A 192.0.2.1"]);
     for (text, want) in [
         (". {\n etcd\n}", "line 2: etcd is not supported; known here: rewrite, template, hosts, kubernetes, forward"),

@@ -106,8 +106,10 @@ async fn a_tenants_names_resolve_at_the_clusters_own_port() {
     for (number, want) in [(0, 1), (1, 2)] {
         let object = pod(&format!("db-{number}"));
         eventually("the pod is accepted", async || tenant.rest.create(&PODS, "default", &object).await.ok()).await;
-        eventually("the pod's address", async || (ask(server, name, RecordType::A).await.1.len() == want).then_some(()))
-            .await;
+        eventually("the pod's address", async || {
+            (ask(server, name, RecordType::A).await.1.len() == want).then_some(())
+        })
+        .await;
     }
     let (_, data) = ask(server, "db-1.db.default.svc.team.internal.", RecordType::A).await;
     let pod = tenant.rest.get(&PODS, "default", "db-1").await.expect("the pod");
@@ -121,7 +123,12 @@ async fn a_tenants_names_resolve_at_the_clusters_own_port() {
     eventually("the end of the endpoint", async || {
         let slices: Vec<Value> = tenant
             .rest
-            .list_as(&Resource::new("discovery.k8s.io", "v1", "endpointslices"), "default", "kubernetes.io/service-name=db", "")
+            .list_as(
+                &Resource::new("discovery.k8s.io", "v1", "endpointslices"),
+                "default",
+                "kubernetes.io/service-name=db",
+                "",
+            )
             .await
             .ok()?;
         let ready = slices.iter().flat_map(|slice| slice.array_at(&["endpoints"]));
@@ -129,7 +136,8 @@ async fn a_tenants_names_resolve_at_the_clusters_own_port() {
     })
     .await;
     let begin = Instant::now();
-    eventually("the end of the name", async || (ask(server, name, RecordType::A).await.1.len() == 1).then_some(())).await;
+    eventually("the end of the name", async || (ask(server, name, RecordType::A).await.1.len() == 1).then_some(()))
+        .await;
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     tenant.stop().await;
 }
@@ -154,7 +162,11 @@ async fn coredns_is_deployed_when_asked_for_and_removed_when_not() {
 
     // The config Secret says otherwise now: the hub starts the cluster anew, with `{}`.
     let patch = json!({"data": {"config.yaml": "e30K"}});
-    tenant.host_rest.patch(&SECRETS, "", NAMESPACE, "vc-config-team-a", PatchType::Merge, &patch).await.expect("patched");
+    tenant
+        .host_rest
+        .patch(&SECRETS, "", NAMESPACE, "vc-config-team-a", PatchType::Merge, &patch)
+        .await
+        .expect("patched");
     let server = tenant.dns().await;
     let rest = virtual_client(&tenant.host_rest).await;
     eventually("the Service leads to the embedded server", async || {
