@@ -4,6 +4,7 @@
 //! after, so it counts what the server spent and nothing of this client.
 
 mod api;
+mod dns;
 mod measure;
 mod scale;
 mod start;
@@ -31,6 +32,8 @@ enum Command {
     Start(start::Options),
     /// Clusters in a hub: time to create one, and memory per idle cluster
     Clusters(scale::ClusterOptions),
+    /// Questions to the embedded DNS server of a virtual cluster: how many per second, and how long each takes
+    Dns(dns::Options),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
     /// Many tenants with many pods in this process: host requests per pod, latency, memory
@@ -44,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Api(options) => api::run(options).await?,
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
+        Command::Dns(options) => dns::run(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
         Command::Tenants(options) => tenants::run(options).await?,
     };

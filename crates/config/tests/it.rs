@@ -211,14 +211,17 @@ fn dns_is_embedded_unless_a_deployment_is_asked_for() {
         ("controlPlane: {coredns: {embedded: true}}", Embedded),
         ("controlPlane: {coredns: {embedded: false}}", Deployed),
         ("controlPlane: {coredns: {enabled: false, embedded: true}}", Off),
-        ("controlPlane: {coredns: {deployment: {replicas: 2}}}", Deployed),
-        ("controlPlane: {coredns: {deployment: {replicas: 1}}}", Embedded),
+        ("controlPlane: {coredns: {deployment: {replicas: 2}}}", Embedded),
+        ("controlPlane: {coredns: {embedded: null}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false, deployment: {replicas: 2}}}", Deployed),
         ("controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}", Embedded),
-        ("controlPlane: {coredns: {overwriteManifests: 'a: b'}}", Deployed),
+        ("controlPlane: {coredns: {embedded: false, overwriteManifests: 'a: b'}}", Deployed),
         ("controlPlane: {coredns: {service: {labels: {a: b}}, overwriteConfig: x}}", Embedded),
     ] {
         let config = config::Config::from_yaml("t", text).unwrap();
         assert_eq!(config.dns_mode(), want, "{text}");
+        // What is kept on the host says the same.
+        assert_eq!(config::Config::from_yaml("t", &config.to_stored()).unwrap().dns_mode(), want, "{text}");
     }
     let both = "controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}";
     let ignored = config::Config::from_yaml("t", both).unwrap().without_effect(false);

@@ -18,6 +18,8 @@ use super::{
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "dns.alcove.dev";
+/// On the Service when it has no endpoints: where the server listens.
+const ADDRESS_ANNOTATION: &str = "alcove.dev/dns-address";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Starts the server. Its usual port may be taken (several clusters on one machine); then it takes a free one, which its
@@ -151,6 +153,7 @@ pub(super) struct Keeper {
     pub rest: Rest,
     pub config: Arc<Config>,
     pub slice: Option<Slice>,
+    pub address: SocketAddr,
     pub replicas: u32,
 }
 
@@ -178,7 +181,12 @@ impl Keeper {
     }
 
     async fn put(&self) -> Result<(), ApiError> {
-        apply(&self.rest, &SERVICES, &super::service(&self.config, false)).await?;
+        let mut service = super::service(&self.config, false);
+        if self.slice.is_none() {
+            // Nobody but this machine reaches it; here people find out where.
+            service["metadata"]["annotations"][ADDRESS_ANNOTATION] = self.address.to_string().into();
+        }
+        apply(&self.rest, &SERVICES, &service).await?;
         if let Some(slice) = &self.slice {
             apply(&self.rest, &SLICES, &slice.object).await?;
         }

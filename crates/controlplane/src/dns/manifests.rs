@@ -325,7 +325,7 @@ mod tests {
 
         let own = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: kube-dns, namespace: kube-system}\n";
         let text =
-            format!("controlPlane:\n  coredns:\n    overwriteManifests: |\n      {}\n", own.replace('\n', "\n      "));
+            format!("controlPlane:\n  coredns:\n    embedded: false\n    overwriteManifests: |\n      {}\n", own.replace('\n', "\n      "));
         assert_eq!(objects(&config(&text)).unwrap().len(), 2);
     }
 }

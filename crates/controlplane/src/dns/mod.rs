@@ -130,6 +130,7 @@ impl ClusterDns {
                     rest,
                     config: Arc::clone(config),
                     slice: slice.clone(),
+                    address: answers.address(),
                     replicas: config.control_plane.stateful_set.high_availability.replicas,
                 };
                 started.tasks.spawn(keeper.run(cancel));
