@@ -11,11 +11,14 @@ mod embedded;
 mod manifests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use apimachinery::{Value, json};
+use apiserver::health::HealthCheck;
+use apiserver::metrics::MetricsSource;
 use apiserver::{ApiServer, UserInfo};
+use async_trait::async_trait;
 use config::{Config, DnsMode};
 use informer::{ApiError, Backoff, DeleteOptions, PatchType, Resource, Rest};
 use tokio_util::sync::CancellationToken;
@@ -87,9 +90,46 @@ pub enum DnsError {
     Start(#[from] dns::StartError),
 }
 
+/// Where the embedded server is found once it runs.
+pub(crate) type Slot = Arc<OnceLock<Arc<dns::Dns>>>;
+
+/// `/readyz`: does the embedded server know all names?
+pub(crate) struct DnsCheck(pub Slot);
+
+#[async_trait]
+impl HealthCheck for DnsCheck {
+    fn name(&self) -> &str {
+        "coredns"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        match self.0.get() {
+            Some(server) if !server.is_ready() => Err("not all Services have been seen yet".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `/metrics/coredns`.
+pub(crate) struct DnsMetrics(pub Slot);
+
+impl MetricsSource for DnsMetrics {
+    fn name(&self) -> &str {
+        "coredns"
+    }
+
+    fn render(&self, out: &mut String) {
+        if let Some(server) = self.0.get() {
+            out.push_str(&server.metrics());
+        }
+    }
+}
+
 /// What of DNS runs in this process.
 pub(crate) struct ClusterDns {
-    server: Option<dns::Dns>,
+    server: Option<Arc<dns::Dns>>,
+    /// Other replicas go on when this one ends.
+    has_others: bool,
     slice: Option<Slice>,
     rest: Rest,
     cancel: CancellationToken,
@@ -110,11 +150,20 @@ impl ClusterDns {
         config: &Arc<Config>,
         server: &ApiServer,
         place: DnsPlace,
+        slot: Slot,
     ) -> Result<ClusterDns, DnsError> {
         let client = server.kube_client(UserInfo::new("system:coredns", [apiserver::authn::SYSTEM_MASTERS]));
         let rest = Rest::new(client.clone(), "alcove");
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let mut started = ClusterDns { server: None, slice: None, rest: rest.clone(), cancel: cancel.clone(), tasks };
+        let replicas = config.control_plane.stateful_set.high_availability.replicas;
+        let mut started = ClusterDns {
+            server: None,
+            has_others: replicas > 1,
+            slice: None,
+            rest: rest.clone(),
+            cancel: cancel.clone(),
+            tasks,
+        };
         match config.dns_mode() {
             DnsMode::Off => {
                 started.tasks.spawn(retry("remove DNS", cancel, move || {
@@ -124,14 +173,16 @@ impl ClusterDns {
             }
             DnsMode::Embedded => {
                 let text = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
-                let answers = embedded::start(name, config, client, &place, &text).await?;
+                let answers = Arc::new(embedded::start(name, config, client, &place, &text).await?);
+                // Set once: there is one server.
+                let _ = slot.set(Arc::clone(&answers));
                 let slice = embedded::slice(&place, answers.address());
                 let keeper = embedded::Keeper {
                     rest,
                     config: Arc::clone(config),
                     slice: slice.clone(),
                     address: answers.address(),
-                    replicas: config.control_plane.stateful_set.high_availability.replicas,
+                    replicas,
                 };
                 started.tasks.spawn(keeper.run(cancel));
                 started.server = Some(answers);
@@ -147,20 +198,15 @@ impl ClusterDns {
 
     /// The bound address of the embedded server.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.server.as_ref().map(dns::Dns::address)
+        self.server.as_ref().map(|server| server.address())
     }
 
-    /// Counters of the embedded server.
-    pub fn metrics(&self) -> Option<String> {
-        self.server.as_ref().map(dns::Dns::metrics)
-    }
-
-    /// `leaves`: other replicas go on, so nobody should be sent here any more.
-    pub async fn stop(&self, leaves: bool) {
+    pub async fn stop(&self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if let Some(slice) = self.slice.as_ref().filter(|_| leaves)
+        // Nobody should be sent here any more while others answer.
+        if let Some(slice) = self.slice.as_ref().filter(|_| self.has_others)
             && let Err(error) = self.rest.delete(&SLICES, NAMESPACE, &slice.name, &DeleteOptions::default()).await
         {
             tracing::debug!(%error, "the EndpointSlice of DNS stays");
