@@ -233,9 +233,9 @@ mod tests {
     fn the_configuration_reaches_the_server() {
         let config = Config::from_yaml(
             "t",
-            "networking:\n  advanced: {clusterDomain: corp.internal, fallbackHostCluster: true, proxyKubelets: {byHostname: false}}\n  \
+            "networking:\n  advanced: {clusterDomain: corp.internal, fallbackHostCluster: true}\n  \
              resolveDNS:\n  - {hostname: '*.a.com', target: {hostname: '*.b.com'}}\n  - {hostname: c.com, target: {ip: 1.2.3.4}}\n  \
-             - {service: n/s, target: {hostService: h/t}}\n  - {namespace: n, target: {hostNamespace: m}}\n  \
+             - {service: n/s, target: {hostService: h/t}}\n  - {namespace: here, target: {hostNamespace: there}}\n  \
              - {hostname: d.com, target: {vClusterService: vcluster-b/b/default/web}}\n",
         )
         .unwrap();
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(settings.cluster_domain, "corp.internal");
         assert_eq!((settings.host_domain.as_str(), settings.fallback_host_cluster), ("host.local", true));
         assert_eq!(settings.host_servers, ["10.96.0.10:53".parse().unwrap()]);
-        assert!(!settings.node_names);
+        assert!(settings.node_names);
         let s = |text: &str| text.to_string();
         let host = |namespace: &str, name: &str| RuleTarget::HostService { namespace: s(namespace), name: s(name) };
         let name = |text: &str| RuleSource::Hostname(s(text));
@@ -254,7 +254,7 @@ mod tests {
                 Rule { source: name("*.a.com"), target: RuleTarget::Hostname(s("*.b.com")) },
                 Rule { source: name("c.com"), target: RuleTarget::Ip("1.2.3.4".parse().unwrap()) },
                 Rule { source: RuleSource::Service { namespace: s("n"), name: s("s") }, target: host("h", "t") },
-                Rule { source: RuleSource::Namespace(s("n")), target: RuleTarget::HostNamespace(s("m")) },
+                Rule { source: RuleSource::Namespace(s("here")), target: RuleTarget::HostNamespace(s("there")) },
                 Rule { source: name("d.com"), target: host("vcluster-b", "web-x-default-x-b") },
             ]
         );

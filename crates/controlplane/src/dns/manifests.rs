@@ -268,11 +268,11 @@ mod tests {
              cache 30\n    loop\n    reload\n    loadbalance\n}\n\nimport /etc/coredns/custom/*.server"
         );
         let text = corefile(&config(
-            "networking: {advanced: {clusterDomain: corp.internal, fallbackHostCluster: true, proxyKubelets: {byHostname: false}}}",
+            "networking: {advanced: {clusterDomain: corp.internal, fallbackHostCluster: true}}",
         ));
         assert!(text.contains("    kubernetes corp.internal cluster.local in-addr.arpa ip6.arpa {\n"), "{text}");
         assert!(text.contains("fallthrough cluster.local in-addr.arpa ip6.arpa\n"), "{text}");
-        assert!(!text.contains("rewrite"), "{text}");
+        assert!(text.contains("kubernetes.default.svc.corp.internal\n"), "{text}");
         assert_eq!(corefile(&config("controlPlane: {coredns: {embedded: false, overwriteConfig: mine}}")), "mine");
     }
 
@@ -303,7 +303,7 @@ mod tests {
             "controlPlane:\n  advanced: {defaultImageRegistry: reg.example/}\n  coredns:\n    embedded: false\n    priorityClassName: high\n    \
              service: {labels: {a: b}, spec: {type: NodePort}}\n    \
              security: {podSecurityContext: {runAsUser: 5}, containerSecurityContext: {privileged: false}}\n    \
-             deployment: {image: me/dns:1, replicas: 3, nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}], pods: {labels: {x: y}, annotations: {n: m}}}\n",
+             deployment: {image: me/dns:1, replicas: 3, nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}], pods: {labels: {tier: dns}, annotations: {note: ours}}}\n",
         ))
         .unwrap();
         let deployment = find(&changed, "Deployment");
@@ -316,7 +316,7 @@ mod tests {
             (Some("high"), Some(3))
         );
         assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "disk": "ssd"}));
-        assert_eq!(deployment["spec"]["template"]["metadata"]["labels"]["x"], "y");
+        assert_eq!(deployment["spec"]["template"]["metadata"]["labels"]["tier"], "dns");
         let service = find(&changed, "Service");
         assert_eq!(
             (service["metadata"]["labels"]["a"].as_str(), service["spec"]["type"].as_str()),
