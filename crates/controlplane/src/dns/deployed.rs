@@ -35,7 +35,10 @@ impl Deployed {
         });
         let told = Arc::clone(&changed);
         maps.on_change(move |_| told.notify_one());
-        factory.wait_synced().await;
+        tokio::select! {
+            () = factory.wait_synced() => {}
+            () = cancel.cancelled() => {}
+        }
         while !cancel.is_cancelled() {
             retry("the nodes' lines for CoreDNS", cancel.clone(), || self.write_hosts(&nodes, &maps)).await;
             tokio::select! {

@@ -11,7 +11,7 @@ mod embedded;
 mod manifests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::{Value, json};
@@ -21,6 +21,7 @@ use apiserver::{ApiServer, UserInfo};
 use async_trait::async_trait;
 use config::{Config, DnsMode};
 use informer::{ApiError, Backoff, DeleteOptions, PatchType, Resource, Rest};
+use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -91,7 +92,7 @@ pub enum DnsError {
 }
 
 /// Where the embedded server is found once it runs.
-pub(crate) type Slot = Arc<OnceLock<Arc<dns::Dns>>>;
+pub(crate) type Slot = Arc<RwLock<Option<Arc<dns::Dns>>>>;
 
 /// `/readyz`: does the embedded server know all names?
 pub(crate) struct DnsCheck(pub Slot);
@@ -103,7 +104,7 @@ impl HealthCheck for DnsCheck {
     }
 
     async fn check(&self) -> Result<(), String> {
-        match self.0.get() {
+        match &*self.0.read() {
             Some(server) if !server.is_ready() => Err("not all Services have been seen yet".into()),
             _ => Ok(()),
         }
@@ -119,7 +120,7 @@ impl MetricsSource for DnsMetrics {
     }
 
     fn render(&self, out: &mut String) {
-        if let Some(server) = self.0.get() {
+        if let Some(server) = &*self.0.read() {
             out.push_str(&server.metrics());
         }
     }
@@ -128,6 +129,8 @@ impl MetricsSource for DnsMetrics {
 /// What of DNS runs in this process.
 pub(crate) struct ClusterDns {
     server: Option<Arc<dns::Dns>>,
+    /// Emptied at the end: the API server, which the DNS server's client holds, holds it.
+    slot: Slot,
     /// Other replicas go on when this one ends.
     has_others: bool,
     slice: Option<Slice>,
@@ -158,6 +161,7 @@ impl ClusterDns {
         let replicas = config.control_plane.stateful_set.high_availability.replicas;
         let mut started = ClusterDns {
             server: None,
+            slot: Arc::clone(&slot),
             has_others: replicas > 1,
             slice: None,
             rest: rest.clone(),
@@ -174,8 +178,7 @@ impl ClusterDns {
             DnsMode::Embedded => {
                 let text = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
                 let answers = Arc::new(embedded::start(name, config, client, &place, &text).await?);
-                // Set once: there is one server.
-                let _ = slot.set(Arc::clone(&answers));
+                *slot.write() = Some(Arc::clone(&answers));
                 let slice = embedded::slice(&place, answers.address());
                 let keeper = embedded::Keeper {
                     rest,
@@ -211,6 +214,7 @@ impl ClusterDns {
         {
             tracing::debug!(%error, "the EndpointSlice of DNS stays");
         }
+        *self.slot.write() = None;
         if let Some(server) = &self.server {
             server.shutdown().await;
         }
