@@ -119,7 +119,8 @@ impl Config {
         if self.dns_mode() == DnsMode::Embedded {
             for key in ["deployment", "priorityClassName", "security"] {
                 let path = format!("/controlPlane/coredns/{key}");
-                if self.overrides.pointer(&path).is_some() && self.values.pointer(&path) != default_of_coredns(key).as_ref()
+                if self.overrides.pointer(&path).is_some()
+                    && self.values.pointer(&path) != default_of_coredns(key).as_ref()
                 {
                     let path = path[1..].replace('/', ".");
                     found.push((path, "DNS is embedded in the control plane and has no pods".to_string()));

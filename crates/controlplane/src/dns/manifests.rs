@@ -267,9 +267,8 @@ mod tests {
              reload 15s\n        fallthrough\n    }\n    prometheus :9153\n    forward . /etc/resolv.conf\n    \
              cache 30\n    loop\n    reload\n    loadbalance\n}\n\nimport /etc/coredns/custom/*.server"
         );
-        let text = corefile(&config(
-            "networking: {advanced: {clusterDomain: corp.internal, fallbackHostCluster: true}}",
-        ));
+        let text =
+            corefile(&config("networking: {advanced: {clusterDomain: corp.internal, fallbackHostCluster: true}}"));
         assert!(text.contains("    kubernetes corp.internal cluster.local in-addr.arpa ip6.arpa {\n"), "{text}");
         assert!(text.contains("fallthrough cluster.local in-addr.arpa ip6.arpa\n"), "{text}");
         assert!(text.contains("kubernetes.default.svc.corp.internal\n"), "{text}");
@@ -324,8 +323,10 @@ mod tests {
         );
 
         let own = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mine}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: kube-dns, namespace: kube-system}\n";
-        let text =
-            format!("controlPlane:\n  coredns:\n    embedded: false\n    overwriteManifests: |\n      {}\n", own.replace('\n', "\n      "));
+        let text = format!(
+            "controlPlane:\n  coredns:\n    embedded: false\n    overwriteManifests: |\n      {}\n",
+            own.replace('\n', "\n      ")
+        );
         assert_eq!(objects(&config(&text)).unwrap().len(), 2);
     }
 }
