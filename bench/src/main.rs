@@ -6,6 +6,7 @@
 mod api;
 mod measure;
 mod scale;
+mod soak;
 mod start;
 
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ enum Command {
     Clusters(scale::ClusterOptions),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
+    /// Thousands of pods under random changes, with controllers that are restarted; fails unless the end is exact
+    Soak(soak::SoakOptions),
+    /// Deployment to pods created and ready, and the CPU time of an idle control plane
+    Controllers(soak::ControllerOptions),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -42,6 +47,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
+        Command::Soak(options) => soak::soak(options).await?,
+        Command::Controllers(options) => soak::controllers(options).await?,
     };
     report.print();
     if let Some(path) = arguments.json {

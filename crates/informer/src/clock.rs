@@ -20,6 +20,11 @@ impl Clock {
         Clock(Arc::new(move || start + began.elapsed()))
     }
 
+    /// A clock that says what a function says.
+    pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Clock(Arc::new(now))
+    }
+
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }

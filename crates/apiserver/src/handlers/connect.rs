@@ -5,6 +5,8 @@
 //! Follows: `pkg/registry/core/pod/{strategy.go,rest}`, `pkg/registry/core/service/storage`.
 
 use apimachinery::Value;
+use apimachinery::field::{FieldError, FieldPath};
+use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
 use http::{Request, Response, StatusCode};
@@ -83,7 +85,46 @@ fn request(cx: &Cx, body: RequestBody) -> Request<RequestBody> {
     request
 }
 
+/// The options of `pods/log` that are wrong.
+fn log_option_errors(cx: &Cx) -> StatusResult<Vec<FieldError>> {
+    let query = &cx.info.query;
+    let integer = |name: &str| -> StatusResult<Option<i64>> {
+        let Some(text) = query.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };
+        let out_of_range = text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+        let why = if out_of_range { "value out of range" } else { "invalid syntax" };
+        let unreadable = |_| bad(format!("strconv.ParseInt: parsing {}: {why}", Value::from(text)));
+        text.parse().map(Some).map_err(unreadable)
+    };
+    let mut errors = Vec::new();
+    if let Some(lines) = integer("tailLines")?.filter(|n| *n < 0) {
+        let path = FieldPath::new("tailLines");
+        errors.push(FieldError::invalid(&path, lines, "must be greater than or equal to 0"));
+    }
+    if let Some(bytes) = integer("limitBytes")?.filter(|n| *n < 1) {
+        errors.push(FieldError::invalid(&FieldPath::new("limitBytes"), bytes, "must be greater than 0"));
+    }
+    match (integer("sinceSeconds")?, query.get("sinceTime").filter(|t| !t.is_empty())) {
+        (Some(_), Some(_)) => {
+            let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden(&FieldPath::unnamed(), text));
+        }
+        (Some(seconds), None) if seconds < 1 => {
+            errors.push(FieldError::invalid(&FieldPath::new("sinceSeconds"), seconds, "must be greater than 0"));
+        }
+        _ => {}
+    }
+    if query.get("stream").is_some_and(|s| !s.is_empty()) {
+        errors.push(FieldError::forbidden(&FieldPath::new("stream"), "may not be specified"));
+    }
+    Ok(errors)
+}
+
 pub async fn log(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let errors = log_option_errors(cx)?;
+    if !errors.is_empty() {
+        let kind = GroupKind::new("", "PodLogOptions");
+        return Err(Box::new(Status::invalid(&kind, &cx.info.name, &errors)));
+    }
     let pod = pod(cx, &cx.info.name).await?;
     let container = container(cx, &pod, true)?;
     if pod.str_at(&["spec", "nodeName"]).is_empty() {
@@ -143,25 +184,54 @@ async fn connect_pod(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>>
     }
 }
 
+/// A proxied name is `name`, `name:port` or `scheme:name:port`.
+fn scheme_name_port(id: &str) -> Option<(&str, &str)> {
+    match id.split(':').collect::<Vec<_>>().as_slice() {
+        [name] => Some((*name, "")),
+        [name, port] => Some((*name, *port)),
+        ["http" | "https" | "", name, port] => Some((*name, *port)),
+        _ => None,
+    }
+}
+
 async fn connect_service(cx: &Cx) -> StatusResult<Response<Body>> {
-    let name = match cx.info.name.split(':').collect::<Vec<_>>().as_slice() {
-        [_, name, _] | [name, _] => (*name).to_owned(),
-        _ => cx.info.name.clone(),
+    let id = cx.info.name.as_str();
+    let Some((name, port)) = scheme_name_port(id).filter(|(name, _)| !name.is_empty()) else {
+        return Err(bad(format!("invalid service request {}", Value::from(id))));
     };
-    let service = cx.server.storage.get(&cx.resource, &cx.info.namespace, &name).await?;
-    let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), &name));
-    if service.is_none() {
+    let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name));
+    let unavailable = |text: String| Err(Box::new(Status::service_unavailable(text)));
+    let Some(service) = cx.server.storage.read(&cx.resource, &cx.info.namespace, name).await? else {
         return Err(not_found());
+    };
+    let mut port = port.to_owned();
+    if let Ok(number) = port.parse::<i64>() {
+        let declared = service.array_at(&["spec", "ports"]).iter().find(|p| p["port"] == number);
+        match declared {
+            Some(declared) => port = declared.str_at(&["name"]).to_owned(),
+            None => {
+                let text = format!("no service port {number} found for service {}", Value::from(name));
+                return unavailable(text);
+            }
+        }
     }
     let endpoints = cx.server.storage.registry.get("", "v1", "endpoints").ok_or_else(no_backend)?;
     // Without Endpoints upstream answers as if there were no Service.
-    match cx.server.storage.get(&endpoints, &cx.info.namespace, &name).await? {
-        None => Err(not_found()),
-        Some(_) => Err(Box::new(Status::service_unavailable(format!(
-            "no endpoints available for service {}",
-            Value::from(cx.info.name.as_str())
-        )))),
+    let Some(endpoints) = cx.server.storage.read(&endpoints, &cx.info.namespace, name).await? else {
+        return Err(not_found());
+    };
+    let serves = |subset: &Value| {
+        !subset.array_at(&["addresses"]).is_empty()
+            && subset.array_at(&["ports"]).iter().any(|p| p.str_at(&["name"]) == port)
+    };
+    let subsets = endpoints.array_at(&["subsets"]);
+    if subsets.is_empty() {
+        return unavailable(format!("no endpoints available for service {}", Value::from(name)));
     }
+    if !subsets.iter().any(serves) {
+        return unavailable(format!("no endpoints available for service {}", Value::from(id)));
+    }
+    Err(no_backend())
 }
 
 async fn connect_node(cx: &Cx) -> StatusResult<Response<Body>> {
