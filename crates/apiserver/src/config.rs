@@ -7,7 +7,10 @@ use crate::admission::AdmissionChain;
 use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
 use crate::extension::Extension;
+use crate::groups::ApiGroup;
+use crate::health::HealthCheck;
 use crate::hooks::WriteHooks;
+use crate::metrics::MetricsSource;
 use crate::pods::PodBackend;
 use crate::services::ServiceAddressing;
 use crate::tokens::{TokenAuthenticator, TokenAuthority};
@@ -37,6 +40,12 @@ pub struct Config {
     pub pods: Option<Arc<dyn PodBackend>>,
     /// Answers paths of its own beside the API.
     pub extension: Option<Arc<dyn Extension>>,
+    /// API groups beside the built-in and custom ones.
+    pub groups: Vec<Arc<dyn ApiGroup>>,
+    /// Checks of the health paths, beside the server's own.
+    pub health_checks: Vec<Arc<dyn HealthCheck>>,
+    /// What `/metrics` tells beside the server's own metrics.
+    pub metrics: Vec<Arc<dyn MetricsSource>>,
     /// `--service-cluster-ip-range`.
     pub service_cluster_ip_range: String,
     /// `--service-node-port-range`, inclusive.
@@ -65,6 +74,9 @@ impl Default for Config {
             service_addressing: None,
             pods: None,
             extension: None,
+            groups: Vec::new(),
+            health_checks: Vec::new(),
+            metrics: Vec::new(),
             service_cluster_ip_range: "10.96.0.0/16".to_owned(),
             node_port_range: (30000, 32767),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),

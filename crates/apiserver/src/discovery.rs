@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use sha2::{Digest, Sha256};
 
 use crate::body::Body;
+use crate::groups;
 use crate::negotiate::{self, Encoding};
 use crate::output::{accept_header, json_response, raw_response, status_response};
 use crate::registry::{GroupInfo, Resource, Resources, Subresource};
@@ -31,6 +32,11 @@ pub fn version() -> Value {
 pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option<Response<Body>> {
     let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
     let resources = server.storage.registry.current();
+    if matches!(info.verb.as_str(), "get" | "head")
+        && let Some(answer) = groups::discover(server, &parts, headers)
+    {
+        return Some(answer);
+    }
     let answer = match parts.as_slice() {
         [""] => root(&resources),
         ["version"] => return readonly(info).or_else(|| Some(json_response(200, &version()))),
@@ -39,7 +45,7 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
                 return Some(refused);
             }
             if wants_aggregated(headers) {
-                return Some(aggregated(&resources, true, headers));
+                return Some(aggregated(server, &resources, true, headers));
             }
             json!({
                 "kind": "APIVersions", "versions": ["v1"],
@@ -54,9 +60,11 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
                 return Some(refused);
             }
             if wants_aggregated(headers) {
-                return Some(aggregated(&resources, false, headers));
+                return Some(aggregated(server, &resources, false, headers));
             }
-            let groups = resources.groups().iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
+            let mut groups: Vec<Value> =
+                resources.groups().iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
+            groups.extend(server.config.groups.iter().map(|group| groups::group_value(group.as_ref())));
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": Value::Array(groups)})
         }
         ["apis", group] => match resources.group(group) {
@@ -82,7 +90,7 @@ fn readonly(info: &RequestInfo) -> Option<Response<Body>> {
     Some(json_response(405, &Status::method_not_allowed().to_value()))
 }
 
-fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<Body> {
     match negotiate::negotiate_output(accept_header(headers), negotiate::Restrictions::PLAIN) {
         Some(a) if a.encoding == Encoding::Yaml => {
             raw_response(200, Encoding::Yaml.media_type(), negotiate::to_yaml(&value.to_vec()))
@@ -209,8 +217,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn aggregated(resources: &Resources, core: bool, headers: &HeaderMap) -> Response<Body> {
-    let items: Vec<Value> = resources
+fn aggregated(server: &Inner, resources: &Resources, core: bool, headers: &HeaderMap) -> Response<Body> {
+    let mut items: Vec<Value> = resources
         .groups()
         .iter()
         .filter(|g| g.name.is_empty() == core)
@@ -220,6 +228,9 @@ fn aggregated(resources: &Resources, core: bool, headers: &HeaderMap) -> Respons
             json!({"metadata": metadata, "versions": Value::Array(versions)})
         })
         .collect();
+    if !core {
+        items.extend(server.config.groups.iter().map(|group| groups::aggregated_value(group.as_ref())));
+    }
     let list = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": Value::Array(items),

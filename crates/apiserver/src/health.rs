@@ -2,6 +2,9 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/server/healthz`.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use http::Response;
 
 use crate::body::Body;
@@ -10,6 +13,11 @@ use crate::request_info::Query;
 use crate::server::Inner;
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// How long the store may take to answer a health check.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The key that upstream's health check reads as well.
+const STORE_PROBE: &[u8] = b"/registry/health";
 
 /// The checks of all three paths; readyz has `shutdown` beside them.
 const CHECKS: &[&str] = &[
@@ -27,19 +35,49 @@ const CHECKS: &[&str] = &[
     "poststarthook/apiservice-openapi-controller",
 ];
 
-fn check(server: &Inner, name: &str) -> Result<(), &'static str> {
+/// A check beside the server's own, from the embedding program. Checks of `/readyz` only say whether requests should come
+/// here; what fails `/livez` gets the process restarted.
+#[async_trait]
+pub trait HealthCheck: Send + Sync {
+    fn name(&self) -> &str;
+
+    /// Is the check one of `/livez` and `/healthz` too?
+    fn is_liveness(&self) -> bool {
+        false
+    }
+
+    /// The reason is logged, not shown.
+    async fn check(&self) -> Result<(), String>;
+}
+
+async fn check(server: &Inner, name: &str) -> Result<(), String> {
+    let own = server.config.health_checks.iter().find(|check| check.name() == name);
     match name {
-        // The store is in this process: it is there, or nothing is.
-        "shutdown" if server.stop.is_cancelled() => Err("process is shutting down"),
-        _ => Ok(()),
+        "shutdown" if server.stop.is_cancelled() || server.is_shutting_down() => {
+            Err("process is shutting down".to_owned())
+        }
+        "etcd" | "etcd-readiness" => {
+            let read = server.storage.store.get(STORE_PROBE, 0);
+            match tokio::time::timeout(STORE_TIMEOUT, read).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the store does not answer".to_owned()),
+            }
+        }
+        _ => match own {
+            Some(check) => check.check().await,
+            None => Ok(()),
+        },
     }
 }
 
 /// Answers one of the health paths; `None` when there is no such check.
-pub fn answer(server: &Inner, path: &str, query: &Query) -> Option<Response<Body>> {
+pub async fn answer(server: &Inner, path: &str, query: &Query) -> Option<Response<Body>> {
     let mut parts = path.trim_matches('/').splitn(2, '/');
     let endpoint = parts.next()?;
     let mut names: Vec<&str> = CHECKS.to_vec();
+    let own = server.config.health_checks.iter();
+    names.extend(own.filter(|check| endpoint == "readyz" || check.is_liveness()).map(|check| check.name()));
     if endpoint == "readyz" {
         names.push("shutdown");
     }
@@ -47,7 +85,7 @@ pub fn answer(server: &Inner, path: &str, query: &Query) -> Option<Response<Body
         if !names.contains(&name) {
             return None;
         }
-        return Some(match check(server, name) {
+        return Some(match check(server, name).await {
             Ok(()) => raw_response(200, TEXT, "ok"),
             Err(reason) => raw_response(500, TEXT, format!("internal server error: {reason}\n")),
         });
@@ -60,9 +98,10 @@ pub fn answer(server: &Inner, path: &str, query: &Query) -> Option<Response<Body
             report += &format!("[+]{name} excluded: ok\n");
             continue;
         }
-        match check(server, name) {
+        match check(server, name).await {
             Ok(()) => report += &format!("[+]{name} ok\n"),
-            Err(_) => {
+            Err(reason) => {
+                tracing::warn!(endpoint, check = name, reason, "a health check failed");
                 failed = true;
                 report += &format!("[-]{name} failed: reason withheld\n");
             }

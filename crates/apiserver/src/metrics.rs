@@ -26,6 +26,14 @@ struct Series {
     sum: f64,
 }
 
+/// Metrics of another part of the program, shown at `/metrics` together with the server's and alone at `/metrics/NAME`.
+pub trait MetricsSource: Send + Sync {
+    /// Such as `syncer`.
+    fn name(&self) -> &str;
+    /// Appends lines in Prometheus's text format.
+    fn render(&self, out: &mut String);
+}
+
 /// The metrics of one server.
 #[derive(Default)]
 pub struct Metrics {

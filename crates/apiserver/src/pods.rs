@@ -3,8 +3,10 @@
 //! The embedding program supplies it: a development host answers for its simulated nodes, a virtual cluster tunnels to the
 //! host cluster's pod.
 
+use std::net::IpAddr;
+
 use apimachinery::Value;
-use apimachinery::status::StatusResult;
+use apimachinery::status::{Status, StatusResult};
 use async_trait::async_trait;
 use http::{Request, Response};
 
@@ -16,14 +18,28 @@ pub trait PodBackend: Send + Sync {
     /// Answers `pods/log` of one container. `request` is the request as it came, with the query.
     async fn log(&self, pod: &Value, container: &str, request: Request<RequestBody>) -> StatusResult<Response<Body>>;
 
-    /// Answers `pods/{exec,attach,portforward,proxy}`: an upgrade, or any proxied request. `subresource` says which;
-    /// `path` is what follows `proxy/`. The connection's `hyper::upgrade::OnUpgrade` is in the request's extensions.
+    /// Answers `pods/{exec,attach,portforward}`: an upgrade. `subresource` says which. The connection's
+    /// `hyper::upgrade::OnUpgrade` is in the request's extensions.
     async fn connect(
         &self,
         pod: &Value,
         subresource: &str,
         container: &str,
-        path: &str,
         request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>>;
+
+    /// Where the pod is reached for `pods/proxy` and `services/proxy`. Never what the pod's status says when others than the
+    /// node may write that.
+    async fn address(&self, pod: &Value) -> StatusResult<IpAddr>;
+
+    /// Answers `nodes/proxy`; `path` is what follows `proxy`, empty or beginning with `/`.
+    async fn connect_node(
+        &self,
+        node: &Value,
+        _path: &str,
+        _request: Request<RequestBody>,
+    ) -> StatusResult<Response<Body>> {
+        let name = node.str_at(&["metadata", "name"]);
+        Err(Box::new(Status::service_unavailable(format!("this server has no connection to node {name}"))))
+    }
 }

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use apimachinery::gvk::GroupResource;
@@ -21,6 +22,7 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use store::Store;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,7 +43,7 @@ use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::RequestInfo;
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, flow_control, health, impersonate, tokens};
+use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, tokens};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,7 +77,33 @@ pub struct Inner {
     flow: Arc<flow_control::FlowControl>,
     /// Cancelled when the server stops: ends watches and background tasks.
     pub stop: CancellationToken,
+    shutting_down: AtomicBool,
+    /// Requests under way that end by themselves: no watches, no connections to pods.
+    in_flight: watch::Sender<usize>,
     tasks: TaskTracker,
+}
+
+impl Inner {
+    /// `/readyz` fails from [`ApiServer::begin_shutdown`] on.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Acquire)
+    }
+}
+
+/// Counts a request while it exists.
+struct InFlight<'a>(&'a watch::Sender<usize>);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> InFlight<'a> {
+        count.send_modify(|count| *count += 1);
+        InFlight(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// A running API server. Cheap to clone; runs until [`ApiServer::shutdown`].
@@ -115,6 +143,8 @@ impl ApiServer {
             storage,
             config,
             stop,
+            shutting_down: AtomicBool::new(false),
+            in_flight: watch::Sender::new(0),
             tasks,
         });
         let server = ApiServer { inner };
@@ -152,6 +182,18 @@ impl ApiServer {
                 () = task => {}
             }
         });
+    }
+
+    /// The first step of an orderly end: `/readyz` fails, everything else is answered as before.
+    pub fn begin_shutdown(&self) {
+        self.inner.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// Waits until no request is under way but those that do not end by themselves, such as watches.
+    pub async fn drained(&self) {
+        let mut count = self.inner.in_flight.subscribe();
+        // The sender lives in the server itself.
+        let _ = count.wait_for(|count| *count == 0).await;
     }
 
     /// Ends watches and background tasks, and waits for them. The store is left open: its owner closes it.
@@ -260,6 +302,7 @@ impl ApiServer {
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
         let long_running = info.is_long_running();
+        let _in_flight = (!long_running).then(|| InFlight::begin(&self.inner.in_flight));
         let said = Arc::new(Mutex::new(Said::default()));
         let work = AssertUnwindSafe(self.answer(parts, body, info, said.clone())).catch_unwind();
         let result = if long_running {
@@ -333,7 +376,8 @@ impl ApiServer {
             return self.answer_path(&info, &headers).await;
         }
         let Some(resource) = inner.storage.registry.get(&info.group, &info.version, &info.resource) else {
-            return status_response(&Status::path_not_found(), &headers);
+            let other = groups::answer(self, &info, &headers).await;
+            return other.unwrap_or_else(|| status_response(&Status::path_not_found(), &headers));
         };
         let cx = Cx {
             server: inner.clone(),
@@ -418,14 +462,14 @@ impl ApiServer {
         Some(response)
     }
 
-    /// Answers a path that names no resource.
-    async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
+    /// `/metrics`, and `/metrics/NAME` for the parts of the program beside the server.
+    fn answer_metrics(&self, path: &str) -> Option<Response<Body>> {
         let inner = &self.inner;
-        let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
-        let answer = match first {
-            "openid" | ".well-known" => self.answer_openid(&info.path),
-            "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query),
-            "metrics" if info.path == "/metrics" => {
+        let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+        let sources = &inner.config.metrics;
+        let mut text = String::new();
+        match path.trim_end_matches('/').strip_prefix("/metrics")? {
+            "" => {
                 let resources = inner.storage.registry.current();
                 let counts = resources.all().filter_map(|r| {
                     let cache = &r.storage.as_ref()?.cache;
@@ -434,9 +478,25 @@ impl ApiServer {
                 let mut counts: Vec<_> = counts.collect();
                 counts.sort();
                 counts.dedup_by(|a, b| a.0 == b.0);
-                let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
-                Some(raw_response(200, content_type, inner.metrics.render(counts.into_iter())))
+                text = inner.metrics.render(counts.into_iter());
+                sources.iter().for_each(|source| source.render(&mut text));
             }
+            part => {
+                let source = sources.iter().find(|source| part.strip_prefix('/') == Some(source.name()))?;
+                source.render(&mut text);
+            }
+        }
+        Some(raw_response(200, content_type, text))
+    }
+
+    /// Answers a path that names no resource.
+    async fn answer_path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Response<Body> {
+        let inner = &self.inner;
+        let first = info.path.trim_start_matches('/').split('/').next().unwrap_or("");
+        let answer = match first {
+            "openid" | ".well-known" => self.answer_openid(&info.path),
+            "healthz" | "livez" | "readyz" => health::answer(inner, &info.path, &info.query).await,
+            "metrics" => self.answer_metrics(&info.path),
             "openapi" => inner.openapi.answer(info, headers, std::time::SystemTime::now()),
             _ => discovery::answer(inner, info, headers),
         };

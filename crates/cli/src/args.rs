@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, etcd_placeholder, hub, template, up};
+use crate::commands::{apiserver, demo, etcd_placeholder, hub, serve, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_) | Command::Apiserver(_) | Command::EtcdPlaceholder(_) => true,
+            Command::Hub(_) | Command::Apiserver(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) => true,
             _ => false,
         }
     }
@@ -111,6 +111,11 @@ pub enum Command {
         after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
     )]
     Hub(hub::HubArgs),
+    /// Run one virtual cluster, in its own pod on the host
+    #[command(
+        after_help = "Examples:\n  alcove serve                                        in a pod made by `alcove create` or the chart\n  alcove serve --name team-a -n team-a --kubeconfig host.kubeconfig --config vcluster.yaml --data-dir ./data --port 0"
+    )]
+    Serve(serve::ServeArgs),
     /// Run the API server alone, as kube-apiserver with a store of its own
     #[command(
         args_override_self = true,

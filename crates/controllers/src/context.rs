@@ -34,6 +34,23 @@ pub enum ReconcileError {
 
 pub type ReconcileResult = Result<Outcome, ReconcileError>;
 
+/// The queue of a controller at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Keys that wait.
+    pub depth: usize,
+    /// Keys added so far, and how many of them were retries.
+    pub adds: u64,
+    pub retries: u64,
+}
+
+/// A controller that runs.
+pub(crate) struct Running {
+    pub name: &'static str,
+    pub workers: Arc<WorkerStats>,
+    pub queue: Box<dyn Fn() -> QueueStats + Send + Sync>,
+}
+
 /// The shared means of all controllers of one manager.
 #[derive(Clone)]
 pub struct Context {
@@ -42,7 +59,7 @@ pub struct Context {
     pub clock: Clock,
     pub recorder: Recorder,
     pub config: Arc<ManagerConfig>,
-    pub(crate) stats: Arc<parking_lot::Mutex<Vec<(&'static str, Arc<WorkerStats>)>>>,
+    pub(crate) stats: Arc<parking_lot::Mutex<Vec<Running>>>,
 }
 
 impl Context {
@@ -77,7 +94,12 @@ impl Context {
         Fut: Future<Output = ReconcileResult> + Send + 'static,
     {
         let stats = Arc::new(WorkerStats::default());
-        self.stats.lock().push((controller, stats.clone()));
+        let measured = queue.clone();
+        let queue_stats = Box::new(move || {
+            let (adds, retries) = measured.totals();
+            QueueStats { depth: measured.len(), adds, retries }
+        });
+        self.stats.lock().push(Running { name: controller, workers: stats.clone(), queue: queue_stats });
         let (queue, cancel) = (queue.clone(), self.factory.cancellation().clone());
         self.factory.spawn(async move {
             let ready = async {

@@ -40,6 +40,7 @@ mod tokens;
 mod types;
 mod volume;
 
+pub use context::QueueStats;
 pub use cronjob::schedule::{Schedule, ScheduleError};
 pub use csr::SigningCa;
 pub use manager::{ControllerStats, Manager, ManagerConfig, ManagerError, controller_names};

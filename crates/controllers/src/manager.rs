@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
 
-use crate::context::Context;
+use crate::context::{Context, QueueStats};
 use crate::csr::SigningCa;
 use crate::policy_status::PolicyChecker;
 use crate::tokens::TokenSigner;
@@ -189,6 +189,7 @@ pub struct ControllerStats {
     pub name: &'static str,
     pub reconciles: u64,
     pub failures: u64,
+    pub queue: QueueStats,
 }
 
 /// Running controllers.
@@ -231,10 +232,11 @@ impl Manager {
     pub fn stats(&self) -> Vec<ControllerStats> {
         let all = self.context.stats.lock();
         all.iter()
-            .map(|(name, stats)| ControllerStats {
-                name,
-                reconciles: stats.reconciles.load(Ordering::Relaxed),
-                failures: stats.failures.load(Ordering::Relaxed),
+            .map(|running| ControllerStats {
+                name: running.name,
+                reconciles: running.workers.reconciles.load(Ordering::Relaxed),
+                failures: running.workers.failures.load(Ordering::Relaxed),
+                queue: (running.queue)(),
             })
             .collect()
     }

@@ -1,19 +1,23 @@
-//! The host side of a control plane: its Service, and the Secrets it keeps there.
+//! The host side of a control plane: its Service, what it keeps in Secrets there, and what it may do there.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apimachinery::{Value, json};
 use base64::Engine;
-use config::Config;
 use deploy::names;
-use deploy::secrets::{AdminAccess, certs_secret, kubeconfig_secret};
+use deploy::secrets::certs_secret;
+use http::HeaderValue;
 use informer::{ApiError, DeleteOptions, PatchType, Resource, Rest};
+use kube::client::Body;
 
-const SECRETS: Resource = Resource::new("", "v1", "secrets");
+pub(crate) const SECRETS: Resource = Resource::new("", "v1", "secrets");
+pub(crate) const SERVICES: Resource = Resource::new("", "v1", "services");
 const PODS: Resource = Resource::new("", "v1", "pods");
-const SERVICES: Resource = Resource::new("", "v1", "services");
-const SERVICE_CIDRS: Resource = Resource::new("networking.k8s.io", "v1", "servicecidrs");
+const ACCESS_REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
 
 /// How long removed pods may take to be gone, beyond their grace period.
 const PODS_GONE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -61,15 +65,14 @@ async fn remove_synced_pods(
 pub struct Host {
     pub client: kube::Client,
     pub namespace: String,
-    rest: Rest,
+    pub(crate) rest: Rest,
 }
 
-/// Service `NAME` on the host.
+/// Service `NAME` on the host as it was at start.
 #[derive(Clone, Debug)]
 pub(crate) struct HostService {
     pub uid: String,
-    /// Cluster addresses and load balancer addresses.
-    pub addresses: Vec<String>,
+    pub object: Value,
 }
 
 /// A request to the host that failed.
@@ -81,9 +84,57 @@ pub struct HostError {
     source: ApiError,
 }
 
-fn failed(action: &'static str, object: impl Into<String>) -> impl FnOnce(ApiError) -> HostError {
+impl HostError {
+    /// Somebody else wrote meanwhile.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.source.is_conflict() || self.source.is_already_exists()
+    }
+
+    /// The host has said that it will not, which does not end by waiting.
+    pub fn is_forbidden(&self) -> bool {
+        self.source.is_forbidden()
+    }
+}
+
+pub(crate) fn failed(action: &'static str, object: impl Into<String>) -> impl FnOnce(ApiError) -> HostError {
     let object = object.into();
     move |source| HostError { action, object, source }
+}
+
+/// A client that acts as another user, by the `Impersonate-User` header: with that user's rights and no others. The
+/// client's own user must be allowed to `impersonate` that user.
+pub fn acting_as(client: &kube::Client, user: &str) -> kube::Client {
+    let namespace = client.default_namespace().to_string();
+    // Names of service accounts are lower case letters, digits, `-`, `.` and `:`.
+    let user = HeaderValue::from_str(user).unwrap_or(HeaderValue::from_static("system:anonymous"));
+    kube::Client::new(ActingAs { client: client.clone(), user }, namespace)
+}
+
+#[derive(Clone)]
+struct ActingAs {
+    client: kube::Client,
+    user: HeaderValue,
+}
+
+impl tower::Service<http::Request<Body>> for ActingAs {
+    type Response = http::Response<Body>;
+    type Error = kube::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let client = self.client.clone();
+        request.headers_mut().insert("impersonate-user", self.user.clone());
+        Box::pin(async move { client.send(request).await })
+    }
+}
+
+/// The user name of a service account.
+pub fn service_account_user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
 }
 
 impl Host {
@@ -94,22 +145,12 @@ impl Host {
 
     /// Service `NAME`, which must exist: it owns what is synced.
     pub(crate) async fn service(&self, name: &str) -> Result<HostService, HostError> {
-        let service = self
+        let object = self
             .rest
             .get(&SERVICES, &self.namespace, name)
             .await
             .map_err(failed("read", format!("Service {}/{name}", self.namespace)))?;
-        let mut addresses: Vec<String> = service
-            .array_at(&["spec", "clusterIPs"])
-            .iter()
-            .filter_map(Value::as_str)
-            .filter(|address| *address != "None")
-            .map(str::to_string)
-            .collect();
-        for ingress in service.array_at(&["status", "loadBalancer", "ingress"]) {
-            addresses.extend([ingress.str_at(&["ip"]), ingress.str_at(&["hostname"])].map(str::to_string));
-        }
-        Ok(HostService { uid: service.str_at(&["metadata", "uid"]).to_string(), addresses })
+        Ok(HostService { uid: object.str_at(&["metadata", "uid"]).to_string(), object })
     }
 
     /// Removes the pods that were synced for the cluster and waits until they are gone: what comes up under their names
@@ -137,18 +178,37 @@ impl Host {
         Ok(true)
     }
 
-    /// The range of the host's Services; virtual Services carry addresses of it. Hosts before 1.33 do not tell.
-    pub(crate) async fn service_range(&self) -> Option<String> {
-        let object = self.rest.get(&SERVICE_CIDRS, "", "kubernetes").await.ok()?;
-        let ranges: Vec<&str> = object.array_at(&["spec", "cidrs"]).iter().filter_map(Value::as_str).collect();
-        (!ranges.is_empty()).then(|| ranges.join(","))
+    /// May the control plane do this on the host? No answer counts as no.
+    pub(crate) async fn may(&self, verb: &str, resource: &Resource, namespace: &str) -> bool {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "verb": verb,
+                "group": (resource.group.as_str()),
+                "resource": (resource.resource.as_str()),
+                "namespace": namespace,
+            }},
+        });
+        match self.rest.create(&ACCESS_REVIEWS, "", &review).await {
+            Ok(answer) => answer["status"]["allowed"] == true,
+            Err(_) => false,
+        }
     }
 
-    /// The files in Secret `NAME-certs`; none when it does not exist.
-    pub(crate) async fn read_certificates(&self, name: &str) -> Result<BTreeMap<String, String>, HostError> {
+    /// May the control plane read and watch these objects?
+    pub(crate) async fn may_watch(&self, resource: &Resource, namespace: &str) -> bool {
+        self.may("list", resource, namespace).await && self.may("watch", resource, namespace).await
+    }
+
+    /// The files in Secret `NAME-certs` and its version; none when it does not exist.
+    pub(crate) async fn read_certificates(
+        &self,
+        name: &str,
+    ) -> Result<Option<(BTreeMap<String, String>, String)>, HostError> {
         let secret_name = names::certs_secret(name);
         let secret = match self.rest.get(&SECRETS, &self.namespace, &secret_name).await {
-            Err(error) if error.is_not_found() => return Ok(BTreeMap::new()),
+            Err(error) if error.is_not_found() => return Ok(None),
             result => result.map_err(failed("read", format!("Secret {}/{secret_name}", self.namespace)))?,
         };
         let mut files = BTreeMap::new();
@@ -159,76 +219,63 @@ impl Host {
                 files.insert(file.to_string(), text);
             }
         }
-        Ok(files)
+        Ok(Some((files, secret.str_at(&["metadata", "resourceVersion"]).to_string())))
     }
 
+    /// Writes Secret `NAME-certs`: creates it when `version` is `None`, else changes exactly that version.
     pub(crate) async fn write_certificates(
         &self,
         name: &str,
         files: &BTreeMap<String, String>,
         service: Option<&HostService>,
+        version: Option<&str>,
     ) -> Result<(), HostError> {
         let uid = service.map(|service| service.uid.as_str());
-        self.put(&Value::from(certs_secret(name, &self.namespace, files, uid))).await
+        let secret = Value::from(certs_secret(name, &self.namespace, files, uid));
+        let secret_name = names::certs_secret(name);
+        let object = format!("Secret {}/{secret_name}", self.namespace);
+        let written = match version {
+            None => self.rest.create(&SECRETS, &self.namespace, &secret).await,
+            Some(version) => {
+                let mut patch = self.merge_of(&secret);
+                patch.set_at(&["metadata", "resourceVersion"], version.into());
+                self.rest.patch(&SECRETS, "", &self.namespace, &secret_name, PatchType::Merge, &patch).await
+            }
+        };
+        written.map(drop).map_err(failed("write", object))
     }
 
-    /// Secret `vc-NAME` and those that `exportKubeConfig` asks for.
-    pub(crate) async fn write_kubeconfigs(
-        &self,
-        name: &str,
-        config: &Config,
-        access: &AdminAccess,
-        service: &HostService,
-    ) -> Result<(), HostError> {
-        let export = &config.export_kube_config;
-        let mut secrets =
-            vec![(names::kubeconfig_secret(name), self.namespace.clone(), export.context.clone(), access.clone())];
-        let or = |text: &str, default: &str| if text.is_empty() { default.to_string() } else { text.to_string() };
-        if !(export.secret.name.is_empty() && export.secret.namespace.is_empty()) {
-            secrets.push((
-                or(&export.secret.name, &names::kubeconfig_secret(name)),
-                or(&export.secret.namespace, &self.namespace),
-                export.context.clone(),
-                access.clone(),
-            ));
-        }
-        for more in &export.additional_secrets {
-            let access =
-                AdminAccess { server: or(&more.server, &access.server), insecure: more.insecure, ..access.clone() };
-            secrets.push((
-                or(&more.name, &names::kubeconfig_secret(name)),
-                or(&more.namespace, &self.namespace),
-                or(&more.context, &export.context),
-                access,
-            ));
-        }
-        for (secret_name, namespace, context, access) in secrets {
-            // An owner in another namespace would make the garbage collector remove the Secret.
-            let owner = (namespace == self.namespace).then_some(service.uid.as_str());
-            let secret = kubeconfig_secret(name, &secret_name, &namespace, &context, &access, owner);
-            self.put(&Value::from(secret)).await?;
-        }
-        Ok(())
+    fn merge_of(&self, secret: &Value) -> Value {
+        let part = |path: &[&str]| secret.at(path).cloned().unwrap_or_default();
+        json!({
+            "metadata": {
+                "labels": (part(&["metadata", "labels"])),
+                "ownerReferences": (part(&["metadata", "ownerReferences"])),
+            },
+            "data": (part(&["data"])),
+        })
     }
 
     /// Creates the Secret, or merges it into the one that exists.
-    async fn put(&self, secret: &Value) -> Result<(), HostError> {
+    pub(crate) async fn put(&self, secret: &Value) -> Result<(), HostError> {
         let namespace = secret.str_at(&["metadata", "namespace"]);
         let name = secret.str_at(&["metadata", "name"]);
         let object = format!("Secret {namespace}/{name}");
         match self.rest.create(&SECRETS, namespace, secret).await {
             Err(error) if error.is_already_exists() => {
-                let patch = json!({
-                    "metadata": {
-                        "labels": (secret.at(&["metadata", "labels"]).cloned().unwrap_or_default()),
-                        "ownerReferences": (secret.at(&["metadata", "ownerReferences"]).cloned().unwrap_or_default()),
-                    },
-                    "data": (secret.at(&["data"]).cloned().unwrap_or_default()),
-                });
+                let patch = self.merge_of(secret);
                 let written = self.rest.patch(&SECRETS, "", namespace, name, PatchType::Merge, &patch).await;
                 written.map(drop).map_err(failed("write", object))
             }
             result => result.map(drop).map_err(failed("write", object)),
         }
+    }
+
+    /// Remembers something about the cluster at its Service.
+    pub(crate) async fn annotate_service(&self, name: &str, annotation: &str, value: &str) -> Result<(), HostError> {
+        let mut patch = json!({"metadata": {"annotations": {}}});
+        patch["metadata"]["annotations"][annotation] = value.into();
+        let written = self.rest.patch(&SERVICES, "", &self.namespace, name, PatchType::Merge, &patch).await;
+        written.map(drop).map_err(failed("annotate", format!("Service {}/{name}", self.namespace)))
     }
 }

@@ -10,33 +10,45 @@
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
 mod certificates;
+mod follow;
 mod host;
+mod init_manifests;
+mod kubeconfigs;
 mod link;
+mod metrics_api;
 pub mod operations;
+mod parts;
 mod pending;
+pub mod placement;
 mod restore;
+mod service_range;
 mod settings;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
 use deploy::secrets::AdminAccess;
+use informer::{Clock, Factory};
 use snapshot::archive::Release;
 use store::Store;
-use syncer::{Syncer, SyncerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificates::Certificates;
+use crate::operations::{Operations, Served};
+use crate::parts::{Parts, State, Working};
+
 pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
-pub use host::{Host, HostError, remove_pods};
+pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
-use operations::{Operations, Served};
+/// How long requests that are under way may take when the cluster stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -50,6 +62,18 @@ pub struct Options {
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
     pub public_url: String,
+    /// Which replica this is when there may be several; without it the control plane is alone.
+    pub replica: Option<Replica>,
+}
+
+/// One of the pods of a cluster with placement `dedicated`.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Name of the pod: unique among the replicas.
+    pub identity: String,
+    /// Addresses of the pod and of its node, which the serving certificate has too.
+    pub pod_ip: Option<IpAddr>,
+    pub node_ip: Option<IpAddr>,
 }
 
 /// A running virtual control plane.
@@ -59,10 +83,16 @@ pub struct ControlPlane {
     access: AdminAccess,
     server: ApiServer,
     store: Store,
-    controllers: Option<controllers::Manager>,
-    syncer: Option<Arc<Syncer>>,
+    parts: Arc<Parts>,
+    /// The parts, when there is nobody to elect from.
+    working: Option<Working>,
+    /// Ends the election and what only time drives.
+    background: CancellationToken,
+    /// Follows the host.
+    following: Option<Factory>,
     serving: CancellationToken,
     tasks: TaskTracker,
+    background_tasks: TaskTracker,
     operations: Arc<Operations>,
 }
 
@@ -95,51 +125,74 @@ pub enum StartError {
 
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
-    /// kubeconfig and certificates are kept there.
+    /// Secrets are written there; Service `NAME` must exist in the host namespace.
     pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, listener, public_url } = options;
+        let Options { name, config, data_dir, listener, public_url, replica } = options;
+        let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
             Some(host) => Some(host.service(&name).await?),
             None => None,
         };
-        let names = certificates::serving_names(&name, &config, host.as_ref(), service.as_ref(), &public_url);
+        let names = certificates::fixed_names(&name, &config, host.as_ref(), &public_url);
         let certificates =
-            certificates::load(&name, &names, data_dir.as_deref(), host.as_ref(), service.as_ref()).await?;
+            Certificates::load(&name, &names, data_dir.clone(), host.as_ref(), service.as_ref(), Clock::system())
+                .await?;
+        let mut fixed = names;
+        let (pod_ip, node_ip) = replica.as_ref().map_or((None, None), |replica| (replica.pod_ip, replica.node_ip));
+        fixed.extend(pod_ip.map(|ip| ip.to_string()));
+        let mut now = fixed.clone();
+        now.extend(service.iter().flat_map(|service| follow::service_names(&service.object)));
+        certificates.serve(&now)?;
 
         let domain = &config.networking.advanced.cluster_domain;
-        let range = match (config.networking.service_cidr.as_str(), &host) {
-            ("", Some(host)) => host.service_range().await,
-            ("", None) => None,
-            (range, _) => Some(range.to_string()),
+        let range = match (config.networking.service_cidr.as_str(), &host, &service) {
+            ("", Some(host), Some(service)) => service_range::find(host, &name, service).await,
+            ("", ..) => None,
+            (range, ..) => Some(range.to_string()),
         };
-        let file = |name: &str| certificates.file(name).unwrap_or_default();
-        let tls = apiserver::tls::server_config(
-            file("apiserver.crt").as_bytes(),
-            file("apiserver.key").as_bytes(),
-            Some(file("client-ca.crt").as_bytes()),
+        let tls = apiserver::tls::server_config_with(
+            certificates.serving(),
+            Some(certificates.file("client-ca.crt").as_bytes()),
         )?;
         let secure = apiserver::SecureOptions {
-            service_account_signing_key: file("sa.key").to_string(),
-            service_account_keys: vec![file("sa.pub").to_string()],
+            service_account_signing_key: certificates.file("sa.key"),
+            service_account_keys: vec![certificates.file("sa.pub")],
             service_account_issuer: format!("https://kubernetes.default.svc.{domain}"),
             ..Default::default()
         };
         let mut api_config = apiserver::secure_config(&secure)?;
         api_config.secure_port = address.port();
+        if let Some(ip) = pod_ip {
+            api_config.advertise_address = ip;
+        }
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
+        let state = Arc::new(State::default());
         if let Some(link) = &link {
             if config.sync.to_host.services.enabled {
                 api_config.service_addressing = Some(Arc::new(link::HostFirst(Arc::clone(link))));
             }
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
+            if let Some(host) = &host {
+                let metrics = metrics_api::Metrics::new(&name, &config, host, link);
+                api_config
+                    .groups
+                    .extend(metrics.map(|metrics| Arc::new(metrics) as Arc<dyn apiserver::groups::ApiGroup>));
+            }
+            api_config.health_checks.push(Arc::new(parts::SyncerCheck(Arc::clone(&state))));
+            api_config.metrics.push(Arc::new(parts::SyncerMetrics(Arc::clone(&state))));
+        }
+        api_config.metrics.push(Arc::new(parts::ControllerMetrics(Arc::clone(&state))));
+        if replica.is_some() {
+            // In a hub the process is not the cluster's.
+            api_config.metrics.push(Arc::new(parts::ProcessMetrics));
         }
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
         }
         let namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
-        let operations = Operations::new(file("ca.key"), release, data_dir.as_deref());
+        let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
         let (store, restored) = open_restored(data_dir.as_deref()).await?;
         operations.set_store(&store);
@@ -155,66 +208,97 @@ impl ControlPlane {
         let (api, stop) = (server.clone(), serving.clone());
         tasks.spawn(async move { api.serve(listener, tls, stop).await });
 
+        let access = kubeconfigs::administrator(&certificates, &config, &public_url);
+        let parts = Arc::new(Parts {
+            name: name.clone(),
+            config: Arc::clone(&config),
+            server: server.clone(),
+            certificates: Arc::clone(&certificates),
+            public_url,
+            host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
+            state,
+        });
         let mut control_plane = ControlPlane {
-            access: access(&certificates, &config, &public_url),
+            access,
             name,
             address,
             server,
             store,
-            controllers: None,
-            syncer: None,
+            parts,
+            working: None,
+            background: CancellationToken::new(),
+            following: None,
             serving,
             tasks,
+            background_tasks: TaskTracker::new(),
             operations,
         };
-        if restored && let Some(host) = &host {
-            // They belong to what was there before.
-            host.remove_synced_pods(&control_plane.name).await?;
-        }
-        let controllers = controllers::ManagerConfig {
-            root_ca: Some(file("server-ca.crt").to_string()),
-            cluster_signing_ca: Some(controllers::SigningCa {
-                certificate_pem: file("client-ca.crt").to_string(),
-                key_pem: file("client-ca.key").to_string(),
-            }),
-            controllers: controller_list(&config, host.is_some()),
-            ..Default::default()
-        };
-        match control_plane.start_clients(&config, controllers, host.as_ref(), link, service.as_ref()).await {
-            Ok(()) => Ok(control_plane),
-            Err(error) => {
-                control_plane.stop().await;
-                Err(error)
+        let started = async {
+            if let Some(host) = &host {
+                control_plane.catch_up(host, restored).await?;
             }
+            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())
+        };
+        if let Err(error) = started.await {
+            control_plane.stop().await;
+            return Err(error);
         }
+        control_plane.follow(certificates, host, fixed, node_ip);
+        Ok(control_plane)
     }
 
-    /// Starts what uses the API, and tells the host how to reach it.
-    async fn start_clients(
-        &mut self,
-        config: &config::Config,
-        controllers: controllers::ManagerConfig,
-        host: Option<&Host>,
-        link: Option<Arc<link::Link>>,
-        service: Option<&host::HostService>,
-    ) -> Result<(), StartError> {
-        let user = |name: &str| UserInfo::new(name, [apiserver::authn::SYSTEM_MASTERS]);
-        self.controllers = Some(controllers::Manager::start(
-            self.server.kube_client(user("system:kube-controller-manager")),
-            controllers,
-        )?);
-        let (Some(host), Some(link), Some(service)) = (host, link, service) else { return Ok(()) };
+    /// Makes good what happened to the host's pods while the cluster did not run.
+    async fn catch_up(&self, host: &Host, restored: bool) -> Result<(), StartError> {
+        if restored {
+            // They belong to what was there before.
+            host.remove_synced_pods(&self.name).await?;
+        }
         if host.take_pods_removed(&self.name).await? {
             pending::schedule_again(&self.store).await?;
         }
-        let mut syncer_config = SyncerConfig::new(&self.name, &host.namespace);
-        syncer_config.settings = settings::settings(&self.name, config);
-        let client = self.server.kube_client(user("system:vcluster-syncer"));
-        let syncer = Arc::new(Syncer::start(client, host.client.clone(), syncer_config)?);
-        link.set(&syncer);
-        self.syncer = Some(syncer);
-        host.write_kubeconfigs(&self.name, config, &self.access, service).await?;
         Ok(())
+    }
+
+    /// Starts what uses the API: at once, or whenever this replica leads.
+    fn start_parts(
+        &mut self,
+        config: &config::Config,
+        host: Option<&Host>,
+        replica: Option<&Replica>,
+    ) -> Result<(), StartError> {
+        self.parts.stand_by()?;
+        let replicas = config.control_plane.stateful_set.high_availability.replicas;
+        match (host, replica) {
+            (Some(host), Some(replica)) if replicas > 1 => {
+                let election = parts::election(&self.name, &host.namespace, &replica.identity, config);
+                let parts = Arc::clone(&self.parts);
+                self.background_tasks.spawn(parts.run_elected(election, self.background.clone()));
+            }
+            _ => self.working = Some(self.parts.work()?),
+        }
+        Ok(())
+    }
+
+    /// Keeps the certificates right from now on.
+    fn follow(
+        &mut self,
+        certificates: Arc<Certificates>,
+        host: Option<Host>,
+        fixed: BTreeSet<String>,
+        node_ip: Option<IpAddr>,
+    ) {
+        match host {
+            Some(host) => {
+                let factory = Factory::new(host.rest.clone());
+                let follower = follow::Follower { certificates, name: self.name.clone(), host, fixed, node_ip };
+                self.background_tasks.spawn(follower.run(factory.clone()));
+                self.following = Some(factory);
+            }
+            None => {
+                let cancel = self.background.clone();
+                self.background_tasks.spawn(follow::renew_in_time(certificates, fixed, cancel));
+            }
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -268,29 +352,34 @@ impl ControlPlane {
         self.operations.set_files(folder);
     }
 
-    /// Ends syncer, controllers, requests and the store, in this order. The data stays.
+    /// From now on the cluster says that it is not ready, and works as before: load balancers get time to notice.
+    pub fn begin_stop(&self) {
+        self.server.begin_shutdown();
+    }
+
+    /// Ends the cluster as kube-apiserver ends: not ready; what works on the API; no new connections, requests finish;
+    /// watches; the store. The data stays.
     pub async fn stop(self) {
-        if let Some(syncer) = &self.syncer {
-            syncer.shutdown().await;
+        self.server.begin_shutdown();
+        self.background.cancel();
+        if let Some(factory) = &self.following {
+            factory.shutdown().await;
         }
-        if let Some(controllers) = self.controllers {
-            controllers.shutdown().await;
+        if let Some(working) = self.working {
+            self.parts.rest(Some(working)).await;
         }
+        self.background_tasks.close();
+        self.background_tasks.wait().await;
+        self.parts.rest(None).await;
         self.serving.cancel();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.server.drained()).await.is_err() {
+            tracing::warn!(cluster = self.name, "requests were still under way when the cluster stopped");
+        }
         self.server.shutdown().await;
         self.tasks.close();
         self.tasks.wait().await;
         self.store.close().await;
     }
-}
-
-/// Which controllers run: what looks after nodes and binds volumes is the host's, unless pods are scheduled here.
-fn controller_list(config: &config::Config, has_host: bool) -> Vec<String> {
-    let mut list = vec!["*"];
-    if has_host && !config.virtual_scheduler() {
-        list.extend(["-node-lifecycle-controller", "-persistentvolume-binder-controller"]);
-    }
-    list.into_iter().map(str::to_string).collect()
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
@@ -315,16 +404,4 @@ async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartEr
     let failed = |source| StartError::DataDirectory { path: folder.to_path_buf(), source };
     tokio::fs::create_dir_all(folder).await.map_err(failed)?;
     Ok(Store::open_sqlite(folder.join("state.db"), store::Options::default()).await?)
-}
-
-fn access(certificates: &pki::ClusterCertificates, config: &config::Config, public_url: &str) -> AdminAccess {
-    let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
-    let server = &config.export_kube_config.server;
-    AdminAccess {
-        server: if server.is_empty() { public_url.to_string() } else { server.clone() },
-        insecure: config.export_kube_config.insecure,
-        certificate_authority: file("server-ca.crt"),
-        client_certificate: file("admin.crt"),
-        client_key: file("admin.key"),
-    }
 }

@@ -3,7 +3,8 @@
 //! The API server is started before the syncer that answers for it. Until then Services get addresses of the virtual
 //! cluster's own (the syncer replaces them) and pods cannot be looked into.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 
 use apimachinery::Value;
 use apimachinery::status::{Status, StatusResult};
@@ -16,6 +17,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use informer::ApiError;
+use parking_lot::RwLock;
 use syncer::Syncer;
 use syncer::backend::{TunnelRequest, tunnel};
 
@@ -25,22 +27,21 @@ const PROXIED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The host behind a virtual cluster.
 pub(crate) struct Link {
     host_client: kube::Client,
-    /// Weak: the syncer holds a client of the server that holds this.
-    syncer: OnceLock<Weak<Syncer>>,
+    /// Weak: the syncer holds a client of the server that holds this. Another one after a replica has lost its leadership.
+    syncer: RwLock<Weak<Syncer>>,
 }
 
 impl Link {
     pub fn new(host_client: kube::Client) -> Arc<Link> {
-        Arc::new(Link { host_client, syncer: OnceLock::new() })
+        Arc::new(Link { host_client, syncer: RwLock::default() })
     }
 
     pub fn set(&self, syncer: &Arc<Syncer>) {
-        // Set once, right after both exist.
-        let _ = self.syncer.set(Arc::downgrade(syncer));
+        *self.syncer.write() = Arc::downgrade(syncer);
     }
 
-    fn syncer(&self) -> Option<Arc<Syncer>> {
-        self.syncer.get()?.upgrade()
+    pub fn syncer(&self) -> Option<Arc<Syncer>> {
+        self.syncer.read().upgrade()
     }
 }
 
@@ -122,7 +123,6 @@ impl HostPods {
         pod: &Value,
         subresource: &str,
         container: &str,
-        path: &str,
         request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>> {
         let host_pod = self.0.syncer().and_then(|syncer| syncer.host_pod_for(pod)).ok_or_else(|| {
@@ -132,7 +132,7 @@ impl HostPods {
         let (mut parts, body) = request.into_parts();
         let mut query = parts.uri.query().unwrap_or_default().to_owned();
         // The container was chosen here when the tenant left it out.
-        if subresource != "proxy" && !container.is_empty() && !query.split('&').any(|p| p.starts_with("container=")) {
+        if !container.is_empty() && !query.split('&').any(|p| p.starts_with("container=")) {
             if !query.is_empty() {
                 query.push('&');
             }
@@ -143,7 +143,7 @@ impl HostPods {
         let to_host = TunnelRequest {
             method: parts.method.clone(),
             subresource,
-            path,
+            path: "",
             query: &query,
             headers: &parts.headers,
             body: body.into(),
@@ -167,7 +167,7 @@ impl HostPods {
 #[async_trait]
 impl PodBackend for HostPods {
     async fn log(&self, pod: &Value, container: &str, request: Request<RequestBody>) -> StatusResult<Response<Body>> {
-        self.pass(pod, "log", container, "", request).await
+        self.pass(pod, "log", container, request).await
     }
 
     async fn connect(
@@ -175,9 +175,18 @@ impl PodBackend for HostPods {
         pod: &Value,
         subresource: &str,
         container: &str,
-        path: &str,
         request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>> {
-        self.pass(pod, subresource, container, path, request).await
+        self.pass(pod, subresource, container, request).await
+    }
+
+    /// The host pod's: a tenant may write any address into the status of a virtual pod.
+    async fn address(&self, pod: &Value) -> StatusResult<IpAddr> {
+        let host_pod = self.0.syncer().and_then(|syncer| syncer.host_pod_object(pod));
+        let address = host_pod.and_then(|pod| pod.str_at(&["status", "podIP"]).parse().ok());
+        address.ok_or_else(|| {
+            let name = pod.str_at(&["metadata", "name"]);
+            Box::new(Status::service_unavailable(format!("pod {name} has no address on the host yet")))
+        })
     }
 }

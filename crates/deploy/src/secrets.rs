@@ -7,14 +7,22 @@ use serde_json::{Map, Value, json};
 
 use crate::names;
 
-/// What a client needs to reach a cluster as its administrator. All PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a client needs to reach a cluster as its administrator. Certificates and keys are PEM.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AdminAccess {
     pub server: String,
     pub insecure: bool,
     pub certificate_authority: String,
     pub client_certificate: String,
     pub client_key: String,
+    /// A bearer token, shown in place of the client certificate when it is not empty.
+    pub token: String,
+}
+
+impl std::fmt::Debug for AdminAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminAccess").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {
@@ -29,14 +37,19 @@ pub fn kubeconfig(name: &str, access: &AdminAccess) -> Value {
     } else {
         cluster["certificate-authority-data"] = json!(encode(&access.certificate_authority));
     }
+    let user = if access.token.is_empty() {
+        json!({
+            "client-certificate-data": encode(&access.client_certificate),
+            "client-key-data": encode(&access.client_key),
+        })
+    } else {
+        json!({"token": access.token})
+    };
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": name, "cluster": cluster}],
-        "users": [{"name": name, "user": {
-            "client-certificate-data": encode(&access.client_certificate),
-            "client-key-data": encode(&access.client_key),
-        }}],
+        "users": [{"name": name, "user": user}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         "current-context": name,
     })
@@ -71,6 +84,9 @@ pub fn kubeconfig_secret(
     owner_service_uid: Option<&str>,
 ) -> Value {
     let context = if context.is_empty() { "my-vcluster" } else { context };
+    // Readers of the single keys must find what the kubeconfig says, and nothing more.
+    let unless = |absent: bool, text: &str| if absent { String::new() } else { encode(text) };
+    let has_token = !access.token.is_empty();
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -78,9 +94,10 @@ pub fn kubeconfig_secret(
         "type": "Opaque",
         "data": {
             "config": encode(kubeconfig_yaml(context, access)),
-            "certificate-authority": encode(&access.certificate_authority),
-            "client-certificate": encode(&access.client_certificate),
-            "client-key": encode(&access.client_key),
+            "certificate-authority": unless(access.insecure, &access.certificate_authority),
+            "client-certificate": unless(has_token, &access.client_certificate),
+            "client-key": unless(has_token, &access.client_key),
+            "token": encode(&access.token),
         },
     })
 }

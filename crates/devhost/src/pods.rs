@@ -1,5 +1,7 @@
 //! What simulated nodes answer when someone wants to see into a pod.
 
+use std::net::IpAddr;
+
 use apimachinery::Value;
 use apimachinery::status::{Status, StatusResult};
 use apiserver::body::{Body, RequestBody};
@@ -25,12 +27,18 @@ impl PodBackend for SimulatedPods {
         pod: &Value,
         subresource: &str,
         _container: &str,
-        _path: &str,
         _request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>> {
         let node = pod.str_at(&["spec", "nodeName"]);
         Err(Box::new(Status::bad_request(format!(
             "{subresource} is not possible: node {node} is simulated and runs nothing"
+        ))))
+    }
+
+    async fn address(&self, pod: &Value) -> StatusResult<IpAddr> {
+        let node = pod.str_at(&["spec", "nodeName"]);
+        Err(Box::new(Status::service_unavailable(format!(
+            "error trying to reach service: node {node} is simulated and runs nothing"
         ))))
     }
 }

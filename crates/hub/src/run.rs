@@ -151,8 +151,13 @@ impl Cluster {
             data_dir: data_path(&hub.config, &self.uid),
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
+            replica: None,
         };
-        let host = Host::new(hub.rest.client().clone(), self.key.namespace.to_string());
+        // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.
+        let account = &options.config.control_plane.advanced.service_account.name;
+        let account = if account.is_empty() { deploy::names::service_account(&self.name) } else { account.clone() };
+        let user = controlplane::service_account_user(&self.key.namespace, &account);
+        let host = Host::new(controlplane::acting_as(hub.rest.client(), &user), self.key.namespace.to_string());
         let control_plane = Arc::new(ControlPlane::start(options, Some(host)).await?);
         let cancel = CancellationToken::new();
         let (wanted, ended) = (control_plane.restart_wanted(), cancel.clone());

@@ -20,7 +20,7 @@ impl Clock {
         Clock(Arc::new(move || start + began.elapsed()))
     }
 
-    /// A clock that says what a function says.
+    /// A clock that tells whatever `now` says.
     pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Clock(Arc::new(now))
     }

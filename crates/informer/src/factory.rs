@@ -302,6 +302,11 @@ impl Factory {
         }
     }
 
+    /// Whether every informer so far has synced.
+    pub fn has_synced(&self) -> bool {
+        self.inner.informers.lock().values().flatten().all(|i| *i.synced().borrow())
+    }
+
     /// Returns once every informer so far has synced, or the factory was shut down.
     pub async fn wait_synced(&self) {
         let all: Vec<watch::Receiver<bool>> =

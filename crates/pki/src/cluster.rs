@@ -6,10 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use crate::{Pair, PkiError, Request, Usage, authority, is_due, issue, names_of, service_account_key};
+use crate::{Pair, PkiError, Request, Usage, authority_at, is_due, issue_at, names_of, service_account_key};
 
 /// Name of the administrator's user in certificates and kubeconfigs.
 pub const ADMIN: &str = "kubernetes-admin";
+
+/// User of the controllers in `controller-manager.conf`.
+pub const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+/// User of the scheduler in `scheduler.conf`.
+pub const SCHEDULER: &str = "system:kube-scheduler";
+
+/// What a set of certificates is for.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// DNS names and IP addresses under which the API is reached.
+    pub serving_names: &'a [String],
+    /// The same of an etcd that belongs to the cluster; without them there are no certificates for one.
+    pub etcd_names: Option<&'a [String]>,
+    pub now: SystemTime,
+}
 
 /// File name (`ca.crt`, `apiserver.key`, `sa.pub`) to PEM text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,16 +33,21 @@ pub struct ClusterCertificates {
 }
 
 impl ClusterCertificates {
-    /// Completes `files`: what is missing or due is made, what is there is kept. `serving_names` are the DNS names and IP
-    /// addresses under which the API is reached; a serving certificate that lacks one is made anew.
+    /// Completes `files` for an API server: what is missing or due is made, what is there is kept. `serving_names` are the
+    /// DNS names and IP addresses under which the API is reached; a serving certificate that lacks one is made anew.
     pub fn complete(
         files: BTreeMap<String, String>,
         serving_names: &[String],
     ) -> Result<ClusterCertificates, PkiError> {
+        ClusterCertificates::complete_as(files, &Wanted { serving_names, etcd_names: None, now: SystemTime::now() })
+    }
+
+    /// Completes `files`: what is missing or due is made, what is there is kept.
+    pub fn complete_as(files: BTreeMap<String, String>, wanted: &Wanted<'_>) -> Result<ClusterCertificates, PkiError> {
         let mut certificates = ClusterCertificates { files };
-        let now = SystemTime::now();
+        let now = wanted.now;
         if certificates.pair("ca").is_none() {
-            certificates.put("ca", authority("kubernetes")?);
+            certificates.put("ca", authority_at("kubernetes", now)?);
         }
         for copy in ["server-ca", "client-ca"] {
             if certificates.pair(copy).is_none() {
@@ -35,31 +55,48 @@ impl ClusterCertificates {
                 certificates.put(copy, ca);
             }
         }
-        if certificates.pair("front-proxy-ca").is_none() {
-            certificates.put("front-proxy-ca", authority("front-proxy-ca")?);
+        for ca in ["front-proxy-ca", "etcd-ca"] {
+            if certificates.pair(ca).is_none() && (ca != "etcd-ca" || wanted.etcd_names.is_some()) {
+                certificates.put(ca, authority_at(ca, now)?);
+            }
         }
         if certificates.file("sa.key").is_none() || certificates.file("sa.pub").is_none() {
             let pair = service_account_key()?;
             certificates.files.insert("sa.key".into(), pair.key);
             certificates.files.insert("sa.pub".into(), pair.certificate);
         }
-        if certificates.is_due("apiserver", now) || !certificates.serves(serving_names) {
-            let request = Request {
-                common_name: "kube-apiserver",
-                organizations: &[],
-                usage: Usage::Server(serving_names.to_vec()),
-            };
-            certificates.put("apiserver", issue(&certificates.required("server-ca")?, &request)?);
+        let mut leaves = vec![
+            ("apiserver", "server-ca", "kube-apiserver", None, Usage::Server(wanted.serving_names.to_vec())),
+            (
+                "apiserver-kubelet-client",
+                "client-ca",
+                "kube-apiserver-kubelet-client",
+                Some("system:masters"),
+                Usage::Client,
+            ),
+            ("front-proxy-client", "front-proxy-ca", "front-proxy-client", None, Usage::Client),
+            ("admin", "client-ca", ADMIN, Some("system:masters"), Usage::Client),
+        ];
+        if let Some(names) = wanted.etcd_names {
+            let (names, masters) = (names.to_vec(), Some("system:masters"));
+            leaves.extend([
+                ("controller-manager", "client-ca", CONTROLLER_MANAGER, None, Usage::Client),
+                ("scheduler", "client-ca", SCHEDULER, None, Usage::Client),
+                ("apiserver-etcd-client", "etcd-ca", "kube-apiserver-etcd-client", masters, Usage::Client),
+                ("etcd-healthcheck-client", "etcd-ca", "kube-etcd-healthcheck-client", masters, Usage::Client),
+                ("etcd-server", "etcd-ca", "etcd-server", None, Usage::Peer(names.clone())),
+                ("etcd-peer", "etcd-ca", "etcd-peer", None, Usage::Peer(names)),
+            ]);
         }
-        for (file, ca, common_name, organization) in [
-            ("apiserver-kubelet-client", "client-ca", "kube-apiserver-kubelet-client", Some("system:masters")),
-            ("front-proxy-client", "front-proxy-ca", "front-proxy-client", None),
-            ("admin", "client-ca", ADMIN, Some("system:masters")),
-        ] {
-            if certificates.is_due(file, now) {
+        for (file, ca, common_name, organization, usage) in leaves {
+            let named = match &usage {
+                Usage::Client => true,
+                Usage::Server(names) | Usage::Peer(names) => certificates.names_are_in(file, names),
+            };
+            if certificates.is_due(file, now) || !named {
                 let organizations: Vec<&str> = organization.into_iter().collect();
-                let request = Request { common_name, organizations: &organizations, usage: Usage::Client };
-                certificates.put(file, issue(&certificates.required(ca)?, &request)?);
+                let request = Request { common_name, organizations: &organizations, usage };
+                certificates.put(file, issue_at(&certificates.required(ca)?, &request, now)?);
             }
         }
         Ok(certificates)
@@ -69,14 +106,21 @@ impl ClusterCertificates {
     /// `authorities` these go too, and every certificate that was given out stops being valid. The key that signs service
     /// account tokens stays: tokens are checked against it, not against an authority.
     pub fn without_leaves(files: &BTreeMap<String, String>, authorities: bool) -> BTreeMap<String, String> {
-        let is_authority = |name: &str| ["ca", "server-ca", "client-ca", "front-proxy-ca"].contains(&name);
+        let is_authority = |name: &str| ["ca", "server-ca", "client-ca", "front-proxy-ca", "etcd-ca"].contains(&name);
         let stays = |file: &str| match file.rsplit_once('.') {
             Some(("sa", _)) => true,
             Some((name, "crt" | "key")) => is_authority(name) && !authorities,
             // Files of other layouts are somebody else's.
-            _ => file != "admin.conf",
+            _ => !file.ends_with(".conf"),
         };
         files.iter().filter(|(file, _)| stays(file)).map(|(file, text)| (file.clone(), text.clone())).collect()
+    }
+
+    /// A serving certificate of this cluster that is kept nowhere.
+    pub fn serving(&self, names: &[String], now: SystemTime) -> Result<Pair, PkiError> {
+        let request =
+            Request { common_name: "kube-apiserver", organizations: &[], usage: Usage::Server(names.to_vec()) };
+        issue_at(&self.required("server-ca")?, &request, now)
     }
 
     pub fn files(&self) -> &BTreeMap<String, String> {
@@ -108,8 +152,8 @@ impl ClusterCertificates {
         self.pair(name).is_none_or(|pair| is_due(&pair.certificate, now))
     }
 
-    fn serves(&self, names: &[String]) -> bool {
-        let Some(pair) = self.pair("apiserver") else { return false };
+    fn names_are_in(&self, file: &str, names: &[String]) -> bool {
+        let Some(pair) = self.pair(file) else { return false };
         let has: BTreeSet<String> = names_of(&pair.certificate).unwrap_or_default().into_iter().collect();
         names.iter().all(|name| has.contains(name))
     }
@@ -183,6 +227,28 @@ mod tests {
         assert!(info.subject.contains(ADMIN), "{info:?}");
         assert!(info.issuer.contains("kubernetes"), "{info:?}");
         assert!(info.not_after > SystemTime::now());
+    }
+
+    #[test]
+    fn a_cluster_with_etcd_has_kubeadms_etcd_certificates_and_renews_what_is_due() {
+        let names = ["localhost".to_string()];
+        let etcd = ["a-etcd".to_string()];
+        let now = SystemTime::now();
+        let wanted = |now| Wanted { serving_names: &names, etcd_names: Some(&etcd), now };
+        let first = ClusterCertificates::complete_as(BTreeMap::new(), &wanted(now)).unwrap();
+        for name in ["etcd-ca", "etcd-server", "etcd-peer", "etcd-healthcheck-client", "apiserver-etcd-client"] {
+            assert!(first.pair(name).is_some(), "{name}");
+        }
+        assert_eq!(names_of(first.file("etcd-peer.crt").unwrap()).unwrap(), etcd);
+        // 300 days later all leaves are new, and good for a year from then; authorities and keys of tokens are the same.
+        let later = now + std::time::Duration::from_secs(300 * 24 * 3600);
+        let second = ClusterCertificates::complete_as(first.files().clone(), &wanted(later)).unwrap();
+        for (name, text) in first.files() {
+            let lasting = name.contains("ca.") || name.starts_with("sa.");
+            assert_eq!(second.files()[name] == *text, lasting, "{name}");
+        }
+        let end = crate::expiry(second.file("admin.crt").unwrap()).unwrap();
+        assert!(end > later + std::time::Duration::from_secs(364 * 24 * 3600));
     }
 
     #[test]

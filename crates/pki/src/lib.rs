@@ -19,7 +19,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
-pub use cluster::{ADMIN, ClusterCertificates};
+pub use cluster::{ADMIN, CONTROLLER_MANAGER, ClusterCertificates, SCHEDULER, Wanted};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_DAYS: u32 = 3650;
@@ -53,6 +53,8 @@ pub enum Usage {
     Client,
     /// A server under these DNS names and IP addresses.
     Server(Vec<String>),
+    /// Both, as members of an etcd cluster are to each other.
+    Peer(Vec<String>),
 }
 
 /// A certificate to be signed.
@@ -65,8 +67,13 @@ pub struct Request<'a> {
 
 /// Makes a self-signed authority.
 pub fn authority(common_name: &str) -> Result<Pair, PkiError> {
+    authority_at(common_name, SystemTime::now())
+}
+
+/// The same as of `now`.
+pub fn authority_at(common_name: &str, now: SystemTime) -> Result<Pair, PkiError> {
     let key = new_key()?;
-    let mut params = params(common_name, &[], AUTHORITY_DAYS);
+    let mut params = params(common_name, &[], AUTHORITY_DAYS, now);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
@@ -78,17 +85,26 @@ pub fn authority(common_name: &str) -> Result<Pair, PkiError> {
 
 /// Makes a key and a certificate for it, signed by `authority`.
 pub fn issue(authority: &Pair, request: &Request<'_>) -> Result<Pair, PkiError> {
+    issue_at(authority, request, SystemTime::now())
+}
+
+/// The same as of `now`.
+pub fn issue_at(authority: &Pair, request: &Request<'_>, now: SystemTime) -> Result<Pair, PkiError> {
     let unreadable = |reason: rcgen::Error| PkiError::Read { what: "the authority".into(), reason: reason.to_string() };
     let authority_key = KeyPair::from_pem(&authority.key).map_err(unreadable)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, authority_key).map_err(unreadable)?;
     let key = new_key()?;
-    let mut params = params(request.common_name, request.organizations, LEAF_DAYS);
+    let mut params = params(request.common_name, request.organizations, LEAF_DAYS, now);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.use_authority_key_identifier_extension = true;
     match &request.usage {
         Usage::Client => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
         Usage::Server(names) => {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            params.subject_alt_names = sans(names);
+        }
+        Usage::Peer(names) => {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.subject_alt_names = sans(names);
         }
     }
@@ -134,7 +150,8 @@ pub fn names_of(certificate_pem: &str) -> Result<Vec<String>, PkiError> {
     Ok(names)
 }
 
-fn expiry(certificate_pem: &str) -> Option<SystemTime> {
+/// When the certificate ends; `None` when it is unreadable.
+pub fn expiry(certificate_pem: &str) -> Option<SystemTime> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).ok()?;
     let seconds = pem.parse_x509().ok()?.validity().not_after.timestamp();
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
@@ -165,7 +182,7 @@ fn new_key() -> Result<KeyPair, PkiError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Key)
 }
 
-fn params(common_name: &str, organizations: &[&str], days: u32) -> CertificateParams {
+fn params(common_name: &str, organizations: &[&str], days: u32, now: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     for organization in organizations {
@@ -173,7 +190,6 @@ fn params(common_name: &str, organizations: &[&str], days: u32) -> CertificatePa
     }
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
-    let now = SystemTime::now();
     params.not_before = (now - Duration::from_secs(3600)).into();
     params.not_after = (now + DAY * days).into();
     params

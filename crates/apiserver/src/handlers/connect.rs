@@ -13,6 +13,7 @@ use http::{Request, Response, StatusCode};
 
 use super::Cx;
 use crate::body::{Body, RequestBody};
+use crate::proxy::{self, Destination, ProxyName};
 
 fn bad(message: String) -> Box<Status> {
     Box::new(Status::bad_request(message))
@@ -151,57 +152,101 @@ async fn node_missing(cx: &Cx, node: &str) -> Box<Status> {
 
 pub async fn connect(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     match cx.resource.gvr.resource.as_str() {
+        "pods" if cx.info.subresource == "proxy" => proxy_pod(cx, body).await,
         "pods" => connect_pod(cx, body).await,
-        "services" => connect_service(cx).await,
-        _ => connect_node(cx).await,
+        "services" => proxy_service(cx, body).await,
+        _ => connect_node(cx, body).await,
     }
 }
 
 async fn connect_pod(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     let subresource = cx.info.subresource.as_str();
-    // A proxied pod may be named `scheme:name:port`.
-    let name = match (subresource, cx.info.name.split(':').collect::<Vec<_>>().as_slice()) {
-        ("proxy", [_, name, _]) | ("proxy", [name, _]) => (*name).to_owned(),
-        _ => cx.info.name.clone(),
-    };
-    let pod = pod(cx, &name).await?;
+    let name = &cx.info.name;
+    let pod = pod(cx, name).await?;
     let container = match subresource {
         "exec" | "attach" => container(cx, &pod, false)?,
         _ => String::new(),
     };
     let node = pod.str_at(&["spec", "nodeName"]).to_owned();
-    if subresource == "proxy" {
-        if pod.str_at(&["status", "podIP"]).is_empty() {
-            return Err(bad("address not allowed".to_owned()));
-        }
-    } else if node.is_empty() {
+    if node.is_empty() {
         return Err(bad(format!("pod {name} does not have a host assigned")));
     }
-    let path = cx.info.rest.join("/");
     match &cx.server.config.pods {
-        Some(backend) => backend.connect(&pod, subresource, &container, &path, request(cx, body)).await,
+        Some(backend) => backend.connect(&pod, subresource, &container, request(cx, body)).await,
         None => Err(node_missing(cx, &node).await),
     }
 }
 
-/// A proxied name is `name`, `name:port` or `scheme:name:port`.
-fn scheme_name_port(id: &str) -> Option<(&str, &str)> {
-    match id.split(':').collect::<Vec<_>>().as_slice() {
-        [name] => Some((*name, "")),
-        [name, port] => Some((*name, *port)),
-        ["http" | "https" | "", name, port] => Some((*name, *port)),
-        _ => None,
+/// What follows `proxy` in the path as it came: empty, or beginning with `/`.
+fn proxied_path(cx: &Cx) -> String {
+    let parts: Vec<&str> = cx.uri.path().split('/').collect();
+    // .../{pods,services,nodes}/NAME/proxy/...
+    let at = parts.iter().skip(1).position(|part| *part == "proxy").map(|at| at + 1);
+    // A namespace or an object may be called `proxy` as well: the subresource is the one that follows the name.
+    let at = at.and_then(|first| {
+        (first..parts.len())
+            .find(|at| parts[*at] == "proxy" && parts[..*at].len() >= 4 && parts[at - 2] == cx.info.resource)
+    });
+    match at {
+        Some(at) if at + 1 < parts.len() => format!("/{}", parts[at + 1..].join("/")),
+        _ => String::new(),
     }
 }
 
-async fn connect_service(cx: &Cx) -> StatusResult<Response<Body>> {
-    let id = cx.info.name.as_str();
-    let Some((name, port)) = scheme_name_port(id).filter(|(name, _)| !name.is_empty()) else {
-        return Err(bad(format!("invalid service request {}", Value::from(id))));
+/// Passes a request on to a port of a pod, at the address where the backend knows the pod to be.
+async fn forward(cx: &Cx, pod: &Value, https: bool, port: u16, body: RequestBody) -> StatusResult<Response<Body>> {
+    let Some(backend) = &cx.server.config.pods else {
+        return Err(node_missing(cx, pod.str_at(&["spec", "nodeName"])).await);
     };
-    let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name));
-    let unavailable = |text: String| Err(Box::new(Status::service_unavailable(text)));
-    let Some(service) = cx.server.storage.read(&cx.resource, &cx.info.namespace, name).await? else {
+    let address = backend.address(pod).await?;
+    if !proxy::is_proxyable(address) {
+        return Err(bad("address not allowed".to_owned()));
+    }
+    let destination = Destination { address: (address, port).into(), https };
+    proxy::forward(destination, &proxied_path(cx), request(cx, body)).await
+}
+
+async fn proxy_pod(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let asked = &cx.info.name;
+    let name =
+        ProxyName::parse(asked).ok_or_else(|| bad(format!("invalid pod request {}", Value::from(asked.as_str()))))?;
+    let pod = pod(cx, name.name).await?;
+    if pod.str_at(&["status", "podIP"]).is_empty() {
+        return Err(bad("address not allowed".to_owned()));
+    }
+    let first = || {
+        let containers = pod.array_at(&["spec", "containers"]).iter();
+        containers.filter_map(|c| c.array_at(&["ports"]).first()).find_map(|port| port["containerPort"].as_i64())
+    };
+    let port = match name.port {
+        "" => first().and_then(|port| u16::try_from(port).ok()).unwrap_or(if name.is_https() { 443 } else { 80 }),
+        port => port.parse().map_err(|_| {
+            Box::new(Status::service_unavailable(format!("error trying to reach service: unknown port {port}")))
+        })?,
+    };
+    forward(cx, &pod, name.is_https(), port, body).await
+}
+
+/// Source: `pkg/registry/core/service/storage.REST.ResourceLocation`.
+async fn proxy_service(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let asked = cx.info.name.as_str();
+    let name = ProxyName::parse(asked).ok_or_else(|| bad(format!("invalid service request {}", Value::from(asked))))?;
+    let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name.name));
+    let service = cx.server.storage.get(&cx.resource, &cx.info.namespace, name.name).await?;
+    let mut port_name = name.port.to_owned();
+    if let Ok(number) = name.port.parse::<i64>() {
+        let service =
+            cx.server.storage.read(&cx.resource, &cx.info.namespace, name.name).await?.ok_or_else(not_found)?;
+        let ports = service.array_at(&["spec", "ports"]);
+        let known = ports.iter().find(|port| port["port"].as_i64() == Some(number)).ok_or_else(|| {
+            Box::new(Status::service_unavailable(format!(
+                "no service port {number} found for service {}",
+                Value::from(name.name)
+            )))
+        })?;
+        known.str_at(&["name"]).clone_into(&mut port_name);
+    }
+    if service.is_none() {
         return Err(not_found());
     };
     let mut port = port.to_owned();
@@ -217,26 +262,42 @@ async fn connect_service(cx: &Cx) -> StatusResult<Response<Body>> {
     }
     let endpoints = cx.server.storage.registry.get("", "v1", "endpoints").ok_or_else(no_backend)?;
     // Without Endpoints upstream answers as if there were no Service.
-    let Some(endpoints) = cx.server.storage.read(&endpoints, &cx.info.namespace, name).await? else {
-        return Err(not_found());
+    let endpoints = cx.server.storage.read(&endpoints, &cx.info.namespace, name.name).await?.ok_or_else(not_found)?;
+    let none = || {
+        let text = format!("no endpoints available for service {}", Value::from(asked));
+        Box::new(Status::service_unavailable(text))
     };
-    let serves = |subset: &Value| {
-        !subset.array_at(&["addresses"]).is_empty()
-            && subset.array_at(&["ports"]).iter().any(|p| p.str_at(&["name"]) == port)
-    };
-    let subsets = endpoints.array_at(&["subsets"]);
-    if subsets.is_empty() {
-        return unavailable(format!("no endpoints available for service {}", Value::from(name)));
+    let mut found = Vec::new();
+    for subset in endpoints.array_at(&["subsets"]) {
+        let port = subset.array_at(&["ports"]).iter().find(|port| port.str_at(&["name"]) == port_name);
+        let Some(port) = port.and_then(|port| u16::try_from(port["port"].as_i64()?).ok()) else { continue };
+        for address in subset.array_at(&["addresses"]) {
+            // Only pods of this namespace: anybody may write any address into Endpoints.
+            let target = &address["targetRef"];
+            let own = ["", cx.info.namespace.as_str()].contains(&target.str_at(&["namespace"]));
+            if target.str_at(&["kind"]) == "Pod" && own {
+                found.push((target.str_at(&["name"]).to_owned(), address.str_at(&["ip"]).to_owned(), port));
+            }
+        }
     }
-    if !subsets.iter().any(serves) {
-        return unavailable(format!("no endpoints available for service {}", Value::from(id)));
+    let first = rand::random_range(0..found.len().max(1));
+    for (pod_name, ip, port) in found.iter().cycle().skip(first).take(found.len()) {
+        let Ok(pod) = pod(cx, pod_name).await else { continue };
+        let ips = pod.array_at(&["status", "podIPs"]).iter().map(|ip| ip.str_at(&["ip"]));
+        if ips.chain([pod.str_at(&["status", "podIP"])]).any(|known| known == ip) {
+            return forward(cx, &pod, name.is_https(), *port, body).await;
+        }
     }
-    Err(no_backend())
+    Err(none())
 }
 
-async fn connect_node(cx: &Cx) -> StatusResult<Response<Body>> {
-    match cx.server.storage.get(&cx.resource, "", &cx.info.name).await? {
-        None => Err(cx.not_found()),
-        Some(_) => Err(no_backend()),
+async fn connect_node(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let asked = cx.info.name.as_str();
+    let name = ProxyName::parse(asked).ok_or_else(|| bad(format!("invalid node request {}", Value::from(asked))))?;
+    let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name.name));
+    let node = cx.server.storage.read(&cx.resource, "", name.name).await?.ok_or_else(not_found)?;
+    match &cx.server.config.pods {
+        Some(backend) => backend.connect_node(&node, &proxied_path(cx), request(cx, body)).await,
+        None => Err(no_backend()),
     }
 }

@@ -16,7 +16,9 @@ use apimachinery::meta::ObjectMeta;
 use apimachinery::time::Timestamp;
 use apimachinery::{Value, json};
 use async_trait::async_trait;
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::authn::{AuthenticationError, UserInfo};
 use crate::storage::Storage;
@@ -100,6 +102,27 @@ struct Claims {
     sub: String,
 }
 
+/// The issuer of tokens in Secrets. Source: `pkg/serviceaccount.LegacyIssuer`.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// A token Secret with this label is no longer good.
+const INVALID_SINCE_LABEL: &str = "kubernetes.io/legacy-token-invalid-since";
+
+/// The claims of a token in a Secret: no time, no audience.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct LegacyClaims {
+    iss: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace", default)]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default)]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name", default)]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid", default)]
+    account_uid: String,
+    #[serde(default)]
+    sub: String,
+}
+
 /// Issues and verifies the service account tokens of one server.
 pub struct TokenAuthority {
     keys: ServiceAccountKeys,
@@ -144,6 +167,67 @@ impl TokenAuthority {
             sub: format!("system:serviceaccount:{}:{account}", kubernetes.namespace),
             kubernetes,
         })
+    }
+
+    /// A token for a Secret of type `kubernetes.io/service-account-token`. It is good while the Secret holds it.
+    pub fn issue_legacy(
+        &self,
+        namespace: &str,
+        account: &str,
+        account_uid: &str,
+        secret: &str,
+    ) -> Result<String, String> {
+        self.keys.sign(&LegacyClaims {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            account_uid: account_uid.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        })
+    }
+
+    /// Source: `pkg/serviceaccount.legacyValidator`.
+    async fn validate_legacy(&self, token: &str, claims: LegacyClaims) -> Result<UserInfo, String> {
+        let LegacyClaims { namespace, secret, account, account_uid, .. } = &claims;
+        for (name, value) in [
+            ("sub", &claims.sub),
+            ("namespace", namespace),
+            ("secretName", secret),
+            ("serviceAccountName", account),
+            ("serviceAccountUID", account_uid),
+        ] {
+            if value.is_empty() {
+                return Err(format!("{name} claim is missing"));
+            }
+        }
+        if claims.sub != format!("system:serviceaccount:{namespace}:{account}") {
+            return Err("sub claim is invalid".to_owned());
+        }
+        let held = self.find("secrets", namespace, secret).await?;
+        let held = held.filter(|s| s.deletion_timestamp().is_none()).ok_or("Token has been invalidated")?;
+        let copy =
+            base64::engine::general_purpose::STANDARD.decode(held.str_at(&["data", "token"])).unwrap_or_default();
+        // Hashes are compared: how long that takes tells nothing about the token.
+        if Sha256::digest(&copy) != Sha256::digest(token.as_bytes()) {
+            return Err("Token does not match server's copy".to_owned());
+        }
+        let found = self.find("serviceaccounts", namespace, account).await?;
+        let found = found.ok_or_else(|| format!("serviceaccounts {account:?} not found"))?;
+        if found.deletion_timestamp().is_some() {
+            return Err(format!("ServiceAccount {namespace}/{account} has been deleted"));
+        }
+        if found.uid() != account_uid {
+            return Err(format!("ServiceAccount UID ({}) does not match claim ({account_uid})", found.uid()));
+        }
+        if !held.str_at(&["metadata", "labels", INVALID_SINCE_LABEL]).is_empty() {
+            return Err(format!(
+                "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE_LABEL}' label from the secret to temporarily allow use of this token"
+            ));
+        }
+        let mut user = UserInfo::service_account(namespace, account);
+        user.uid.clone_from(account_uid);
+        Ok(user)
     }
 
     /// `/openid/v1/jwks`.
@@ -266,8 +350,23 @@ impl TokenAuthenticator for TokenAuthority {
         token: &str,
         audiences: &[String],
     ) -> Result<Option<TokenUser>, AuthenticationError> {
-        if unverified_issuer(token).is_none_or(|issuer| issuer != self.issuer) {
-            return Ok(None);
+        match unverified_issuer(token) {
+            Some(issuer) if issuer == self.issuer => {}
+            Some(issuer) if issuer == LEGACY_ISSUER => {
+                let claims = self.keys.verify(token).map_err(|e| AuthenticationError(e.to_owned()))?;
+                // Such a token is for this server alone, whatever audiences this server has.
+                let common: Vec<String> = self.audiences.iter().filter(|a| audiences.contains(a)).cloned().collect();
+                if common.is_empty() {
+                    return Err(AuthenticationError(format!(
+                        "token audiences {} is invalid for the target audiences {}",
+                        crate::rbac::rules::quoted_list(&self.audiences),
+                        crate::rbac::rules::quoted_list(audiences)
+                    )));
+                }
+                let user = self.validate_legacy(token, claims).await.map_err(AuthenticationError)?;
+                return Ok(Some(TokenUser { user, audiences: common }));
+            }
+            _ => return Ok(None),
         }
         let claims: Claims = self.keys.verify(token).map_err(|e| AuthenticationError(e.to_owned()))?;
         let token_audiences = match &claims.aud {

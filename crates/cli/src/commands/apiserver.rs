@@ -269,6 +269,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
             certificate_authority: if given.is_some() { certificate.clone() } else { file("server-ca.crt") },
             client_certificate: file("admin.crt"),
             client_key: file("admin.key"),
+            token: String::new(),
         };
         kubeconfig::write(path, &deploy::secrets::kubeconfig("alcove-apiserver", &access))?;
     }

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod etcd_placeholder;
 pub mod hub;
 mod list;
+pub mod serve;
 pub mod template;
 pub mod up;
 
@@ -34,6 +35,12 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Down => up::down(&global, ui).await,
         Command::Status(command) => up::status(&global, &command).await,
         Command::Hub(command) => hub::run(&global, &command, ui).await,
+        Command::Serve(command) => {
+            // ALCOVE_HOME is about `alcove up`.
+            let home = std::env::var_os("ALCOVE_HOME");
+            let data_dir = global.data_dir.clone().filter(|path| home.as_deref() != Some(path.as_os_str()));
+            serve::run(&global, data_dir.as_deref(), &command, ui).await
+        }
         Command::Apiserver(command) => {
             // ALCOVE_HOME is about `alcove up`; a stand-alone server is in memory unless it is told otherwise.
             let home = std::env::var_os("ALCOVE_HOME");

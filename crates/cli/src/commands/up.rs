@@ -120,6 +120,7 @@ impl Running {
                 certificate_authority: access.certificate_authority.clone(),
                 client_certificate: access.client_certificate.clone(),
                 client_key: access.client_key.clone(),
+                token: String::new(),
             },
         )
     }

@@ -3,5 +3,6 @@
 mod envtest;
 mod kubectl;
 mod lifecycle;
+mod serve;
 mod snapshots;
 mod support;

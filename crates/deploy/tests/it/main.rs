@@ -214,12 +214,13 @@ fn the_kubeconfig_secret_has_the_keys_tools_read() {
         certificate_authority: "CA".into(),
         client_certificate: "CERT".into(),
         client_key: "KEY".into(),
+        token: String::new(),
     };
     let secret = secrets::kubeconfig_secret("team-a", "vc-team-a", "ns", "", &access, Some("uid"));
     assert_eq!(secret["metadata"]["labels"], json!({"app": "vcluster", "vcluster-name": "team-a"}));
     assert_eq!(secret["metadata"]["ownerReferences"][0]["kind"], "Service");
     let keys: Vec<_> = secret["data"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["certificate-authority", "client-certificate", "client-key", "config"]);
+    assert_eq!(keys, ["certificate-authority", "client-certificate", "client-key", "config", "token"]);
     assert_eq!(secret["data"]["certificate-authority"], "Q0E=");
     let text = secrets::kubeconfig_yaml("ctx", &access);
     let value: Value = config::yaml::from_str(&text).unwrap();

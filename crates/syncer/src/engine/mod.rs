@@ -247,6 +247,8 @@ pub struct Syncer {
     engine: Arc<Engine>,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    workers: usize,
+    active: AtomicBool,
 }
 
 /// Why a syncer could not start.
@@ -265,18 +267,39 @@ impl Syncer {
         host_client: kube::Client,
         config: SyncerConfig,
     ) -> Result<Syncer, StartError> {
+        let syncer = Syncer::standby(virtual_client, host_client, config)?;
+        syncer.activate();
+        Ok(syncer)
+    }
+
+    /// Watches both sides and changes nothing until [`Syncer::activate`]: for a replica that may take over.
+    pub fn standby(
+        virtual_client: kube::Client,
+        host_client: kube::Client,
+        config: SyncerConfig,
+    ) -> Result<Syncer, StartError> {
         if config.names.virtual_cluster().is_empty() {
             return Err(StartError::NoName);
         }
         if config.names.install_namespace().is_empty() {
             return Err(StartError::NoNamespace);
         }
-        Ok(start::start(virtual_client, host_client, config))
+        Ok(start::watch(virtual_client, host_client, config))
+    }
+
+    /// Starts to change things. Does nothing the second time.
+    pub fn activate(&self) {
+        start::activate(self);
     }
 
     /// Whether the caches of both sides have been complete and all that was found then has been worked on once.
     pub fn has_synced(&self) -> bool {
         self.engine.synced.load(Ordering::Acquire) && self.engine.types.iter().all(|t| t.queue.is_idle())
+    }
+
+    /// Whether the caches of both sides have been complete once.
+    pub fn has_started(&self) -> bool {
+        self.engine.virtual_side.factory.has_synced() && self.engine.host_side.factory.has_synced()
     }
 
     /// Returns once the caches of both sides are complete.
@@ -314,15 +337,18 @@ impl Syncer {
         out
     }
 
-    /// The host pod of a virtual pod, when it is there and is this very pod's.
+    /// The name of the host pod of a virtual pod, when it is there and is this very pod's.
     pub fn host_pod_for(&self, virtual_pod: &Value) -> Option<NamespacedName> {
+        self.host_pod_object(virtual_pod).map(|host| crate::metadata::name_of(&host))
+    }
+
+    /// The same, the whole pod.
+    pub fn host_pod_object(&self, virtual_pod: &Value) -> Option<Value> {
         let name = crate::metadata::name_of(virtual_pod);
         let host_name = kind::POD.host_name(&self.engine.names, &name);
         let host = self.engine.host_side.get(&kind::POD, &host_name)?;
         match crate::metadata::owner(&host, &kind::POD, &self.engine.names) {
-            crate::metadata::Owner::Ours { name: of, uid } if of == name && uid == uid_of(virtual_pod) => {
-                Some(host_name)
-            }
+            crate::metadata::Owner::Ours { name: of, uid } if of == name && uid == uid_of(virtual_pod) => Some(host),
             _ => None,
         }
     }

@@ -64,7 +64,7 @@ fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
     out.into_iter().map(Arc::new).collect()
 }
 
-pub fn start(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
+pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
     let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, FIELD_MANAGER)));
     let host_side = Arc::new(Side::new(Rest::new(host_client, FIELD_MANAGER)));
     let recorder = Recorder::start(&virtual_side.factory, config.clock.clone(), "syncer");
@@ -129,10 +129,17 @@ pub fn start(virtual_client: kube::Client, host_client: kube::Client, config: Sy
     watch_imports(&engine);
     engine.watch_api_endpoints();
     engine.watch_replicas();
-    let workers = config.workers.max(1);
-    let (task_engine, task_cancel, task_tasks) = (engine.clone(), cancel.clone(), tasks.clone());
-    tasks.spawn(async move { run(task_engine, workers, task_cancel, task_tasks).await });
-    Syncer { engine, cancel, tasks }
+    Syncer { engine, cancel, tasks, workers: config.workers.max(1), active: AtomicBool::new(false) }
+}
+
+/// Starts the workers of a syncer that only watched so far.
+pub fn activate(syncer: &Syncer) {
+    if syncer.active.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let (engine, cancel, tasks) = (syncer.engine.clone(), syncer.cancel.clone(), syncer.tasks.clone());
+    let workers = syncer.workers;
+    syncer.tasks.spawn(async move { run(engine, workers, cancel, tasks).await });
 }
 
 /// Starts the workers once both sides are known.
