@@ -248,17 +248,6 @@ async fn proxy_service(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body
     }
     if service.is_none() {
         return Err(not_found());
-    };
-    let mut port = port.to_owned();
-    if let Ok(number) = port.parse::<i64>() {
-        let declared = service.array_at(&["spec", "ports"]).iter().find(|p| p["port"] == number);
-        match declared {
-            Some(declared) => port = declared.str_at(&["name"]).to_owned(),
-            None => {
-                let text = format!("no service port {number} found for service {}", Value::from(name));
-                return unavailable(text);
-            }
-        }
     }
     let endpoints = cx.server.storage.registry.get("", "v1", "endpoints").ok_or_else(no_backend)?;
     // Without Endpoints upstream answers as if there were no Service.
