@@ -389,6 +389,7 @@ impl ApiServer {
             uri: parts.uri,
             resource,
             warnings: Mutex::new(Vec::new()),
+            conversions: Default::default(),
         };
         if let Some(text) = cx.resource.strategy.deprecation() {
             cx.warn(text);

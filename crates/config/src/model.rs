@@ -299,6 +299,7 @@ section! { SyncToHost {
     network_policies: Enable,
     persistent_volumes: Enable,
     storage_classes: Enable,
+    gateway_api: GatewayApi,
     service_accounts: Enable,
     pod_disruption_budgets: Enable,
     priority_classes: Enable,
@@ -307,6 +308,16 @@ section! { SyncToHost {
     resource_claim_templates: Enable,
     custom_resources: BTreeMap<String, SyncCustomResource>,
 } }
+section! { GatewayApi {
+    enabled: bool,
+    http_routes: Enable,
+    gateways: Enable,
+    tls_routes: Enable,
+    #[serde(rename = "backendTLSPolicies")]
+    backend_tls_policies: Enable,
+    reference_grants: EnableSwitch,
+    patches: Vec<Patch>,
+} }
 section! { SyncPods {
     enabled: bool,
     translate_image: Strings,
@@ -314,10 +325,12 @@ section! { SyncPods {
     use_secrets_for_s_a_tokens: bool,
     runtime_class_name: String,
     priority_class_name: String,
-    rewrite_hosts: Enable,
+    rewrite_hosts: RewriteHosts,
     hybrid_scheduling: HybridScheduling,
     patches: Vec<Patch>,
 } }
+section! { RewriteHosts { enabled: bool, init_container: RewriteHostsContainer, } }
+section! { RewriteHostsContainer { image: Image, resources: Value, } }
 section! { HybridScheduling { enabled: bool, host_schedulers: Vec<String>, } }
 section! { SyncNamespaces {
     enabled: bool,
@@ -340,8 +353,38 @@ section! { SyncFromHost {
     csi_storage_capacities: EnableSwitch,
     config_maps: EnableMappings,
     secrets: EnableMappings,
+    gateway_classes: EnableSelector,
+    gateways: SyncGateways,
+    device_classes: EnableSelector,
     custom_resources: BTreeMap<String, SyncCustomResource>,
 } }
+section! {
+    /// Gateways of the host that tenants may attach routes to.
+    SyncGateways {
+        enabled: bool,
+        selector: LabelSelector,
+        mappings: Mappings,
+        allowed_routes: GatewayAllowedRoutes,
+        status: GatewayStatus,
+        metadata: GatewayMetadata,
+        sanitize: GatewaySanitize,
+        patches: Vec<Patch>,
+    }
+}
+section! { GatewayAllowedRoutes {
+    default_virtual_namespace_policy: GatewayRoutePolicy,
+    overrides: Vec<GatewayRouteOverride>,
+} }
+section! { GatewayRoutePolicy { from: String, selector: LabelSelector, } }
+section! { GatewayRouteOverride {
+    host_namespace: String,
+    name: String,
+    virtual_namespace_policy: GatewayRoutePolicy,
+    allowed_hostnames: Vec<String>,
+} }
+section! { GatewayStatus { expose_addresses: bool, } }
+section! { GatewayMetadata { expose_source_gateway: bool, } }
+section! { GatewaySanitize { certificate_refs: bool, infrastructure: bool, } }
 section! { SyncNodes {
     enabled: bool,
     sync_back_changes: bool,
@@ -352,6 +395,7 @@ section! { SyncNodes {
 section! { NodeSelector { all: bool, labels: Strings, } }
 
 section! { ControlPlane {
+    host_path_mapper: HostPathMapper,
     endpoint: String,
     distro: Distro,
     backing_store: BackingStore,
@@ -502,6 +546,7 @@ section! { Policies {
     resource_quota: ResourceQuota,
     limit_range: LimitRange,
     network_policy: NetworkPolicyConfig,
+    central_admission: CentralAdmission,
 } }
 section! { NetworkPolicyConfig {
     enabled: bool,
@@ -513,6 +558,10 @@ section! { NetworkPolicyConfig {
 section! { NetworkPolicyRules { ingress: Vec<Value>, egress: Vec<Value>, } }
 section! { NetworkPolicyWorkload { public_egress: PublicEgress, ingress: Vec<Value>, egress: Vec<Value>, } }
 section! { PublicEgress { enabled: bool, cidr: String, except: Vec<String>, } }
+section! {
+    /// Webhook configurations as YAML says them, put in front of the tenant's API.
+    CentralAdmission { validating_webhooks: Vec<Value>, mutating_webhooks: Vec<Value>, }
+}
 section! { ResourceQuota {
     enabled: Switch,
     quota: Value,
@@ -533,7 +582,21 @@ section! { LimitRange {
 section! { Rbac { role: RbacRole, cluster_role: RbacClusterRole, } }
 section! { RbacRole { enabled: bool, extra_rules: Vec<Value>, overwrite_rules: Vec<Value>, } }
 section! { RbacClusterRole { enabled: Switch, extra_rules: Vec<Value>, overwrite_rules: Vec<Value>, } }
-section! { Experimental { sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
+section! { DenyRule {
+    name: String,
+    namespaces: Vec<String>,
+    rules: Vec<DenyRuleMatch>,
+    excluded_users: Vec<String>,
+} }
+section! { DenyRuleMatch {
+    api_groups: Vec<String>,
+    api_versions: Vec<String>,
+    resources: Vec<String>,
+    scope: String,
+    operations: Vec<String>,
+} }
+section! { HostPathMapper { enabled: bool, central: bool, } }
+section! { Experimental { deny_proxy_requests: Vec<DenyRule>, sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
 section! { SyncSettings { set_owner: bool, } }
 section! { ExperimentalDeploy { host: InitManifests, vcluster: InitManifests, } }
 section! { InitManifests { manifests: String, manifests_template: String, } }

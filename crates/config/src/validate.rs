@@ -100,9 +100,9 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         let path = format!("networking.replicateServices.toHost[{index}]");
         check(mapping.from.matches('/').count() != 1, &format!("{path}.from"), "must be NAMESPACE/NAME");
         check(
-            mapping.to.is_empty() || mapping.to.contains('/'),
+            mapping.to.is_empty() || mapping.to.matches('/').count() > 1,
             &format!("{path}.to"),
-            "must be the name of a host service",
+            "must be the name of a host service, or NAMESPACE/NAME",
         );
     }
     for (index, mapping) in config.networking.replicate_services.from_host.iter().enumerate() {
@@ -149,6 +149,8 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     ] {
         from_host(path, kind, &mut check);
     }
+    namespace_mappings(config, &mut check);
+    gateway_mappings(config, &mut check);
     all_patches(values, "", &mut check);
     problems
 }
@@ -213,6 +215,70 @@ fn from_host_mappings(path: &str, mappings: &BTreeMap<String, String>, check: &m
         };
         check(host && !key.is_empty() && !names(key, true), &path, "the key holds an invalid name");
         check(target && !names(value, false), &path, "the value holds an invalid name");
+    }
+}
+
+fn namespace_mappings(config: &Typed, check: &mut Check<'_>) {
+    let namespaces = &config.sync.to_host.namespaces;
+    if !namespaces.enabled {
+        return;
+    }
+    let mappings = &namespaces.mappings.by_name;
+    check(mappings.is_empty(), "sync.toHost.namespaces.mappings.byName", "must not be empty");
+    let literal = |text: &str| text.replace("${name}", "").trim_end_matches('*').to_string();
+    let is_name = |text: &str| {
+        let plain = text.replace("${name}", "x").replace('*', "x");
+        is_dns_label(&plain)
+    };
+    for (from, to) in mappings {
+        let path = format!("sync.toHost.namespaces.mappings.byName[{from:?}]");
+        let pattern = |text: &str| text.matches('*').count() == 1 && text.ends_with('*');
+        let fits = match (from.contains('*'), to.contains('*')) {
+            (false, false) => true,
+            (true, true) => pattern(from) && pattern(to),
+            _ => false,
+        };
+        check(!fits, &path, "must map a name to a name, or a pattern that ends in * to one that ends in *");
+        check(to == "*", &path, "the host side must not be * alone");
+        check(
+            literal(from).len() > 32 || literal(to).len() > 32,
+            &path,
+            "must not have more than 32 characters beside * and ${name}",
+        );
+        check(!is_name(from) || !is_name(to), &path, "holds an invalid name");
+    }
+}
+
+fn gateway_mappings(config: &Typed, check: &mut Check<'_>) {
+    let gateways = &config.sync.from_host.gateways;
+    if !gateways.enabled {
+        return;
+    }
+    let mappings = &gateways.mappings.by_name;
+    let path = "sync.fromHost.gateways";
+    check(mappings.is_empty(), &format!("{path}.mappings.byName"), "must not be empty");
+    from_host_mappings(path, mappings, check);
+    let mut targets = BTreeMap::new();
+    for (from, to) in mappings {
+        let here = format!("{path}.mappings.byName[{from:?}]");
+        let namespace = to.split('/').next().unwrap_or_default();
+        check(namespace.starts_with("kube-"), &here, "the namespace is reserved");
+        if let Some(other) = targets.insert(to, from) {
+            check(true, &here, &format!("has the same target as {other:?}: {to}"));
+        }
+        let whole = to.ends_with("/*").then(|| to.trim_end_matches('*'));
+        let inside =
+            whole.is_some_and(|prefix| mappings.values().any(|other| other != to && other.starts_with(prefix)));
+        check(inside, &here, "overlaps with another mapping into the same namespace");
+    }
+    let word = |text: &str| matches!(text, "" | "Same" | "All" | "None" | "Selector");
+    let policy = &gateways.allowed_routes.default_virtual_namespace_policy.from;
+    let message = "must be one of: Same, All, None, Selector";
+    check(!word(policy), &format!("{path}.allowedRoutes.defaultVirtualNamespacePolicy.from"), message);
+    for (n, o) in gateways.allowed_routes.overrides.iter().enumerate() {
+        let here = format!("{path}.allowedRoutes.overrides[{n}]");
+        check(o.host_namespace.is_empty() || o.name.is_empty(), &here, "must have hostNamespace and name");
+        check(!word(&o.virtual_namespace_policy.from), &format!("{here}.virtualNamespacePolicy.from"), message);
     }
 }
 

@@ -10,11 +10,13 @@
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
 mod certificates;
+mod deny;
 mod follow;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
 mod link;
+mod mappings;
 mod metrics_api;
 pub mod operations;
 mod parts;
@@ -49,6 +51,7 @@ pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+pub use settings::SettingsError;
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -121,6 +124,8 @@ pub enum StartError {
     Syncer(#[from] syncer::StartError),
     #[error("a snapshot could not be restored")]
     Restore(#[from] snapshot::restore::RestoreError),
+    #[error("the configuration of the syncer")]
+    Settings(#[from] settings::SettingsError),
 }
 
 impl ControlPlane {
@@ -187,6 +192,10 @@ impl ControlPlane {
             // In a hub the process is not the cluster's.
             api_config.metrics.push(Arc::new(parts::ProcessMetrics));
         }
+        if !config.experimental.deny_proxy_requests.is_empty() {
+            let inner = Arc::clone(&api_config.authorizer);
+            api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));
+        }
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
         }
@@ -215,6 +224,11 @@ impl ControlPlane {
             server: server.clone(),
             certificates: Arc::clone(&certificates),
             public_url,
+            host_version: match &host {
+                Some(host) => host.version().await,
+                None => None,
+            },
+            store: store.clone(),
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
         });

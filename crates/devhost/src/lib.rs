@@ -10,6 +10,7 @@
 mod pods;
 pub mod soak;
 mod storage;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -114,7 +115,7 @@ impl DevHost {
             ..Default::default()
         })?;
         api_config.secure_port = address.port();
-        api_config.pods = Some(Arc::new(pods::SimulatedPods));
+        api_config.pods = Some(Arc::new(pods::SimulatedPods::default()));
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {

@@ -41,6 +41,7 @@ fn on(cx: &Cx, resource: ResourceHandle, name: &str, subresource: &str) -> Cx {
         uri: cx.uri.clone(),
         resource,
         warnings: Default::default(),
+        conversions: Default::default(),
     }
 }
 

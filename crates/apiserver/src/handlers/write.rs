@@ -338,7 +338,7 @@ pub async fn change_object(
             if let Some(uid) = change.precondition_uid.filter(|_| !change.force_create) {
                 return Err(Box::new(precondition_failed(cx, uid, "")));
             }
-            let mut object = make(None)?;
+            let mut object = made(cx, &mut make, None).await?;
             // Only a create by POST refuses a resourceVersion.
             object.set_resource_version("");
             match try_create(cx, object, change.options, true).await {
@@ -360,6 +360,20 @@ pub async fn change_object(
                 }
                 entry = newer.map(|e| Arc::new(*e));
             }
+        }
+    }
+}
+
+/// What `make` makes, with the help of the webhook that converts between versions.
+async fn made(
+    cx: &Cx,
+    make: &mut (impl FnMut(Option<&Value>) -> StatusResult<Value> + Send),
+    current: Option<&Value>,
+) -> StatusResult<Value> {
+    loop {
+        let result = make(current);
+        if !managed_fields::resolve(cx).await {
+            return result;
         }
     }
 }
@@ -402,7 +416,7 @@ async fn try_update(
     {
         return Err(Box::new(precondition_failed(cx, uid, current.uid())));
     }
-    let new = make(Some(current))?;
+    let new = made(cx, make, Some(current)).await?;
     let options_value = options.to_value(change.options_kind);
     let admission = |new: Value| {
         cx.admission(
@@ -493,11 +507,13 @@ async fn check_update<'a>(
         metadata.remove("selfLink");
     }
     let mut errors = kinds::validate_common_update(new, current, cx.resource.namespaced);
-    let mut own = strategy.validate_update(subresource, new, current);
+    let mut excused = Vec::new();
+    let mut own = strategy.validate_update(subresource, new, current, &mut excused);
     if cx.resource.builtin {
         permissions::check(cx, subresource, new, Some(current), &mut own).await?;
     }
     errors.append(&mut own);
+    cx.warn_all(excused);
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), new.name(), &errors)));
     }

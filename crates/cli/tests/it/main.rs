@@ -2,6 +2,7 @@
 
 mod envtest;
 mod kubectl;
+mod life;
 mod lifecycle;
 mod serve;
 mod snapshots;

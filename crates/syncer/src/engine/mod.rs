@@ -9,10 +9,14 @@
 //! - No lock is held while a request is on its way, but the one that makes nodes one at a time.
 
 mod api_service;
+mod children;
+mod definitions;
 mod execute;
 mod facts;
 mod host_events;
+mod host_volumes;
 mod imports;
+pub mod mappings;
 mod metrics;
 mod namespaces;
 mod nodes;
@@ -53,7 +57,7 @@ pub enum ControlPlaneAddress {
 }
 
 /// What a syncer is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SyncerConfig {
     pub names: Names,
     pub settings: Settings,
@@ -61,6 +65,8 @@ pub struct SyncerConfig {
     pub clock: Clock,
     /// Objects of one type worked on at a time.
     pub workers: usize,
+    /// Where the pairs of objects are kept; nowhere without.
+    pub mappings: Option<Arc<dyn mappings::MappingStore>>,
 }
 
 impl SyncerConfig {
@@ -72,6 +78,7 @@ impl SyncerConfig {
             control_plane: ControlPlaneAddress::HostService(name.to_owned()),
             clock: Clock::system(),
             workers: 16,
+            mappings: None,
         }
     }
 }
@@ -109,7 +116,8 @@ impl SyncError {
 
 /// One type that goes to the host.
 struct TypeState {
-    name: &'static str,
+    /// As in metrics.
+    name: String,
     ty: Box<dyn ToHost>,
     queue: Queue<NamespacedName>,
     seen: Mutex<HashMap<NamespacedName, (String, LastSeen)>>,
@@ -117,10 +125,10 @@ struct TypeState {
 }
 
 impl TypeState {
-    fn new(name: &'static str, ty: impl ToHost + 'static) -> TypeState {
+    fn new(name: impl Into<String>, ty: impl ToHost + 'static) -> TypeState {
         let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
         TypeState {
-            name,
+            name: name.into(),
             ty: Box::new(ty),
             queue: Queue::new(config),
             seen: Mutex::default(),
@@ -152,13 +160,28 @@ struct Engine {
     recorder: Recorder,
     owner: RwLock<Option<HostOwner>>,
     kube_ip: RwLock<String>,
-    types: Vec<Arc<TypeState>>,
+    /// Grows when definitions of custom resources become known.
+    types: RwLock<Vec<Arc<TypeState>>>,
+    definitions: OnceLock<Vec<definitions::Definition>>,
+    definition_queue: Queue<usize>,
     node_queue: Queue<String>,
     node_creation: tokio::sync::Mutex<()>,
     volume_queue: Queue<String>,
+    host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
     event_queue: Queue<NamespacedName>,
     imports: imports::Imports,
+    mappings: mappings::Mappings,
+    children: OnceLock<Vec<children::Children>>,
+    child_queue: Queue<children::ChildKey>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    workers: usize,
     control_plane: ControlPlaneAddress,
+    /// The pods behind the control plane's Service; empty where it has none of its own.
+    control_plane_selector: RwLock<Value>,
+    node_services: OnceLock<informer::Informer<informer::RawObject>>,
+    /// All pods of the host, with a scheduler inside the virtual cluster.
+    all_pods: OnceLock<informer::Informer<informer::RawObject>>,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -169,9 +192,28 @@ struct Engine {
     synced: AtomicBool,
 }
 
+/// Patches are listed by plural, those of custom resources by plural and group.
+fn patches_of<'a>(
+    all: &'a std::collections::BTreeMap<String, Vec<crate::patches::Patch>>,
+    kind: &Kind,
+) -> &'a [crate::patches::Patch] {
+    let full = format!("{}.{}", kind.plural, kind.group);
+    let built_in = !kind.group.contains('.') || kind.group.ends_with(".k8s.io");
+    all.get(&full).or_else(|| all.get(kind.plural.as_ref()).filter(|_| built_in)).map_or(&[], Vec::as_slice)
+}
+
 impl Engine {
-    fn type_of(&self, kind: &Kind) -> Option<&Arc<TypeState>> {
-        self.types.iter().find(|t| t.ty.kind() == kind)
+    fn type_of(&self, kind: &Kind) -> Option<Arc<TypeState>> {
+        self.types.read().iter().find(|t| t.ty.kind() == kind).cloned()
+    }
+
+    fn all_types(&self) -> Vec<Arc<TypeState>> {
+        self.types.read().clone()
+    }
+
+    /// The configuration's patches of a kind that goes to the host.
+    fn patches(&self, kind: &Kind) -> &[crate::patches::Patch] {
+        patches_of(&self.settings.patches, kind)
     }
 
     fn enqueue(&self, kind: &Kind, namespace: &str, name: &str) {
@@ -195,11 +237,12 @@ impl Engine {
             settings: &self.settings,
             owner: owner.as_ref(),
             facts: &facts,
-            patches: self.settings.patches.get(ty.ty.kind().plural.as_ref()).map_or(&[], Vec::as_slice),
+            patches: self.patches(kind),
             now: self.clock.now(),
         };
         let plan = plan(ty.ty.as_ref(), virtual_.as_ref(), host.as_ref(), &last, &ctx);
         ty.remember(key, &uid, plan.seen);
+        self.map(kind, key, &host_name, virtual_.is_some(), host.as_ref());
         let result = self.execute(ty, key, &host_name, virtual_.as_ref(), host.as_ref(), plan.actions).await;
         if let Err(error) = &result {
             ty.metrics.errors.fetch_add(1, Ordering::Relaxed);
@@ -227,6 +270,23 @@ impl Engine {
         }
     }
 
+    /// Keeps the pair of objects while either is there.
+    fn map(&self, kind: &Kind, key: &NamespacedName, host_name: &NamespacedName, exists: bool, host: Option<&Value>) {
+        if !self.mappings.is_on() {
+            return;
+        }
+        let pair = mappings::Pair::new(kind, key, host_name);
+        match (exists, host) {
+            (true, Some(_)) => {
+                if !self.mappings.record(pair) {
+                    tracing::warn!(kind = %kind.kind, host = %host_name, "two virtual objects have one host name");
+                }
+            }
+            (false, None) => self.mappings.forget(&pair),
+            _ => {}
+        }
+    }
+
     fn warn(&self, kind: &Kind, virtual_: &Value, reason: &str, message: &str) {
         let of = |path: &[&str]| virtual_.str_at(path).into();
         let reference = informer::events::ObjectReference {
@@ -247,7 +307,6 @@ pub struct Syncer {
     engine: Arc<Engine>,
     cancel: CancellationToken,
     tasks: TaskTracker,
-    workers: usize,
     active: AtomicBool,
 }
 
@@ -294,7 +353,7 @@ impl Syncer {
 
     /// Whether the caches of both sides have been complete and all that was found then has been worked on once.
     pub fn has_synced(&self) -> bool {
-        self.engine.synced.load(Ordering::Acquire) && self.engine.types.iter().all(|t| t.queue.is_idle())
+        self.engine.synced.load(Ordering::Acquire) && self.engine.all_types().iter().all(|t| t.queue.is_idle())
     }
 
     /// Whether the caches of both sides have been complete once.
@@ -325,14 +384,19 @@ impl Syncer {
 
     /// Host names that were found taken, so far.
     pub fn name_clashes(&self) -> u64 {
-        self.engine.types.iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+        self.engine.all_types().iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The pairs of virtual and host objects, as they are kept.
+    pub fn mappings(&self) -> Vec<mappings::Pair> {
+        self.engine.mappings.all()
     }
 
     /// All metrics in Prometheus's text format.
     pub fn metrics(&self) -> String {
         let mut out = String::new();
-        for ty in &self.engine.types {
-            ty.metrics.render(ty.name, ty.queue.len(), &mut out);
+        for ty in self.engine.all_types() {
+            ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
         }
         out
     }

@@ -102,6 +102,11 @@ impl Side {
         self.caches.read().get(&cache_name(kind)).cloned()
     }
 
+    /// The cache of `plural.group`, whatever version was asked for.
+    pub fn cache_named(&self, name: &str) -> Option<Informer<RawObject>> {
+        self.caches.read().get(name).cloned()
+    }
+
     /// The object as it is known: from the cache, or newer from our own last write.
     pub fn get(&self, kind: &Kind, name: &NamespacedName) -> Option<Value> {
         let cached = self.cache(kind).and_then(|c| c.get(&key(name)));

@@ -76,7 +76,11 @@ impl ToHost for Custom {
             Some(&last.host_only),
         );
         if let Some(status) = host.get("status").filter(|s| !s.is_null()) {
-            new_virtual["status"] = status.clone();
+            let mut status = status.clone();
+            let (from, to) = (metadata::name_of(host), metadata::name_of(virtual_));
+            super::show_messages(&mut status, &|text| ctx.names.to_virtual_text(text, Some((&from, &to))));
+            super::own_generations(&mut status, host, virtual_);
+            new_virtual["status"] = status;
         }
         Ok(Desired {
             virtual_: new_virtual,

@@ -6,7 +6,7 @@ use crate::diff::put;
 use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules, string_map};
 use crate::plan::{Action, LastSeen};
-use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
+use crate::types::{Context, Desired, Reference, Refusal, ToHost, check_class, object};
 
 /// Annotations whose value is `[namespace/]secret`.
 const SECRET_ANNOTATIONS: [&str; 3] = [
@@ -123,6 +123,15 @@ impl ToHost for Ingresses {
 
     fn wanted(&self, _ingress: &Value, ctx: &Context<'_>) -> bool {
         ctx.settings.ingresses
+    }
+
+    fn refers(&self) -> bool {
+        true
+    }
+
+    fn references(&self, ingress: &Value) -> Vec<Reference> {
+        let refs = secret_refs(ingress).into_iter();
+        refs.map(|(namespace, name)| Reference::new("Secret", &namespace, &name)).collect()
     }
 
     fn translate(&self, ingress: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {

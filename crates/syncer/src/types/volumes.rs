@@ -149,8 +149,12 @@ impl ToHost for Claims {
             new_virtual["status"] = status;
         }
         let seen = LastSeen { on_host: true, host_only };
-        let host_volume = host.str_at(&["spec", "volumeName"]);
-        if !host_volume.is_empty() && !ctx.settings.persistent_volumes {
+        let host_volume = match &ctx.facts.volume {
+            Some(volume) => volume.as_str(),
+            None if ctx.settings.persistent_volumes => "",
+            None => host.str_at(&["spec", "volumeName"]),
+        };
+        if !host_volume.is_empty() {
             let shown = claim.str_at(&["spec", "volumeName"]);
             if shown.is_empty() {
                 new_virtual["spec"]["volumeName"] = host_volume.into();
