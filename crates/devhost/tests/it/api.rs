@@ -139,6 +139,7 @@ impl Api {
                 match answer {
                     Ok(object) if holds(&object) => return object,
                     last if begin.elapsed() > PATIENCE => {
+                        let last = last.map(|object| object.to_string());
                         panic!("{caller}: never: {what} ({path}), last {last:?}\n{}", self.story().await)
                     }
                     _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -208,11 +209,19 @@ impl Events {
 
     /// The next event of this type and object that is as it should be.
     pub async fn until(&mut self, kind: &str, name: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let (found, object) = self.next().await;
-            if found == kind && object.str_at(&["metadata", "name"]) == name && holds(&object) {
-                return object;
+        let mut last = (String::new(), Value::Null);
+        let looking = async {
+            loop {
+                last = self.next().await;
+                let (found, object) = &last;
+                if found == kind && object.str_at(&["metadata", "name"]) == name && holds(object) {
+                    return object.clone();
+                }
             }
+        };
+        match tokio::time::timeout(PATIENCE - Duration::from_secs(1), looking).await {
+            Ok(object) => object,
+            Err(_) => panic!("no event {kind} of {name} as it should be, last {} {}", last.0, last.1),
         }
     }
 }
