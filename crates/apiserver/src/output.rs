@@ -78,7 +78,9 @@ impl Form {
     /// Negotiates the form of a resource's objects. 406 when nothing fits.
     pub fn negotiate(resource: &Resource, info: &RequestInfo, headers: &http::HeaderMap) -> StatusResult<Form> {
         let restrictions = match resource.builtin {
-            true if resource.storage.is_none() && resource.gvr.resource != "componentstatuses" => Restrictions::UNSTORED,
+            true if resource.storage.is_none() && resource.gvr.resource != "componentstatuses" => {
+                Restrictions::UNSTORED
+            }
             true => Restrictions::BUILTIN,
             false => Restrictions::CUSTOM,
         };

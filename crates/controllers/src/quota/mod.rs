@@ -116,9 +116,7 @@ pub(crate) fn start(context: &Context) {
         // Admission counts an object in the status before the object is stored: to calculate then would take it back.
         let due = match &change {
             informer::Change::Added(_) => true,
-            informer::Change::Updated { old, new } => {
-                old.spec != new.spec || !equal(&new.spec.hard, &new.status.hard)
-            }
+            informer::Change::Updated { old, new } => old.spec != new.spec || !equal(&new.spec.hard, &new.status.hard),
             informer::Change::Deleted(_) => false,
         };
         if due {
