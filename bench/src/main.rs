@@ -8,6 +8,7 @@ mod measure;
 mod scale;
 mod soak;
 mod start;
+mod tenants;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,8 @@ enum Command {
     Soak(soak::SoakOptions),
     /// Deployment to pods created and ready, and the CPU time of an idle control plane
     Controllers(soak::ControllerOptions),
+    /// Many tenants with many pods in this process: host requests per pod, latency, memory
+    Tenants(tenants::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -49,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Pods(options) => scale::pods(options).await?,
         Command::Soak(options) => soak::soak(options).await?,
         Command::Controllers(options) => soak::controllers(options).await?,
+        Command::Tenants(options) => tenants::run(options).await?,
     };
     report.print();
     if let Some(path) = arguments.json {

@@ -342,6 +342,22 @@ pub enum DebugCommand {
         after_help = "Examples:\n  alcove debug collect team-a\n  alcove debug collect team-a --output-filename team-a.tar.gz --virtual-resources pods,deployments.apps"
     )]
     Collect(DebugCollect),
+    /// Show which host object stands for which virtual one
+    #[command(
+        after_help = "Examples:\n  alcove debug mappings team-a\n  alcove debug mappings team-a --kind Pod -o json"
+    )]
+    Mappings(DebugMappings),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct DebugMappings {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Objects of this kind only
+    #[arg(long)]
+    pub kind: Option<String>,
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

@@ -43,7 +43,7 @@ fn a_mistake_is_named_with_its_place_and_the_way_out() {
         ("controlPlane:\n  service:\n    httpsNodePort: \"3\"\n", "must be a whole number"),
         ("sync: []\n", "sync: must be a map, but is a list"),
         ("- a\n", "the document must be a map, but is a list"),
-        ("sleep:\n  auto:\n    afterInactivity: 1h\n", "sleep.auto.afterInactivity: not supported yet"),
+        ("integrations:\n  istio:\n    enabled: true\n", "integrations.istio.enabled: not supported yet"),
         ("serviceCIDR: 10.0.0.0/8\n", "old key; write networking.serviceCIDR"),
         ("sync:\n  toHost:\n    volumeSnapshots:\n      enabled: true\n", "was removed in vCluster 0.36"),
         ("a: 1\na: 2\n", "duplicate"),
@@ -182,8 +182,8 @@ fn the_schema_accepts_what_the_table_knows() {
     let pods = &schema["properties"]["sync"]["properties"]["toHost"]["properties"]["pods"];
     assert_eq!(pods["properties"]["enabled"], json!({"type": "boolean", "default": true}));
     assert_eq!(pods["additionalProperties"], json!(false));
-    let sleep = &schema["properties"]["sleep"]["properties"]["auto"]["properties"]["afterInactivity"];
-    assert_eq!(sleep["description"], json!("Not supported yet."));
+    let istio = &schema["properties"]["integrations"]["properties"]["istio"]["properties"]["enabled"];
+    assert_eq!(istio["description"], json!("Not supported yet."));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod central;
 mod certificates;
 mod deny;
 mod follow;
@@ -192,6 +193,10 @@ impl ControlPlane {
             // In a hub the process is not the cluster's.
             api_config.metrics.push(Arc::new(parts::ProcessMetrics));
         }
+        let host_namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
+        let authorizer = Arc::clone(&api_config.authorizer);
+        let central = &config.policies.central_admission;
+        central::add(&mut api_config.admission.0, central, &authorizer, &name, host_namespace);
         if !config.experimental.deny_proxy_requests.is_empty() {
             let inner = Arc::clone(&api_config.authorizer);
             api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));

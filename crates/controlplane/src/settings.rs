@@ -428,6 +428,81 @@ mod tests {
             ),
         )
         .unwrap();
+        let all = settings(
+            "a",
+            &read(
+                r#"
+networking:
+  replicateServices:
+    toHost: [{from: default/web, to: edge/web}]
+    fromHost: [{from: shared/db, to: tools/db}]
+policies: {podSecurityStandard: restricted, networkPolicy: {enabled: true}}
+controlPlane: {hostPathMapper: {enabled: true}}
+sync:
+  toHost:
+    pods:
+      rewriteHosts: {initContainer: {image: busybox}}
+      hybridScheduling: {enabled: true, hostSchedulers: [gpu]}
+      patches:
+      - path: metadata.annotations["a.b/c"]
+        expression: "value + '-' + context.vcluster.name"
+        reverseExpression: value
+    persistentVolumes: {enabled: true}
+    resourceClaims: {enabled: true}
+    gatewayApi: {enabled: true, tlsRoutes: {enabled: true}}
+    namespaces: {enabled: true, mappingsOnly: true, extraLabels: {a: b}, mappings: {byName: {"team-*": "${name}-*"}}}
+    customResources:
+      certificates.cert-manager.io/v1:
+        enabled: true
+        patches:
+        - {path: spec.secretName, reference: {apiVersion: v1, kind: Secret}}
+        - {path: spec.selector, labels: {}}
+      off.x.io: {enabled: false}
+  fromHost:
+    nodes: {enabled: true, syncBackChanges: true}
+    deviceClasses: {enabled: true, selector: {matchLabels: {x: z}}}
+    gateways:
+      enabled: true
+      mappings: {byName: {infra/edge: shared/edge}}
+      allowedRoutes:
+        defaultVirtualNamespacePolicy: {from: None}
+        overrides:
+        - {hostNamespace: infra, name: edge, virtualNamespacePolicy: {from: All}, allowedHostnames: ["*.a.example"]}
+    customResources:
+      issuers.cert-manager.io: {enabled: true, scope: Cluster}
+      certs.x.io: {enabled: true, scope: Namespaced, mappings: {byName: {"x/*": "y/*"}}}
+"#,
+            ),
+        )
+        .unwrap();
+        assert_eq!(all.replicate_to_host[0].to, NamespacedName::new("edge", "web"));
+        assert_eq!(all.replicate_from_host[0].from, NamespacedName::new("shared", "db"));
+        assert_eq!((all.pod_security, all.isolate_network), (Some(Level::Restricted), true));
+        assert!(all.host_path_mapper && all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
+        assert!(all.pods.rewrite_hosts.as_ref().is_some_and(|r| r.image.ends_with("busybox")), "{:?}", all.pods);
+        assert_eq!(all.pods.host_schedulers, ["gpu"]);
+        assert_eq!(all.patches["pods"].len(), 1);
+        assert_eq!(all.patches["certificates.cert-manager.io"].len(), 2);
+        assert_eq!(all.custom_resources.len(), 1);
+        assert_eq!(all.custom_resources[0].version.as_deref(), Some("v1"));
+        assert!(all.mapped_namespaces_only);
+        assert_eq!(all.namespace_labels["a"], "b");
+        let gateway = &all.gateway_api;
+        assert!(gateway.gateways && gateway.http_routes && gateway.tls_routes && !gateway.backend_tls_policies);
+        assert!(gateway.reference_grants && all.import_gateway_classes.is_on());
+        assert!(matches!(all.nodes, Nodes::Real { sync_back_changes: true, all: true, .. }), "{:?}", all.nodes);
+        assert!(all.import_csi_nodes && all.import_csi_drivers && all.import_csi_storage_capacities);
+        assert!(all.import_storage_classes.is_on() && all.import_device_classes.selector().is_some());
+        let gateways = all.import_gateways.unwrap();
+        assert_eq!((gateways.policy, gateways.hide_certificates), (RoutePolicy::None, true));
+        assert_eq!(gateways.overrides[0].policy, Some(RoutePolicy::All));
+        assert_eq!(all.import_custom_resources.len(), 2);
+        let config =
+            read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
+        assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");
+        let broken = read("sync: {toHost: {pods: {patches: [{path: spec.x, expression: \"value +\"}]}}}");
+        let error = settings("a", &broken).unwrap_err().to_string();
+        assert!(error.starts_with("sync.toHost.pods.patches[0].expression: "), "{error}");
         assert_eq!(changed.secrets, Wanted::All);
         assert_eq!(changed.config_maps, Wanted::Off);
         assert_eq!(changed.pods.translate_image["x"], "other");

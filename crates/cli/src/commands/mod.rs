@@ -11,6 +11,7 @@ pub mod demo;
 pub mod etcd_placeholder;
 pub mod hub;
 mod list;
+mod mappings;
 pub mod pause;
 pub mod serve;
 mod snapshot;

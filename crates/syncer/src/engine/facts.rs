@@ -6,7 +6,7 @@ use informer::ObjectKey;
 use super::Engine;
 use super::tokens::belongs_to;
 use crate::kind::{self, GATEWAY_GROUP, Kind};
-use crate::metadata::{UID_ANNOTATION, annotation, name_of, string_map, uid_of};
+use crate::metadata::{Owner, UID_ANNOTATION, annotation, name_of, owner, string_map, uid_of};
 use crate::names::NamespacedName;
 use crate::types::endpoints::service_of;
 use crate::types::{Facts, Reference};
@@ -24,6 +24,8 @@ impl Engine {
             self.pod_facts(&mut facts, virtual_, host);
         } else if *kind == kind::CONFIG_MAP || *kind == kind::SECRET {
             facts.referred = self.is_referred(kind, &name);
+        } else if *kind == kind::RESOURCE_CLAIM {
+            facts.users = host.map(|h| self.claim_users(h)).unwrap_or_default();
         } else if kind.group == GATEWAY_GROUP {
             self.gateway_facts(&mut facts, virtual_);
         } else if *kind == kind::ENDPOINTS || *kind == kind::ENDPOINT_SLICE {
@@ -37,9 +39,25 @@ impl Engine {
             }
             self.class_fact(&mut facts, &kind::HOST_STORAGE_CLASS, virtual_.str_at(&["spec", "storageClassName"]));
         } else if *kind == kind::INGRESS {
+            facts.hostnames_taken = self.hostnames_taken(virtual_, host);
             self.class_fact(&mut facts, &kind::INGRESS_CLASS, virtual_.str_at(&["spec", "ingressClassName"]));
         }
         facts
+    }
+
+    fn claim_users(&self, host_claim: &Value) -> Vec<(String, NamespacedName, String)> {
+        let namespace = host_claim.str_at(&["metadata", "namespace"]);
+        let users = host_claim.array_at(&["status", "reservedFor"]).iter();
+        let pod = |user: &Value| {
+            let host = self.host_side.get(&kind::POD, &NamespacedName::new(namespace, user.str_at(&["name"])))?;
+            match owner(&host, &kind::POD, &self.names) {
+                Owner::Ours { name, uid } if uid_of(&host) == user.str_at(&["uid"]) => {
+                    Some((uid_of(&host).to_owned(), name, uid))
+                }
+                _ => None,
+            }
+        };
+        users.filter_map(pod).collect()
     }
 
     fn is_referred(&self, kind: &Kind, name: &NamespacedName) -> bool {

@@ -15,6 +15,7 @@ mod execute;
 mod facts;
 mod host_events;
 mod host_volumes;
+mod hostnames;
 mod imports;
 pub mod mappings;
 mod metrics;
@@ -182,6 +183,9 @@ struct Engine {
     node_services: OnceLock<informer::Informer<informer::RawObject>>,
     /// All pods of the host, with a scheduler inside the virtual cluster.
     all_pods: OnceLock<informer::Informer<informer::RawObject>>,
+    /// What is watched beyond this virtual cluster, and nothing waits for.
+    host_wide: informer::Factory,
+    host_ingresses: OnceLock<informer::Informer<informer::RawObject>>,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -374,6 +378,7 @@ impl Syncer {
         self.tasks.wait().await;
         self.engine.virtual_side.factory.shutdown().await;
         self.engine.host_side.factory.shutdown().await;
+        self.engine.host_wide.shutdown().await;
     }
 
     /// Requests sent to the host and to the virtual cluster so far, watches aside.
@@ -397,6 +402,19 @@ impl Syncer {
         let mut out = String::new();
         for ty in self.engine.all_types() {
             ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
+        }
+        let engine = &self.engine;
+        for (name, depth) in [
+            ("nodes", engine.node_queue.len()),
+            ("shownvolumes", engine.volume_queue.len()),
+            ("events", engine.event_queue.len()),
+            ("imports", engine.imports.queue.len()),
+            ("children", engine.child_queue.len()),
+            ("mappings", engine.mappings.queue.len()),
+            ("replicas", engine.replica_queue.len()),
+            ("namespaces", engine.namespace_queue.len()),
+        ] {
+            out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
         out
     }
@@ -431,5 +449,6 @@ impl Drop for Syncer {
         self.cancel.cancel();
         self.engine.virtual_side.factory.cancellation().cancel();
         self.engine.host_side.factory.cancellation().cancel();
+        self.engine.host_wide.cancellation().cancel();
     }
 }

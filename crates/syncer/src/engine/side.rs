@@ -35,6 +35,9 @@ pub struct Side {
     pub factory: Factory,
     caches: RwLock<HashMap<String, Informer<RawObject>>>,
     written: Arc<Mutex<HashMap<Address, Written>>>,
+    /// Uids of objects whose deletion was seen lately: the answer to a write can come after the object is gone again, and
+    /// nothing would ever say so a second time.
+    gone: Arc<Mutex<HashMap<Address, (String, Instant)>>>,
     /// Deletions that were asked for, so that they are not asked again before they show.
     deleted: Mutex<HashMap<Address, (String, Option<i64>, Instant)>>,
     /// Requests sent, watches aside.
@@ -68,6 +71,7 @@ impl Side {
             rest,
             caches: RwLock::default(),
             written: Arc::default(),
+            gone: Arc::default(),
             deleted: Mutex::default(),
             requests: AtomicU64::new(0),
         }
@@ -80,13 +84,21 @@ impl Side {
             return cache.clone();
         }
         let informer: Informer<RawObject> = self.factory.informer(source);
-        let written = self.written.clone();
+        let (written, gone) = (self.written.clone(), self.gone.clone());
         let plural = name.clone();
         informer.on_change(move |change| {
             let object = change.object();
             let at = NamespacedName::new(object.metadata.namespace.as_str(), object.metadata.name.as_str());
-            let mut written = written.lock();
             let address = (plural.clone(), at);
+            // One lock after the other, in the order in which `remember` takes them.
+            let mut written = written.lock();
+            if let Change::Deleted(object) = &change {
+                let mut gone = gone.lock();
+                if gone.len() > 1_000 {
+                    gone.retain(|_, (_, at)| at.elapsed() < WRITTEN_MAX);
+                }
+                gone.insert(address.clone(), (object.metadata.uid.to_string(), Instant::now()));
+            }
             let Some(known) = written.get(&address) else { return };
             let seen: u64 = object.metadata.resource_version.parse().unwrap_or(u64::MAX);
             let same = uid_of(&known.value) == object.metadata.uid.as_str();
@@ -140,6 +152,9 @@ impl Side {
         }
         let written = Written { value: value.clone(), version, at: Instant::now() };
         let mut all = self.written.lock();
+        if self.gone.lock().get(&address(kind, name)).is_some_and(|(uid, _)| uid == uid_of(value)) {
+            return;
+        }
         if all.len() > 10_000 {
             all.retain(|_, w| w.at.elapsed() < WRITTEN_MAX);
         }

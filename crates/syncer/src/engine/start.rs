@@ -66,6 +66,7 @@ fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
     let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, FIELD_MANAGER)));
     let host_side = Arc::new(Side::new(Rest::new(host_client, FIELD_MANAGER)));
+    let host_rest = host_side.rest.clone();
     let recorder = Recorder::start(&virtual_side.factory, config.clock.clone(), "syncer");
     let imports = Imports::default();
     let control_plane = config.control_plane.clone();
@@ -101,6 +102,8 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         control_plane_selector: RwLock::default(),
         node_services: OnceLock::new(),
         all_pods: OnceLock::new(),
+        host_wide: informer::Factory::new(host_rest),
+        host_ingresses: OnceLock::new(),
         api_queue: Queue::default(),
         api_endpoints: OnceLock::new(),
         kube_service_refused: Mutex::new(None),
@@ -237,6 +240,9 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             async move { engine.collect_mappings().await }
         }));
     }
+    if engine.settings.ingresses {
+        tasks.spawn(engine.clone().watch_hostnames());
+    }
     let of = engine.clone();
     let queue = engine.definition_queue.clone();
     tasks.spawn(run_workers("definitions", 1, queue, cancel.clone(), stats(), move |key: usize| {
@@ -289,6 +295,9 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             let engine = of.clone();
             async move { engine.reconcile_namespace(&key).await }
         }));
+    }
+    if let Err(error) = engine.sweep_replicas().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");
     }
     let imported = engine.imports.kinds.read().len();
     for n in 0..imported {

@@ -107,6 +107,12 @@ fn spec(ingress: &Value, ctx: &Context<'_>) -> Value {
 }
 
 fn check(ingress: &Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    if let Some(hostname) = ctx.facts.hostnames_taken.first() {
+        return Err(Refusal::warning(format!(
+            "did not sync ingress {:?} to host because another ingress of the host has the host name {hostname:?}",
+            ingress.str_at(&["metadata", "name"])
+        )));
+    }
     let what = format!("ingress \"{}\"", ingress.str_at(&["metadata", "name"]));
     let class = match ingress.str_at(&["spec", "ingressClassName"]) {
         "" => metadata::annotation(ingress, "kubernetes.io/ingress.class"),

@@ -51,6 +51,10 @@ pub struct Facts {
     pub gateways: Vec<Value>,
     /// Host Gateways that the configuration shows.
     pub host_gateways: Vec<Value>,
+    /// Host pods of this cluster by uid, with the virtual pods they stand for: who uses a resource claim.
+    pub users: Vec<(String, NamespacedName, String)>,
+    /// Host names of an Ingress that another tenant's has.
+    pub hostnames_taken: Vec<String>,
     /// The virtual name of the volume a host claim is bound to, when volumes are synced.
     pub volume: Option<String>,
     /// The virtual claim a host volume is bound to.

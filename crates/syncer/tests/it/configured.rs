@@ -439,3 +439,47 @@ async fn pairs_survive_a_restart() {
     eventually("the pair goes with its objects", || async { (!kept.0.lock().contains_key(key)).then_some(()) }).await;
     syncer.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_ingress_keeps_its_host_name() {
+    const INGRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ingresses");
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let (a, b) = (Virtual::start("team-a", &host_api).await, Virtual::start("team-b", &host_api).await);
+    let with = |tenant: &Virtual| {
+        let mut config = tenant.config();
+        config.settings.ingresses = true;
+        config
+    };
+    let first = a.sync_with(host.client(), with(&a)).await;
+    let second = b.sync_with(host.client(), with(&b)).await;
+    let ingress = json!({"metadata": {"name": "web"}, "spec": {"rules": [{"host": "shop.example", "http": {"paths": [
+        {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}});
+    a.api.create(&INGRESSES, "default", ingress.clone()).await;
+    let of_a = a.on_host("default", "web");
+    let made = eventually("the first one is on the host", || async {
+        host_api.get(&INGRESSES, &of_a.namespace, &of_a.name).await
+    })
+    .await;
+    let service = &made["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
+    assert_eq!(service.str_at(&["name"]), a.on_host("default", "web").name);
+    // The second tenant's syncer knows of the first one's Ingress some time; it writes after that.
+    eventually("the second one is refused", || async {
+        let _ = b.api.try_delete(&INGRESSES, "default", "web").await;
+        let of_b = b.on_host("default", "web");
+        let gone = host_api.get(&INGRESSES, &of_b.namespace, &of_b.name).await.is_none();
+        if gone {
+            let _ = b.api.try_create(&INGRESSES, "default", ingress.clone()).await;
+        }
+        let events = b.api.list(&EVENTS, "default").await;
+        events.into_iter().find(|e| e.str_at(&["message"]).contains("has the host name \"shop.example\""))
+    })
+    .await;
+    a.api.delete(&INGRESSES, "default", "web").await;
+    let of_b = b.on_host("default", "web");
+    let _ = b.api.try_create(&INGRESSES, "default", ingress).await;
+    eventually("it is the second one's turn", || async { host_api.get(&INGRESSES, &of_b.namespace, &of_b.name).await })
+        .await;
+    first.shutdown().await;
+    second.shutdown().await;
+}
