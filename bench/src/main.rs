@@ -6,6 +6,7 @@
 mod api;
 mod measure;
 mod scale;
+mod soak;
 mod start;
 mod tenants;
 
@@ -33,6 +34,10 @@ enum Command {
     Clusters(scale::ClusterOptions),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
+    /// Thousands of pods under random changes, with controllers that are restarted; fails unless the end is exact
+    Soak(soak::SoakOptions),
+    /// Deployment to pods created and ready, and the CPU time of an idle control plane
+    Controllers(soak::ControllerOptions),
     /// Many tenants with many pods in this process: host requests per pod, latency, memory
     Tenants(tenants::Options),
 }
@@ -45,6 +50,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
+        Command::Soak(options) => soak::soak(options).await?,
+        Command::Controllers(options) => soak::controllers(options).await?,
         Command::Tenants(options) => tenants::run(options).await?,
     };
     report.print();

@@ -30,6 +30,8 @@ use crate::types::{PersistentVolumeClaim, Pod, cached};
 
 /// Deletions come in swarms: one recalculation for many.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How long an admitted object may take until it is stored.
+const RECHECK: Duration = Duration::from_secs(2);
 /// Objects that plain names (`secrets`) count, beside `count/secrets`.
 const PLAIN: [&str; 4] = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
 
@@ -43,7 +45,7 @@ struct ResourceQuota {
 
 cached!(ResourceQuota);
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct QuotaSpec {
     #[serde(deserialize_with = "null_default")]
@@ -53,7 +55,7 @@ struct QuotaSpec {
     scope_selector: Option<ScopeSelector>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ScopeSelector {
     #[serde(deserialize_with = "null_default")]
@@ -111,7 +113,13 @@ pub(crate) fn start(context: &Context) {
     let pods = context.pods();
     let adds = queue.clone();
     quotas.on_change(move |change| {
-        if !change.is_deleted() {
+        // Admission counts an object in the status before the object is stored: to calculate then would take it back.
+        let due = match &change {
+            informer::Change::Added(_) => true,
+            informer::Change::Updated { old, new } => old.spec != new.spec || !equal(&new.spec.hard, &new.status.hard),
+            informer::Change::Deleted(_) => false,
+        };
+        if due {
             adds.add(change.object().metadata.key());
         }
     });
@@ -159,6 +167,8 @@ impl Controller {
                 patch[field] = value;
             }
             ignore_not_found(self.context.patch_status(&RESOURCE_QUOTAS, &quota.metadata, patch).await)?;
+            // An object that was on its way while this was calculated is counted a moment later.
+            return Ok(Outcome::After(RECHECK));
         }
         Ok(Outcome::Done)
     }
