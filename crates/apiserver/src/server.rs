@@ -432,6 +432,14 @@ impl ApiServer {
     }
 
     async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        if self.inner.config.authorizer.has_vetoes() {
+            let attributes = Attributes::new(user, info);
+            if let Some(reason) = self.inner.config.authorizer.veto(&attributes) {
+                let resource = GroupResource::new(info.group.as_str(), info.resource.as_str());
+                let message = forbidden_message(&attributes, &reason);
+                return Err(Box::new(Status::forbidden(&resource, &info.name, message)));
+            }
+        }
         if is_privileged(user) {
             return Ok(());
         }
