@@ -38,7 +38,11 @@ pub struct Options {
 
 /// A request with a body of this media type.
 fn typed(method: &str, path: &str, media_type: &str, body: &Value) -> anyhow::Result<Request<Vec<u8>>> {
-    Ok(Request::builder().method(method).uri(path).header("content-type", media_type).body(serde_json::to_vec(body)?)?)
+    Ok(Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", media_type)
+        .body(serde_json::to_vec(body)?)?)
 }
 
 /// A Deployment of about `size_bytes`, as people write them: a few containers with many environment variables.
@@ -90,7 +94,10 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let namespace = format!("bench-{}", std::process::id());
     let group = format!("{namespace}.example.com");
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    client.request_text(request("POST", "/api/v1/namespaces", Some(body))?).await.context("could not create a namespace")?;
+    client
+        .request_text(request("POST", "/api/v1/namespaces", Some(body))?)
+        .await
+        .context("could not create a namespace")?;
     let mut bench = Bench { client, options, report: Report::default() };
     let result = bench.rows(&namespace, &group).await;
     // Also after a failure: the server may be somebody's.

@@ -112,7 +112,9 @@ async fn a_watch_from_nowhere_says_where_its_initial_events_end() {
     let api = config_maps(server.kube_client(UserInfo::admin()));
     api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
     for version in ["", "0"] {
-        let path = format!("/api/v1/namespaces/default/configmaps?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
+        let path = format!(
+            "/api/v1/namespaces/default/configmaps?watch=true&allowWatchBookmarks=true&resourceVersion={version}"
+        );
         let request = http::Request::get(path).body(Vec::new()).unwrap();
         let events = server.kube_client(UserInfo::admin()).request_events::<serde_json::Value>(request).await.unwrap();
         let events = tokio::time::timeout(Duration::from_secs(10), events.take(2).try_collect::<Vec<_>>());
