@@ -4,6 +4,7 @@
 //! after, so it counts what the server spent and nothing of this client.
 
 mod api;
+mod machinery;
 mod measure;
 mod scale;
 mod soak;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Command {
     /// GET, LIST, CREATE and watch latency against one API server
     Api(api::Options),
+    /// Apply and patch of large objects, long lists, one write to many watches, memory per watch
+    Machinery(machinery::Options),
     /// Time from process start to ready, empty and with objects
     Start(start::Options),
     /// Clusters in a hub: time to create one, and memory per idle cluster
@@ -47,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let report = match arguments.command {
         Command::Api(options) => api::run(options).await?,
+        Command::Machinery(options) => machinery::run(options).await?,
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Pods(options) => scale::pods(options).await?,

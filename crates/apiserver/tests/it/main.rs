@@ -105,3 +105,27 @@ async fn an_expired_continue_token_goes_on_from_a_newer_version() {
     assert_ne!(page["metadata"]["resourceVersion"].as_str(), first.metadata.resource_version.as_deref());
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_watch_from_nowhere_says_where_its_initial_events_end() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    for version in ["", "0"] {
+        let path = format!(
+            "/api/v1/namespaces/default/configmaps?watch=true&allowWatchBookmarks=true&resourceVersion={version}"
+        );
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        let events = server.kube_client(UserInfo::admin()).request_events::<serde_json::Value>(request).await.unwrap();
+        let events = tokio::time::timeout(Duration::from_secs(10), events.take(2).try_collect::<Vec<_>>());
+        let events = events.await.expect("two events come").unwrap();
+        assert!(matches!(&events[0], WatchEvent::Added(object) if object["metadata"]["name"] == "a"), "{version:?}");
+        let WatchEvent::Bookmark(bookmark) = &events[1] else { panic!("{:?}", events[1]) };
+        assert_eq!(bookmark.metadata.annotations["k8s.io/initial-events-end"], "true", "{version:?}");
+    }
+    let late = http::Request::get("/api/v1/namespaces?timeout=soon").body(Vec::new()).unwrap();
+    let refused = server.kube_client(UserInfo::admin()).request_text(late).await;
+    let message = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+    assert!(matches!(refused, Err(kube::Error::Api(s)) if s.code == 400 && s.message == message));
+    server.shutdown().await;
+}
