@@ -126,13 +126,17 @@ pub(crate) fn start(context: &Context) {
     let (adds, all) = (queue.clone(), quotas.clone());
     pods.on_change(move |change| {
         let pod = change.object();
-        let ended = match &change {
-            informer::Change::Updated { old, new } => crate::pod::is_terminal(old) != crate::pod::is_terminal(new),
-            other => other.is_deleted(),
+        let delay = match &change {
+            informer::Change::Updated { old, new } => {
+                (crate::pod::is_terminal(old) != crate::pod::is_terminal(new)).then_some(SETTLE)
+            }
+            // Admission has counted it, and a calculation that did not know of it yet may have taken it back.
+            informer::Change::Added(_) => Some(RECHECK),
+            informer::Change::Deleted(_) => Some(SETTLE),
         };
-        if ended {
+        if let Some(delay) = delay {
             for quota in all.list_namespace(&pod.metadata.namespace) {
-                adds.add_after(quota.metadata.key(), SETTLE);
+                adds.add_after(quota.metadata.key(), delay);
             }
         }
     });

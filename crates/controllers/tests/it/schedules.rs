@@ -9,18 +9,22 @@ use jiff::Timestamp;
 
 use crate::cluster::*;
 
-/// A clock that stands still until it is turned, and starts half a minute before the next full one.
+/// A clock that stands still until it is turned.
 struct Turned(Arc<AtomicI64>);
 
 impl Turned {
     fn new() -> Turned {
-        let now = Timestamp::now().as_second();
-        Turned(Arc::new(AtomicI64::new(now - now % 60 + 90)))
+        Turned(Arc::new(AtomicI64::new(Timestamp::now().as_second())))
     }
 
     fn clock(&self) -> Clock {
         let seconds = self.0.clone();
         Clock::from_fn(move || Timestamp::from_second(seconds.load(Ordering::SeqCst)).expect("a time of this century"))
+    }
+
+    /// Goes on to the second after the first full minute that is later than `seconds`.
+    fn pass_minute_after(&self, seconds: i64) {
+        self.0.store(seconds - seconds % 60 + 61, Ordering::SeqCst);
     }
 
     fn turn(&self, seconds: i64) {
@@ -50,12 +54,14 @@ async fn cron_jobs_start_forbid_replace_and_rest() {
     }
     // The controllers look again when an object changes.
     let minute = async |number: i64| {
-        turned.turn(60);
         for (name, _) in all {
             let note = json!({"metadata": {"annotations": {"minute": number.to_string()}}});
             cluster.patch(&CRON_JOBS, ns, name, note).await;
         }
     };
+    let made = cluster.list(&CRON_JOBS, ns).await;
+    let last = made.iter().filter_map(|c| c.str_at(&["metadata", "creationTimestamp"]).parse::<Timestamp>().ok()).max();
+    turned.pass_minute_after(last.expect("they are there").as_second());
     minute(1).await;
     let started = |all: &[Value]| ["allow", "forbid", "replace"].iter().all(|c| jobs_of(all, c).len() == 1);
     let first = cluster.until_list("one job each", &JOBS, ns, started).await;
@@ -63,6 +69,7 @@ async fn cron_jobs_start_forbid_replace_and_rest() {
     for name in ["allow", "forbid", "replace"] {
         cluster.until("one active", &CRON_JOBS, ns, name, |c| c.array_at(&["status", "active"]).len() == 1).await;
     }
+    turned.turn(60);
     minute(2).await;
     cluster.until_list("a second job beside the first", &JOBS, ns, |all| jobs_of(all, "allow").len() == 2).await;
     cluster

@@ -153,7 +153,13 @@ async fn replication_controllers_keep_their_pods() {
     let controller = json!({"kind": "ReplicationController", "apiVersion": "v1", "metadata": {"name": "rc"}, "spec": {"replicas": 2, "selector": {"app": "rc"},
         "template": {"metadata": {"labels": {"app": "rc"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     cluster.create(&REPLICATION_CONTROLLERS, ns, controller).await;
-    let ready = |n: i64| move |c: &Value| c["status"]["readyReplicas"] == n && c["status"]["replicas"] == n;
+    let ready = |n: i64| {
+        move |c: &Value| {
+            c["status"]["observedGeneration"] == c["metadata"]["generation"]
+                && c["status"]["readyReplicas"] == n
+                && c["status"]["replicas"] == n
+        }
+    };
     cluster.until("two", &REPLICATION_CONTROLLERS, ns, "rc", ready(2)).await;
     let pods = cluster.list(&PODS, ns).await;
     let lost = pods[0].str_at(&["metadata", "name"]).to_owned();
