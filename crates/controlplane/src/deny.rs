@@ -90,14 +90,20 @@ impl Authorizer for DenyRequests {
     }
 
     async fn authorize(&self, attributes: &Attributes) -> Authorization {
-        match denied(&self.rules, attributes) {
-            // The control plane's own parts are not the tenant.
-            Some(rule) if !is_own(&attributes.user) => Authorization {
-                decision: Decision::Deny,
-                reason: format!("denied by rule {:?} of experimental.denyProxyRequests", rule.name),
-            },
-            _ => self.inner.authorize(attributes).await,
+        match self.veto(attributes) {
+            Some(reason) => Authorization { decision: Decision::Deny, reason },
+            None => self.inner.authorize(attributes).await,
         }
+    }
+
+    fn has_vetoes(&self) -> bool {
+        true
+    }
+
+    fn veto(&self, attributes: &Attributes) -> Option<String> {
+        // The control plane's own parts are not the tenant.
+        let rule = denied(&self.rules, attributes).filter(|_| !is_own(&attributes.user))?;
+        Some(format!("denied by rule {:?} of experimental.denyProxyRequests", rule.name))
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str) -> RulesReview {

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod delete;
 pub mod eviction;
 pub mod patch;
+pub mod permissions;
 pub mod read;
 pub mod reviews;
 pub mod scale;

@@ -18,7 +18,7 @@ use apimachinery::status::{Status, StatusResult};
 use http::Response;
 use rand::Rng;
 
-use super::{Cx, body_bytes, delete};
+use super::{Cx, body_bytes, delete, permissions};
 use crate::admission::Operation;
 use crate::body::{Body, RequestBody};
 use crate::cache::Entry;
@@ -199,7 +199,10 @@ async fn check_create<'a>(
     if cx.resource.builtin {
         set_by_server(cx, object);
     }
-    let errors = strategy.validate_create(object);
+    let mut errors = strategy.validate_create(object);
+    if cx.resource.builtin {
+        permissions::check(cx, "", object, None, &mut errors).await?;
+    }
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), object.name(), &errors)));
     }
@@ -505,7 +508,11 @@ async fn check_update<'a>(
     }
     let mut errors = kinds::validate_common_update(new, current, cx.resource.namespaced);
     let mut excused = Vec::new();
-    errors.extend(strategy.validate_update(subresource, new, current, &mut excused));
+    let mut own = strategy.validate_update(subresource, new, current, &mut excused);
+    if cx.resource.builtin {
+        permissions::check(cx, subresource, new, Some(current), &mut own).await?;
+    }
+    errors.append(&mut own);
     cx.warn_all(excused);
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), new.name(), &errors)));

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use syncer::kind::{self, Kind};
-use syncer::metadata::{MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
+use syncer::metadata::{KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use syncer::names::{Names, NamespacedName};
 
 use crate::args::{DebugMappings, Global, Output};
@@ -23,6 +23,10 @@ struct Pair {
 
 fn pair(kind: &Kind, object: &DynamicObject) -> Option<Pair> {
     let annotations = object.annotations();
+    // A pod's tokens are in a Secret that says whose it is.
+    if annotations.get(KIND_ANNOTATION).is_some_and(|of| *of != kind.gvk()) {
+        return None;
+    }
     let name = annotations.get(NAME_ANNOTATION)?;
     let namespace = annotations.get(NAMESPACE_ANNOTATION).map(String::as_str).unwrap_or_default();
     Some(Pair {

@@ -232,6 +232,7 @@ impl Engine {
         let host_name = kind.host_name(&self.names, key);
         let virtual_ = self.virtual_side.get(kind, key);
         let host = self.host_side.get(kind, &host_name);
+        let believed = self.virtual_side.believes(kind, key) || self.host_side.believes(kind, &host_name);
         let uid = virtual_.as_ref().map_or("", uid_of).to_owned();
         let last = ty.last_seen(key, &uid);
         let facts = self.facts(kind, virtual_.as_ref(), host.as_ref());
@@ -270,6 +271,7 @@ impl Engine {
         match result {
             Err(SyncError::Api(ApiError::Status { retry_after: Some(after), .. })) => Ok(Outcome::After(after)),
             Err(error) if error.api().is_some_and(ApiError::is_conflict) => Ok(Outcome::Retry),
+            Ok(Outcome::Done) if believed => Ok(Outcome::After(Side::DOUBT)),
             other => other,
         }
     }

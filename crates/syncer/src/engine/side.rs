@@ -138,6 +138,15 @@ impl Side {
         cached.and_then(|c| c.to_tree().ok())
     }
 
+    /// Whether [`Side::get`] gave what we wrote, because the cache does not have it. When no event ever comes about it, only
+    /// another look after [`Side::DOUBT`] finds out.
+    pub fn believes(&self, kind: &Kind, name: &NamespacedName) -> bool {
+        self.written.lock().contains_key(&address(kind, name))
+    }
+
+    /// When what was written is not believed any more.
+    pub const DOUBT: Duration = Duration::from_secs(WRITTEN_MAX.as_secs() + 1);
+
     /// All cached objects that an index gives, as trees.
     pub fn by_index(&self, kind: &Kind, index: &'static str, value: &str) -> Vec<Value> {
         let Some(cache) = self.cache(kind) else { return Vec::new() };
@@ -229,8 +238,8 @@ impl Side {
         let result = self.rest.delete(&resource(kind), &name.namespace, &name.name, &options).await;
         self.written.lock().remove(&at);
         match result {
-            // Gone, or another object has the name by now: what was to be deleted is.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            // A conflict is not the same: another object has the name, or the server wants to be asked again.
+            Err(error) if error.is_not_found() => Ok(()),
             Err(error) => {
                 self.deleted.lock().remove(&at);
                 Err(error)
