@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options};
 use informer::ObjectKey;
 use parking_lot::Mutex;
@@ -95,11 +96,13 @@ impl Cluster {
     }
 
     pub fn info(&self) -> ClusterInfo {
+        let state = self.state.lock();
         ClusterInfo {
             name: self.name.clone(),
             namespace: self.key.namespace.to_string(),
             port: self.port,
-            sleeping: self.state.lock().control_plane.is_none(),
+            dns: state.control_plane.as_ref().and_then(|running| running.dns_address()),
+            sleeping: state.control_plane.is_none(),
         }
     }
 
@@ -152,6 +155,7 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             replica: None,
+            dns: Some(DnsPlace::shared(hub.config.bind_address, None)),
         };
         // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.
         let account = &options.config.control_plane.advanced.service_account.name;
