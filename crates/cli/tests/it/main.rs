@@ -1,5 +1,6 @@
 //! The binary as its users meet it.
 
+mod dedicated;
 mod envtest;
 mod kubectl;
 mod lifecycle;
