@@ -89,7 +89,7 @@ fn what_is_off_or_at_its_default_needs_no_support() {
 #[test]
 fn rules_between_keys_hold() {
     for (text, want) in [
-        ("policies:\n  podSecurityStandard: strict\n", "not supported yet"),
+        ("policies:\n  podSecurityStandard: strict\n", "must be one of: privileged, baseline, restricted"),
         ("exportKubeConfig:\n  server: example.com\n", "exportKubeConfig.server: must be a URL"),
         ("exportKubeConfig:\n  secret:\n    name: a\n  additionalSecrets:\n  - name: b\n", "must not be set together"),
         ("exportKubeConfig:\n  additionalSecrets:\n  - context: b\n", "must have a name or a namespace"),

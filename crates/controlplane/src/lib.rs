@@ -20,6 +20,7 @@ pub mod operations;
 mod parts;
 mod pending;
 pub mod placement;
+mod pod_security;
 mod restore;
 mod service_range;
 mod settings;
@@ -163,6 +164,12 @@ impl ControlPlane {
         };
         let mut api_config = apiserver::secure_config(&secure)?;
         api_config.secure_port = address.port();
+        let standard = &config.policies.pod_security_standard;
+        if let Some(plugin) = apiserver::admission::pod_security::PodSecurity::with_floor(standard) {
+            let plugin: Arc<dyn apiserver::admission::AdmissionPlugin> = Arc::new(plugin);
+            let same = api_config.admission.0.iter_mut().filter(|other| other.name() == plugin.name());
+            same.for_each(|other| *other = Arc::clone(&plugin));
+        }
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;
         }

@@ -102,6 +102,11 @@ impl Parts {
             server: self.server.clone(),
         };
         tasks.spawn(manifests.run(cancel.clone()));
+        let standard = &self.config.policies.pod_security_standard;
+        if !standard.is_empty() {
+            let client = self.server.kube_client(user("system:vcluster-pod-security"));
+            tasks.spawn(crate::pod_security::run(client, standard.clone(), cancel.clone()));
+        }
         Ok(Working { manager, cancel, tasks })
     }
 

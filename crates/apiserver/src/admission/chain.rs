@@ -48,7 +48,7 @@ fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)
         (Arc::new(optional::NodeRestriction), false),
         (Arc::new(defaults::TaintNodesByCondition), true),
         (Arc::new(optional::AlwaysPullImages), false),
-        (Arc::new(pod_security::PodSecurity), true),
+        (Arc::new(pod_security::PodSecurity::default()), true),
         (Arc::new(priority::Priority), true),
         (Arc::new(defaults::DefaultTolerationSeconds), true),
         (Arc::new(classes::DefaultStorageClass), true),

@@ -161,9 +161,34 @@ fn is_significant(new: &Value, old: &Value) -> bool {
     list(new, "ephemeralContainers").iter().any(|c| !before.contains(c))
 }
 
-pub struct PodSecurity;
+/// The plugin. Pods never get away with less than its floor, whatever the labels of their namespace say.
+pub struct PodSecurity {
+    floor: Level,
+}
+
+impl Default for PodSecurity {
+    fn default() -> Self {
+        PodSecurity { floor: Level::Privileged }
+    }
+}
 
 impl PodSecurity {
+    /// With a floor: `privileged`, `baseline` or `restricted`; nothing for any other word.
+    pub fn with_floor(level: &str) -> Option<PodSecurity> {
+        parse_level(level).map(|floor| PodSecurity { floor })
+    }
+
+    /// The policy of a namespace, raised to the floor.
+    fn policy(&self, namespace: &Value) -> Policy {
+        let (mut policy, _) = Policy::of(namespace);
+        for level in [&mut policy.enforce, &mut policy.warn] {
+            if level.level < self.floor {
+                *level = LevelVersion { level: self.floor, minor: None };
+            }
+        }
+        policy
+    }
+
     async fn namespace(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
         let Some(new) = &request.object else { return Ok(()) };
         let (policy, errors) = Policy::of(new);
@@ -269,7 +294,7 @@ impl AdmissionPlugin for PodSecurity {
             let message = format!("failed to lookup namespace {:?}", request.namespace);
             return Err(Box::new(Status::internal_error(message)));
         };
-        let (policy, _) = Policy::of(&namespace);
+        let policy = self.policy(&namespace);
         let is_pod = request.gvr.resource == "pods";
         if policy.warn.level == Level::Privileged && (!is_pod || policy.enforce.level == Level::Privileged) {
             return Ok(());
@@ -306,6 +331,23 @@ mod tests {
     use apimachinery::json;
 
     use super::*;
+
+    #[test]
+    fn labels_cannot_go_below_the_floor() {
+        let floor = PodSecurity::with_floor("baseline").unwrap();
+        for (labels, want) in [
+            (json!({}), "baseline:latest baseline:latest"),
+            (json!({(format!("{PREFIX}enforce")): "privileged"}), "baseline:latest baseline:latest"),
+            (
+                json!({(format!("{PREFIX}enforce")): "restricted", (format!("{PREFIX}enforce-version")): "v1.30"}),
+                "restricted:v1.30 restricted:v1.30",
+            ),
+        ] {
+            let policy = floor.policy(&json!({"metadata": {"name": "n", "labels": (labels.clone())}}));
+            assert_eq!(format!("{} {}", policy.enforce, policy.warn), want, "{labels}");
+        }
+        assert!(PodSecurity::with_floor("strict").is_none());
+    }
 
     #[test]
     fn labels_choose_the_policy() {
