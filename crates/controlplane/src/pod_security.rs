@@ -57,7 +57,7 @@ pub(crate) async fn run(client: kube::Client, level: String, cancel: Cancellatio
             async move {
                 let Some(namespace) = namespaces.get(&key) else { return Ok(Outcome::Done) };
                 let has = &namespace.metadata.labels;
-                if wanted.iter().all(|(name, value)| has.get(name.as_str()).is_some_and(|has| has.as_str() == value)) {
+                if wanted.iter().all(|(name, value)| has.get(name.as_str()).is_some_and(|has| **has == **value)) {
                     return Ok(Outcome::Done);
                 }
                 let mut patch = json!({"metadata": {"labels": {}}});
