@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::openapi::Published;
 use crate::output::{compress, raw_response, status_response};
 use crate::registry::{Registry, builtin_prefixes};
-use crate::request_info::RequestInfo;
+use crate::request_info::{RequestInfo, own_timeout};
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
 use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, tokens};
@@ -302,13 +302,21 @@ impl ApiServer {
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
         let long_running = info.is_long_running();
+        let mut deadline = REQUEST_TIMEOUT;
+        if !long_running {
+            match own_timeout(&info.query) {
+                Ok(Some(asked)) if !asked.is_zero() => deadline = deadline.min(asked),
+                Ok(_) => {}
+                Err(message) => return status_response(&Status::bad_request(message), &headers),
+            }
+        }
         let _in_flight = (!long_running).then(|| InFlight::begin(&self.inner.in_flight));
         let said = Arc::new(Mutex::new(Said::default()));
         let work = AssertUnwindSafe(self.answer(parts, body, info, said.clone())).catch_unwind();
         let result = if long_running {
             work.await
         } else {
-            match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+            match tokio::time::timeout(deadline, work).await {
                 Ok(result) => result,
                 Err(_) => Ok(status_response(
                     &Status::timeout("request did not complete within the allotted timeout", 0),
@@ -389,6 +397,7 @@ impl ApiServer {
             uri: parts.uri,
             resource,
             warnings: Mutex::new(Vec::new()),
+            conversions: Default::default(),
         };
         if let Some(text) = cx.resource.strategy.deprecation() {
             cx.warn(text);
@@ -431,6 +440,14 @@ impl ApiServer {
     }
 
     async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        if self.inner.config.authorizer.has_vetoes() {
+            let attributes = Attributes::new(user, info);
+            if let Some(reason) = self.inner.config.authorizer.veto(&attributes) {
+                let resource = GroupResource::new(info.group.as_str(), info.resource.as_str());
+                let message = forbidden_message(&attributes, &reason);
+                return Err(Box::new(Status::forbidden(&resource, &info.name, message)));
+            }
+        }
         if is_privileged(user) {
             return Ok(());
         }

@@ -13,6 +13,8 @@ mod host;
 mod kubeconfig;
 mod links;
 mod manifests;
+mod operate;
+mod reach;
 mod release;
 mod signals;
 mod table;

@@ -9,18 +9,21 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod central;
 mod certificates;
+mod deny;
+pub mod dns;
 mod follow;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
 mod link;
+mod mappings;
 mod metrics_api;
 pub mod operations;
 mod parts;
 mod pending;
 pub mod placement;
-mod pod_security;
 mod restore;
 mod service_range;
 mod settings;
@@ -50,6 +53,7 @@ pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+pub use settings::SettingsError;
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -65,6 +69,8 @@ pub struct Options {
     pub public_url: String,
     /// Which replica this is when there may be several; without it the control plane is alone.
     pub replica: Option<Replica>,
+    /// Where the cluster's DNS is served when the configuration asks for the embedded server; without it nowhere.
+    pub dns: Option<dns::DnsPlace>,
 }
 
 /// One of the pods of a cluster with placement `dedicated`.
@@ -95,6 +101,7 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     background_tasks: TaskTracker,
     operations: Arc<Operations>,
+    dns: Option<dns::ClusterDns>,
 }
 
 /// Why a control plane did not start.
@@ -120,15 +127,19 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("DNS")]
+    Dns(#[from] dns::DnsError),
     #[error("a snapshot could not be restored")]
     Restore(#[from] snapshot::restore::RestoreError),
+    #[error("the configuration of the syncer")]
+    Settings(#[from] settings::SettingsError),
 }
 
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
     pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, listener, public_url, replica } = options;
+        let Options { name, config, data_dir, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -164,12 +175,6 @@ impl ControlPlane {
         };
         let mut api_config = apiserver::secure_config(&secure)?;
         api_config.secure_port = address.port();
-        let standard = &config.policies.pod_security_standard;
-        if let Some(plugin) = apiserver::admission::pod_security::PodSecurity::with_floor(standard) {
-            let plugin: Arc<dyn apiserver::admission::AdmissionPlugin> = Arc::new(plugin);
-            let same = api_config.admission.0.iter_mut().filter(|other| other.name() == plugin.name());
-            same.for_each(|other| *other = Arc::clone(&plugin));
-        }
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;
         }
@@ -190,9 +195,20 @@ impl ControlPlane {
             api_config.metrics.push(Arc::new(parts::SyncerMetrics(Arc::clone(&state))));
         }
         api_config.metrics.push(Arc::new(parts::ControllerMetrics(Arc::clone(&state))));
+        let dns_slot = dns::Slot::default();
+        api_config.metrics.push(Arc::new(dns::DnsMetrics(dns_slot.clone())));
+        api_config.health_checks.push(Arc::new(dns::DnsCheck(dns_slot.clone())));
         if replica.is_some() {
             // In a hub the process is not the cluster's.
             api_config.metrics.push(Arc::new(parts::ProcessMetrics));
+        }
+        let host_namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
+        let authorizer = Arc::clone(&api_config.authorizer);
+        let central = &config.policies.central_admission;
+        central::add(&mut api_config.admission.0, central, &authorizer, &name, host_namespace);
+        if !config.experimental.deny_proxy_requests.is_empty() {
+            let inner = Arc::clone(&api_config.authorizer);
+            api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));
         }
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
@@ -201,7 +217,7 @@ impl ControlPlane {
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
-        let (store, restored) = open_restored(data_dir.as_deref()).await?;
+        let (store, restored) = open_restored(data_dir.as_deref(), &config).await?;
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
@@ -222,6 +238,11 @@ impl ControlPlane {
             server: server.clone(),
             certificates: Arc::clone(&certificates),
             public_url,
+            host_version: match &host {
+                Some(host) => host.version().await,
+                None => None,
+            },
+            store: store.clone(),
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
         });
@@ -239,12 +260,19 @@ impl ControlPlane {
             tasks,
             background_tasks: TaskTracker::new(),
             operations,
+            dns: None,
         };
         let started = async {
             if let Some(host) = &host {
                 control_plane.catch_up(host, restored).await?;
             }
-            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())
+            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
+            // After the syncer, which chooses the address of the Service.
+            if let Some(place) = dns_place {
+                let (name, server) = (&control_plane.name, &control_plane.server);
+                control_plane.dns = Some(dns::ClusterDns::start(name, &config, server, place, dns_slot).await?);
+            }
+            Ok(())
         };
         if let Err(error) = started.await {
             control_plane.stop().await;
@@ -322,6 +350,11 @@ impl ControlPlane {
         &self.access
     }
 
+    /// The bound address of the embedded DNS server.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(dns::ClusterDns::address)
+    }
+
     /// A client of the cluster in this process: no socket, no TLS.
     pub fn kube_client(&self, user: UserInfo) -> kube::Client {
         self.server.kube_client(user)
@@ -369,6 +402,9 @@ impl ControlPlane {
     pub async fn stop(self) {
         self.server.begin_shutdown();
         self.background.cancel();
+        if let Some(dns) = &self.dns {
+            dns.stop().await;
+        }
         if let Some(factory) = &self.following {
             factory.shutdown().await;
         }
@@ -390,11 +426,21 @@ impl ControlPlane {
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
     let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
     let Some((staged, content)) = restore::waiting(folder).await else {
         return Ok((open_store(Some(folder)).await?, false));
     };
+    if config.store_type() != config::StoreType::EmbeddedDatabase {
+        // A store of others is not replaced but changed.
+        let store = open_store(Some(folder)).await?;
+        let outcome = match content {
+            Ok(content) => snapshot::restore::into_store(&store, &content).await,
+            Err(error) => Err(error),
+        };
+        restore::finish(folder, &staged, &outcome);
+        return Ok((store, outcome.is_ok()));
+    }
     let outcome = match content {
         Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
         Err(error) => Err(error),

@@ -20,7 +20,7 @@ mod secret;
 mod sleep;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub struct ClusterInfo {
     pub name: String,
     pub namespace: String,
     pub port: u16,
+    /// Where its embedded DNS server answers.
+    pub dns: Option<SocketAddr>,
     pub sleeping: bool,
 }
 

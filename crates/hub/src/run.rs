@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options};
 use informer::ObjectKey;
 use parking_lot::Mutex;
@@ -95,11 +96,13 @@ impl Cluster {
     }
 
     pub fn info(&self) -> ClusterInfo {
+        let state = self.state.lock();
         ClusterInfo {
             name: self.name.clone(),
             namespace: self.key.namespace.to_string(),
             port: self.port,
-            sleeping: self.state.lock().control_plane.is_none(),
+            dns: state.control_plane.as_ref().and_then(|running| running.dns_address()),
+            sleeping: state.control_plane.is_none(),
         }
     }
 
@@ -153,6 +156,7 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             replica: None,
+            dns: Some(DnsPlace::shared(hub.config.bind_address, None)),
         };
         // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.
         let account = &options.config.control_plane.advanced.service_account.name;
@@ -162,9 +166,10 @@ impl Cluster {
         let control_plane = Arc::new(ControlPlane::start(options, Some(host)).await?);
         let cancel = CancellationToken::new();
         let (wanted, ended) = (control_plane.restart_wanted(), cancel.clone());
-        let (queue, key) = (hub.queue.clone(), self.key.clone());
+        let (queue, key, stop) = (hub.queue.clone(), self.key.clone(), hub.factory.cancellation().clone());
         hub.factory.spawn(async move {
             tokio::select! {
+                () = stop.cancelled() => {}
                 () = ended.cancelled() => {}
                 () = wanted => queue.add(key),
             }
@@ -185,9 +190,11 @@ impl Cluster {
         #[allow(deprecated)]
         let socket = self.socket.try_clone().and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE));
         let (cluster, hub_then, key) = (Arc::downgrade(self), Arc::downgrade(hub), self.key.clone());
+        let stop = hub.factory.cancellation().clone();
         hub.factory.spawn(async move {
             let ready = match &socket {
                 Ok(socket) => tokio::select! {
+                    () = stop.cancelled() => return,
                     () = ended.cancelled() => return,
                     // The connection stays where it is: the control plane will accept it.
                     ready = socket.readable() => ready.map(drop),

@@ -1,6 +1,8 @@
 //! A hub that is stopped in the middle of much work and started again loses nothing and makes nothing twice; Services lead
 //! to where it runs.
 
+mod dns;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,8 @@ async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) ->
     }
 }
 
-async fn put_release(host: &Rest) {
-    let config = config::Config::from_yaml("vcluster.yaml", "").expect("the defaults are valid");
+async fn put_release(host: &Rest, config: &str) {
+    let config = config::Config::from_yaml("vcluster.yaml", config).expect("the configuration is valid");
     let release =
         Release { name: "team-a", namespace: NAMESPACE, placement: Placement::Hub, config: &config, version: "0.0.0" };
     for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release).unwrap()) {
@@ -75,7 +77,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         advertised: None,
     };
     let first = Hub::start(host.client(), config.clone());
-    put_release(&host_rest).await;
+    put_release(&host_rest, "").await;
     let tenant = virtual_client(&host_rest).await;
     for i in 0..PODS_TOTAL {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p{i}")},

@@ -5,6 +5,8 @@
 //! Follows: `pkg/registry/core/pod/{strategy.go,rest}`, `pkg/registry/core/service/storage`.
 
 use apimachinery::Value;
+use apimachinery::field::{FieldError, FieldPath};
+use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
 use http::{Request, Response, StatusCode};
@@ -84,7 +86,46 @@ fn request(cx: &Cx, body: RequestBody) -> Request<RequestBody> {
     request
 }
 
+/// The options of `pods/log` that are wrong.
+fn log_option_errors(cx: &Cx) -> StatusResult<Vec<FieldError>> {
+    let query = &cx.info.query;
+    let integer = |name: &str| -> StatusResult<Option<i64>> {
+        let Some(text) = query.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };
+        let out_of_range = text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+        let why = if out_of_range { "value out of range" } else { "invalid syntax" };
+        let unreadable = |_| bad(format!("strconv.ParseInt: parsing {}: {why}", Value::from(text)));
+        text.parse().map(Some).map_err(unreadable)
+    };
+    let mut errors = Vec::new();
+    if let Some(lines) = integer("tailLines")?.filter(|n| *n < 0) {
+        let path = FieldPath::new("tailLines");
+        errors.push(FieldError::invalid(&path, lines, "must be greater than or equal to 0"));
+    }
+    if let Some(bytes) = integer("limitBytes")?.filter(|n| *n < 1) {
+        errors.push(FieldError::invalid(&FieldPath::new("limitBytes"), bytes, "must be greater than 0"));
+    }
+    match (integer("sinceSeconds")?, query.get("sinceTime").filter(|t| !t.is_empty())) {
+        (Some(_), Some(_)) => {
+            let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden(&FieldPath::unnamed(), text));
+        }
+        (Some(seconds), None) if seconds < 1 => {
+            errors.push(FieldError::invalid(&FieldPath::new("sinceSeconds"), seconds, "must be greater than 0"));
+        }
+        _ => {}
+    }
+    if query.get("stream").is_some_and(|s| !s.is_empty()) {
+        errors.push(FieldError::forbidden(&FieldPath::new("stream"), "may not be specified"));
+    }
+    Ok(errors)
+}
+
 pub async fn log(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let errors = log_option_errors(cx)?;
+    if !errors.is_empty() {
+        let kind = GroupKind::new("", "PodLogOptions");
+        return Err(Box::new(Status::invalid(&kind, &cx.info.name, &errors)));
+    }
     let pod = pod(cx, &cx.info.name).await?;
     let container = container(cx, &pod, true)?;
     if pod.str_at(&["spec", "nodeName"]).is_empty() {

@@ -29,8 +29,37 @@ impl Engine {
             && label(host, INSTALL_NAMESPACE_LABEL) == self.names.install_namespace()
     }
 
+    pub(super) fn looks_at_namespaces(&self) -> bool {
+        self.names.syncs_namespaces() || self.settings.pod_security.is_some()
+    }
+
+    /// The Pod Security Standard of the configuration on every virtual namespace. A tenant may ask for a stricter one in
+    /// words of its own; here the labels always say the administrator's.
+    async fn label_namespace(&self, name: &NamespacedName) -> Result<(), SyncError> {
+        let Some(level) = self.settings.pod_security else { return Ok(()) };
+        let Some(existing) = self.virtual_side.get(&kind::NAMESPACE, name).filter(|n| !is_deleting(n)) else {
+            return Ok(());
+        };
+        let level = format!("{level:?}").to_lowercase();
+        let mut missing = Map::new();
+        for mode in ["enforce", "warn"] {
+            let key = format!("pod-security.kubernetes.io/{mode}");
+            for (key, value) in [(key.clone(), level.as_str()), (format!("{key}-version"), "latest")] {
+                if label(&existing, &key) != value {
+                    missing.insert(key, value.into());
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let patch = json!({"metadata": {"uid": (uid_of(&existing)), "labels": (Value::Object(missing))}});
+            self.virtual_side.patch(&kind::NAMESPACE, name, "", &patch).await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn reconcile_namespace(&self, namespace: &str) -> Result<Outcome, SyncError> {
         let name = NamespacedName::new("", namespace);
+        self.label_namespace(&name).await?;
         let Some(host_name) = self.names.mapped_namespace(namespace) else {
             return Ok(Outcome::Done);
         };

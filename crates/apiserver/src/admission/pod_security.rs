@@ -4,8 +4,6 @@
 //!
 //! Follows: `k8s.io/pod-security-admission/admission`.
 
-mod checks;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use apimachinery::Value;
@@ -16,7 +14,7 @@ use apimachinery::status::{Status, StatusResult};
 use async_trait::async_trait;
 
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
-use checks::{Finding, Level, NEWEST_MINOR, evaluate};
+use apimachinery::pod_security::{Finding, Level, NEWEST_MINOR, details, evaluate};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// How many pods of a namespace are looked at when its level is raised. Source: `defaultNamespaceMaxPodsToCheck`.
@@ -123,14 +121,6 @@ impl Policy {
     }
 }
 
-fn details(findings: &[Finding]) -> String {
-    let text = |(reason, detail): &Finding| match detail.as_str() {
-        "" => reason.clone(),
-        detail => format!("{reason} ({detail})"),
-    };
-    findings.iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
 fn reasons(findings: &[Finding]) -> String {
     findings.iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>().join(", ")
 }
@@ -161,34 +151,9 @@ fn is_significant(new: &Value, old: &Value) -> bool {
     list(new, "ephemeralContainers").iter().any(|c| !before.contains(c))
 }
 
-/// The plugin. Pods never get away with less than its floor, whatever the labels of their namespace say.
-pub struct PodSecurity {
-    floor: Level,
-}
-
-impl Default for PodSecurity {
-    fn default() -> Self {
-        PodSecurity { floor: Level::Privileged }
-    }
-}
+pub struct PodSecurity;
 
 impl PodSecurity {
-    /// With a floor: `privileged`, `baseline` or `restricted`; nothing for any other word.
-    pub fn with_floor(level: &str) -> Option<PodSecurity> {
-        parse_level(level).map(|floor| PodSecurity { floor })
-    }
-
-    /// The policy of a namespace, raised to the floor.
-    fn policy(&self, namespace: &Value) -> Policy {
-        let (mut policy, _) = Policy::of(namespace);
-        for level in [&mut policy.enforce, &mut policy.warn] {
-            if level.level < self.floor {
-                *level = LevelVersion { level: self.floor, minor: None };
-            }
-        }
-        policy
-    }
-
     async fn namespace(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
         let Some(new) = &request.object else { return Ok(()) };
         let (policy, errors) = Policy::of(new);
@@ -294,7 +259,7 @@ impl AdmissionPlugin for PodSecurity {
             let message = format!("failed to lookup namespace {:?}", request.namespace);
             return Err(Box::new(Status::internal_error(message)));
         };
-        let policy = self.policy(&namespace);
+        let (policy, _) = Policy::of(&namespace);
         let is_pod = request.gvr.resource == "pods";
         if policy.warn.level == Level::Privileged && (!is_pod || policy.enforce.level == Level::Privileged) {
             return Ok(());
@@ -331,23 +296,6 @@ mod tests {
     use apimachinery::json;
 
     use super::*;
-
-    #[test]
-    fn labels_cannot_go_below_the_floor() {
-        let floor = PodSecurity::with_floor("baseline").unwrap();
-        for (labels, want) in [
-            (json!({}), "baseline:latest baseline:latest"),
-            (json!({(format!("{PREFIX}enforce")): "privileged"}), "baseline:latest baseline:latest"),
-            (
-                json!({(format!("{PREFIX}enforce")): "restricted", (format!("{PREFIX}enforce-version")): "v1.30"}),
-                "restricted:v1.30 restricted:v1.30",
-            ),
-        ] {
-            let policy = floor.policy(&json!({"metadata": {"name": "n", "labels": (labels.clone())}}));
-            assert_eq!(format!("{} {}", policy.enforce, policy.warn), want, "{labels}");
-        }
-        assert!(PodSecurity::with_floor("strict").is_none());
-    }
 
     #[test]
     fn labels_choose_the_policy() {
