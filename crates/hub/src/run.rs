@@ -143,10 +143,11 @@ impl Cluster {
         let socket = self.socket.try_clone().map_err(RunError::Socket)?;
         let public = &hub.config.public_address;
         let port = self.port;
-        let public_url = if public.contains(':') {
-            format!("https://[{public}]:{port}")
-        } else {
-            format!("https://{public}:{port}")
+        // A host with Services knows the cluster by one; elsewhere the port is what there is.
+        let public_url = match &hub.config.advertised {
+            Some(_) if public.is_empty() => format!("https://{}.{}.svc", self.name, self.key.namespace),
+            _ if public.contains(':') => format!("https://[{public}]:{port}"),
+            _ => format!("https://{public}:{port}"),
         };
         let options = Options {
             name: self.name.clone(),
