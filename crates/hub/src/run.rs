@@ -155,6 +155,7 @@ impl Cluster {
             data_dir: data_path(&hub.config, &self.uid),
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
+            store: None,
             replica: None,
             dns: Some(DnsPlace::shared(hub.config.bind_address, None)),
         };
