@@ -177,6 +177,7 @@ impl Inner {
         key: &ObjectKey,
         name: &str,
         secret: &ConfigSecret,
+        socket: Option<std::net::TcpListener>,
     ) -> Result<Outcome, ReconcileError> {
         let result = async {
             let cluster = Arc::new(run::Cluster::new(self, key, name, secret, socket).await?);
