@@ -78,12 +78,22 @@ async fn sleeping(options: &ClusterOptions, report: &mut Report, empty: f64, aft
     report.rows.push(Row::value(format!("resident memory per sleeping cluster, of {}", options.clusters), each, "MiB"));
     let mut samples = Vec::new();
     for i in 1..=options.clusters {
-        let output = Command::new(&options.binary).args(["list", "-o", "json", "-n", &format!("vcluster-bench-{i}")]).output()?;
+        let output = Command::new(&options.binary)
+            .args(["list", "-o", "json", "-n", &format!("vcluster-bench-{i}")])
+            .output()?;
         let clusters: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         anyhow::ensure!(clusters[0]["Status"] == "Sleeping", "bench-{i} was woken by something else");
         // The kubeconfig on the host, read without touching the cluster.
         let secret = Command::new("kubectl")
-            .args(["get", "secret", &format!("vc-bench-{i}"), "-n", &format!("vcluster-bench-{i}"), "-o", "jsonpath={.data.config}"])
+            .args([
+                "get",
+                "secret",
+                &format!("vc-bench-{i}"),
+                "-n",
+                &format!("vcluster-bench-{i}"),
+                "-o",
+                "jsonpath={.data.config}",
+            ])
             .output()
             .context("kubectl is needed to read kubeconfigs")?;
         let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, secret.stdout)?;

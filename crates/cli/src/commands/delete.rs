@@ -151,10 +151,13 @@ async fn refuse_if_protected(secrets: &Api<Secret>, secret_name: &str, name: &st
         .and_then(|all| all.get("loft.sh/non-deletable"))
         .is_some_and(|v| v == "true");
     let text = secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone());
-    let values = text.and_then(|text| ::config::yaml::from_str::<serde_json::Value>(&String::from_utf8_lossy(&text)).ok());
+    let values =
+        text.and_then(|text| ::config::yaml::from_str::<serde_json::Value>(&String::from_utf8_lossy(&text)).ok());
     if values.is_some_and(|values| values["deletion"]["prevent"] == true) {
         return Err(Failure::failed(format!("virtual cluster {name} is protected against deletion"))
-            .hint(format!("set deletion.prevent=false first: alcove create {name} --upgrade --set deletion.prevent=false"))
+            .hint(format!(
+                "set deletion.prevent=false first: alcove create {name} --upgrade --set deletion.prevent=false"
+            ))
             .into());
     }
     if annotated {

@@ -415,7 +415,8 @@ fn host_patch(world: &World, path: &str, body: &str) -> u16 {
         let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         let client = kube::Client::try_from(config).unwrap();
-        let request = http::Request::builder().method("PATCH").uri(path).header("content-type", "application/merge-patch+json");
+        let request =
+            http::Request::builder().method("PATCH").uri(path).header("content-type", "application/merge-patch+json");
         client.send(request.body(body.as_bytes().to_vec().into()).unwrap()).await.unwrap().status().as_u16()
     })
 }
