@@ -4,6 +4,7 @@
 //! after, so it counts what the server spent and nothing of this client.
 
 mod api;
+mod dns;
 mod machinery;
 mod measure;
 mod scale;
@@ -35,6 +36,8 @@ enum Command {
     Start(start::Options),
     /// Clusters in a hub: time to create one, and memory per idle cluster
     Clusters(scale::ClusterOptions),
+    /// Questions to the embedded DNS server of a virtual cluster: how many per second, and how long each takes
+    Dns(dns::Options),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
     /// Thousands of pods under random changes, with controllers that are restarted; fails unless the end is exact
@@ -53,6 +56,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Machinery(options) => machinery::run(options).await?,
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
+        Command::Dns(options) => dns::run(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
         Command::Soak(options) => soak::soak(options).await?,
         Command::Controllers(options) => soak::controllers(options).await?,

@@ -41,8 +41,10 @@ impl Config {
         let mut typed: Typed = serde_json::from_value(values.clone()).map_err(|error| ConfigError {
             problems: vec![Problem::at_path("", format!("could not be read: {error}"))],
         })?;
-        let problems = validate::validate(&mut typed, &values);
-        if problems.is_empty() { Ok(Config { overrides, values, typed }) } else { Err(ConfigError { problems }) }
+        let mut problems = validate::validate(&mut typed, &values);
+        let config = Config { overrides, values, typed };
+        problems.extend(validate::validate_dns(&config));
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
     }
 
     /// Reads one stored `config.yaml`.
@@ -98,12 +100,50 @@ impl Config {
         matches!(self.at(path), Some(Value::Bool(true))) || self.at(path).and_then(Value::as_str) == Some("true")
     }
 
+    /// Who answers DNS in the cluster.
+    ///
+    /// vCluster's default is a Deployment because its embedded server needs a licence; here it is embedded unless
+    /// `controlPlane.coredns.embedded` says `false`.
+    pub fn dns_mode(&self) -> DnsMode {
+        match &self.control_plane.coredns {
+            coredns if !coredns.enabled => DnsMode::Off,
+            coredns if coredns.embedded == Some(false) => DnsMode::Deployed,
+            _ => DnsMode::Embedded,
+        }
+    }
+
     /// Set keys that are accepted but change nothing, with the reason. `hub` tells the placement.
     pub fn without_effect(&self, hub: bool) -> Vec<(String, String)> {
         let mut found = Vec::new();
         without_effect(&self.overrides, "", hub, &mut found);
+        if self.dns_mode() == DnsMode::Embedded {
+            for key in ["deployment", "priorityClassName", "security"] {
+                let path = format!("/controlPlane/coredns/{key}");
+                if self.overrides.pointer(&path).is_some()
+                    && self.values.pointer(&path) != default_of_coredns(key).as_ref()
+                {
+                    let path = path[1..].replace('/', ".");
+                    found.push((path, "DNS is embedded in the control plane and has no pods".to_string()));
+                }
+            }
+        }
         found
     }
+}
+
+/// Who answers DNS in a virtual cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsMode {
+    /// Nobody of ours.
+    Off,
+    /// The control plane itself.
+    Embedded,
+    /// CoreDNS in pods of the virtual cluster.
+    Deployed,
+}
+
+fn default_of_coredns(key: &str) -> Option<Value> {
+    defaults_of(known_keys()).pointer(&format!("/controlPlane/coredns/{key}")).cloned()
 }
 
 fn without_effect(value: &Value, path: &str, hub: bool, found: &mut Vec<(String, String)>) {
@@ -424,7 +464,30 @@ section! { Database {
 section! { Etcds { embedded: EnableOnly, deploy: EnableOnly, external: ExternalEtcd, } }
 section! { ExternalEtcd { enabled: bool, endpoint: String, tls: EtcdTls, } }
 section! { EtcdTls { ca_file: String, cert_file: String, key_file: String, } }
-section! { CoreDns { enabled: bool, embedded: bool, } }
+section! { CoreDns {
+    enabled: bool,
+    /// Without a default: what is not said means embedded, and is told from `false`.
+    embedded: Option<bool>,
+    overwrite_config: String,
+    overwrite_manifests: String,
+    priority_class_name: String,
+    service: CoreDnsService,
+    deployment: CoreDnsDeployment,
+    security: Security,
+} }
+section! { CoreDnsService { spec: Value, annotations: Strings, labels: Strings, } }
+section! { CoreDnsDeployment {
+    image: String,
+    replicas: u32,
+    node_selector: Strings,
+    affinity: Value,
+    tolerations: Vec<Value>,
+    resources: Value,
+    pods: StandardMetadata,
+    annotations: Strings,
+    labels: Strings,
+    topology_spread_constraints: Vec<Value>,
+} }
 section! { Proxy { bind_address: String, port: u16, #[serde(rename = "extraSANs")] extra_sans: Vec<String>, } }
 section! { ServiceConfig {
     enabled: bool,
@@ -550,6 +613,7 @@ section! { Policies {
 } }
 section! { NetworkPolicyConfig {
     enabled: bool,
+    fallback_dns: String,
     annotations: Strings,
     labels: Strings,
     control_plane: NetworkPolicyRules,

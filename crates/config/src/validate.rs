@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::error::Problem;
-use crate::model::{EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
+use crate::model::{Config, DnsMode, EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
 
 /// Applies the defaults that depend on other keys and returns all broken rules.
 pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
@@ -152,6 +152,22 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     namespace_mappings(config, &mut check);
     gateway_mappings(config, &mut check);
     all_patches(values, "", &mut check);
+    problems
+}
+
+/// Rules that depend on who answers DNS.
+pub(crate) fn validate_dns(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mode = config.dns_mode();
+    let coredns = &config.control_plane.coredns;
+    if !config.networking.resolve_dns.is_empty() && mode != DnsMode::Embedded {
+        let message = "needs the embedded DNS server: set controlPlane.coredns.embedded to true";
+        problems.push(Problem::at_path("networking.resolveDNS", message));
+    }
+    if mode == DnsMode::Embedded && !coredns.overwrite_manifests.is_empty() {
+        let message = "has no place with the embedded DNS server: set controlPlane.coredns.embedded to false";
+        problems.push(Problem::at_path("controlPlane.coredns.overwriteManifests", message));
+    }
     problems
 }
 
@@ -316,6 +332,17 @@ fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {
         wildcard == 1 && target.hostname.matches('*').count() != 1,
         &format!("{path}.target.hostname"),
         "must have one wildcard because the hostname has one",
+    );
+    let star = target.hostname.matches('*').count();
+    check(
+        star > 1 || star == 1 && !target.hostname.starts_with('*') && !target.hostname.ends_with('*'),
+        &format!("{path}.target.hostname"),
+        "must have at most one wildcard, at the beginning or the end",
+    );
+    check(
+        star == 1 && wildcard == 0,
+        &format!("{path}.target.hostname"),
+        "must not have a wildcard because the hostname has none",
     );
     check(
         entry.namespace.is_empty() != target.host_namespace.is_empty(),

@@ -201,3 +201,46 @@ fn yaml_reads_numbers_and_words_as_kubernetes_does() {
     }
     assert_eq!(config::yaml::documents("a: 1\n---\n# nothing\n---\nb: 2\n").unwrap().len(), 2);
 }
+
+#[test]
+fn dns_is_embedded_unless_a_deployment_is_asked_for() {
+    use config::DnsMode::{Deployed, Embedded, Off};
+    for (text, want) in [
+        ("", Embedded),
+        ("controlPlane: {coredns: {enabled: false}}", Off),
+        ("controlPlane: {coredns: {embedded: true}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false}}", Deployed),
+        ("controlPlane: {coredns: {enabled: false, embedded: true}}", Off),
+        ("controlPlane: {coredns: {deployment: {replicas: 2}}}", Embedded),
+        ("controlPlane: {coredns: {embedded: null}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false, deployment: {replicas: 2}}}", Deployed),
+        ("controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false, overwriteManifests: 'a: b'}}", Deployed),
+        ("controlPlane: {coredns: {service: {labels: {a: b}}, overwriteConfig: x}}", Embedded),
+    ] {
+        let config = config::Config::from_yaml("t", text).unwrap();
+        assert_eq!(config.dns_mode(), want, "{text}");
+        // What is kept on the host says the same.
+        assert_eq!(config::Config::from_yaml("t", &config.to_stored()).unwrap().dns_mode(), want, "{text}");
+    }
+    let both = "controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}";
+    let ignored = config::Config::from_yaml("t", both).unwrap().without_effect(false);
+    assert_eq!(ignored[0].0, "controlPlane.coredns.deployment");
+    for (text, want) in [
+        (
+            "controlPlane: {coredns: {embedded: false}}\nnetworking: {resolveDNS: [{hostname: a, target: {ip: 1.2.3.4}}]}",
+            "networking.resolveDNS: needs the embedded DNS server",
+        ),
+        (
+            "controlPlane: {coredns: {embedded: true, overwriteManifests: 'a: b'}}",
+            "controlPlane.coredns.overwriteManifests: has no place with the embedded DNS server",
+        ),
+        (
+            "networking: {resolveDNS: [{hostname: a, target: {hostname: '*.b'}}]}",
+            "must not have a wildcard because the hostname has none",
+        ),
+    ] {
+        let error = config::Config::from_yaml("t", text).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}

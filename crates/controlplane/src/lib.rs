@@ -12,6 +12,7 @@
 mod central;
 mod certificates;
 mod deny;
+pub mod dns;
 mod follow;
 mod host;
 mod init_manifests;
@@ -68,6 +69,8 @@ pub struct Options {
     pub public_url: String,
     /// Which replica this is when there may be several; without it the control plane is alone.
     pub replica: Option<Replica>,
+    /// Where the cluster's DNS is served when the configuration asks for the embedded server; without it nowhere.
+    pub dns: Option<dns::DnsPlace>,
 }
 
 /// One of the pods of a cluster with placement `dedicated`.
@@ -98,6 +101,7 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     background_tasks: TaskTracker,
     operations: Arc<Operations>,
+    dns: Option<dns::ClusterDns>,
 }
 
 /// Why a control plane did not start.
@@ -123,6 +127,8 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("DNS")]
+    Dns(#[from] dns::DnsError),
     #[error("a snapshot could not be restored")]
     Restore(#[from] snapshot::restore::RestoreError),
     #[error("the configuration of the syncer")]
@@ -133,7 +139,7 @@ impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
     pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, listener, public_url, replica } = options;
+        let Options { name, config, data_dir, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -189,6 +195,9 @@ impl ControlPlane {
             api_config.metrics.push(Arc::new(parts::SyncerMetrics(Arc::clone(&state))));
         }
         api_config.metrics.push(Arc::new(parts::ControllerMetrics(Arc::clone(&state))));
+        let dns_slot = dns::Slot::default();
+        api_config.metrics.push(Arc::new(dns::DnsMetrics(dns_slot.clone())));
+        api_config.health_checks.push(Arc::new(dns::DnsCheck(dns_slot.clone())));
         if replica.is_some() {
             // In a hub the process is not the cluster's.
             api_config.metrics.push(Arc::new(parts::ProcessMetrics));
@@ -251,12 +260,19 @@ impl ControlPlane {
             tasks,
             background_tasks: TaskTracker::new(),
             operations,
+            dns: None,
         };
         let started = async {
             if let Some(host) = &host {
                 control_plane.catch_up(host, restored).await?;
             }
-            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())
+            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
+            // After the syncer, which chooses the address of the Service.
+            if let Some(place) = dns_place {
+                let (name, server) = (&control_plane.name, &control_plane.server);
+                control_plane.dns = Some(dns::ClusterDns::start(name, &config, server, place, dns_slot).await?);
+            }
+            Ok(())
         };
         if let Err(error) = started.await {
             control_plane.stop().await;
@@ -334,6 +350,11 @@ impl ControlPlane {
         &self.access
     }
 
+    /// The bound address of the embedded DNS server.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(dns::ClusterDns::address)
+    }
+
     /// A client of the cluster in this process: no socket, no TLS.
     pub fn kube_client(&self, user: UserInfo) -> kube::Client {
         self.server.kube_client(user)
@@ -381,6 +402,9 @@ impl ControlPlane {
     pub async fn stop(self) {
         self.server.begin_shutdown();
         self.background.cancel();
+        if let Some(dns) = &self.dns {
+            dns.stop().await;
+        }
         if let Some(factory) = &self.following {
             factory.shutdown().await;
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options};
 use informer::ObjectKey;
 use parking_lot::Mutex;
@@ -122,11 +123,13 @@ impl Cluster {
     }
 
     pub fn info(&self) -> ClusterInfo {
+        let state = self.state.lock();
         ClusterInfo {
             name: self.name.clone(),
             namespace: self.key.namespace.to_string(),
             port: self.port,
-            sleeping: self.state.lock().control_plane.is_none(),
+            dns: state.control_plane.as_ref().and_then(|running| running.dns_address()),
+            sleeping: state.control_plane.is_none(),
         }
     }
 
@@ -167,10 +170,11 @@ impl Cluster {
         let socket = self.socket().map_err(RunError::Socket)?;
         let public = &hub.config.public_address;
         let port = self.port;
-        let public_url = if public.contains(':') {
-            format!("https://[{public}]:{port}")
-        } else {
-            format!("https://{public}:{port}")
+        // A host with Services knows the cluster by one; elsewhere the port is what there is.
+        let public_url = match &hub.config.advertised {
+            Some(_) if public.is_empty() => format!("https://{}.{}.svc", self.name, self.key.namespace),
+            _ if public.contains(':') => format!("https://[{public}]:{port}"),
+            _ => format!("https://{public}:{port}"),
         };
         let options = Options {
             name: self.name.clone(),
@@ -179,6 +183,7 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             replica: None,
+            dns: Some(DnsPlace::shared(hub.config.bind_address, None)),
         };
         // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.
         let account = &options.config.control_plane.advanced.service_account.name;

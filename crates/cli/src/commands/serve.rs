@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use config::Config;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options, Replica, StartError};
 use tokio::net::TcpListener;
 
@@ -101,6 +102,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 listener,
                 public_url: args.server.clone(),
                 replica: Some(replica.clone()),
+                dns: Some(DnsPlace::pod(address, replica.identity.as_str(), replica.pod_ip)),
             };
             match ControlPlane::start(options, Some(host)).await {
                 Ok(control_plane) => return anyhow::Ok(control_plane),
