@@ -126,7 +126,7 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
     };
     let slices = Resource::new("discovery.k8s.io", "v1", "endpointslices");
     let first = Hub::start(host.client(), hub_at([10, 1, 2, 3]));
-    put_release(&host_rest).await;
+    put_release(&host_rest, "").await;
     // The slice, once its endpoint has this address, and the port that the hub serves.
     let published = async |hub: &Hub, address: &str| {
         eventually("the slice is published", async || {
