@@ -37,6 +37,7 @@ impl Tenant {
             bind_address: [127, 0, 0, 1].into(),
             public_address: "127.0.0.1".into(),
             sleep_after: None,
+            advertised: None,
         };
         let hub = Hub::start(host.client(), hub_config);
         put_release(&host_rest, config).await;
