@@ -32,6 +32,8 @@ pub struct SoakOptions {
 
 /// Memory may grow by this much between the first third of a run and its end.
 const GROWTH_MAX: f64 = 1.25;
+/// Shorter runs only tell their numbers: the store forgets its history every five minutes, so memory still rises in them.
+const JUDGED_MINUTES: u64 = 10;
 
 #[allow(clippy::print_stdout, reason = "the seed is this program's output")]
 pub async fn soak(options: SoakOptions) -> anyhow::Result<Report> {
@@ -49,7 +51,13 @@ pub async fn soak(options: SoakOptions) -> anyhow::Result<Report> {
     .await?;
     let mib = outcome.memory_kib.map(|kib| kib as f64 / 1024.0);
     let growth = mib[1] / mib[0].max(1.0);
-    anyhow::ensure!(growth < GROWTH_MAX, "memory grew from {:.0} to {:.0} MiB (seed {seed})", mib[0], mib[1]);
+    let judged = options.minutes >= JUDGED_MINUTES;
+    anyhow::ensure!(
+        !judged || growth < GROWTH_MAX,
+        "memory grew from {:.0} to {:.0} MiB (seed {seed})",
+        mib[0],
+        mib[1]
+    );
     Ok(Report {
         rows: vec![
             Row::value("changes made", outcome.changes as f64, "changes"),
