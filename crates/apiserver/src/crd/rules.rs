@@ -15,7 +15,7 @@ use cel::{Budget, Decl, Environment, EvalError, Program, Type, Val};
 
 use super::open_api::walk_path;
 use super::schema::{Additional, ListType, Node, NodeType, Rule};
-use super::validate::{child_path, element_before, unchanged};
+use super::validate::{child_path, place_before, unchanged};
 
 const CALL_BUDGET: u64 = 1_000_000;
 const OBJECT_BUDGET: u64 = 10_000_000;
@@ -533,11 +533,7 @@ impl Run<'_> {
                 if let (Some(below), Some(items)) = (&rules.items, &node.items) {
                     for (i, item) in list.iter().enumerate() {
                         // Only elements of list maps can be matched with what they were.
-                        let was = |old: &'_ Value| -> Option<usize> {
-                            let before = old.as_array()?;
-                            let found = element_before(item, before, node)?;
-                            before.iter().position(|b| std::ptr::eq(b, found))
-                        };
+                        let was = |old: &'_ Value| place_before(item, i, old.as_array()?, node);
                         let matching = old.and_then(|o| o.as_array()?.get(was(o)?));
                         let inner = correlation.below(node, value, |o| o.as_array()?.get(was(o)?));
                         self.node(below, items, item, matching, &format!("{path}[{i}]"), inner);

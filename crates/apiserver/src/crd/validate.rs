@@ -4,6 +4,8 @@
 //! `apiextensions-apiserver/pkg/apiserver/validation`. What that translation does not know (`anyOf`, number formats) has the
 //! field `<nil>`.
 
+use std::collections::HashMap;
+
 use apimachinery::field::{BadValue, FieldError, FieldPath};
 use apimachinery::gvk::GroupVersion;
 use apimachinery::json::Number;
@@ -30,9 +32,9 @@ pub fn unchanged(new: &Value, old: &Value, schema: &Node) -> bool {
         (Value::Null, _) | (_, Value::Null) => false,
         (Value::Array(list), Value::Array(before)) if schema.list_type == ListType::Map => {
             list.len() == before.len()
-                && list.iter().all(|item| match (element_before(item, before, schema), &schema.items) {
-                    (Some(was), Some(items)) => unchanged(item, was, items),
-                    _ => false,
+                && list.iter().enumerate().all(|(i, item)| {
+                    let was = place_before(item, i, before, schema).and_then(|at| before.get(at));
+                    was.zip(schema.items.as_ref()).is_some_and(|(was, items)| unchanged(item, was, items))
                 })
         }
         (Value::Object(members), Value::Object(before)) => {
@@ -46,12 +48,16 @@ pub fn unchanged(new: &Value, old: &Value, schema: &Node) -> bool {
     }
 }
 
-/// What an element of a list map was before.
-pub fn element_before<'v>(item: &Value, before: &'v [Value], schema: &Node) -> Option<&'v Value> {
+/// Where an element of a list map was before. `at`: where it is now, which is where it mostly was.
+pub fn place_before(item: &Value, at: usize, before: &[Value], schema: &Node) -> Option<usize> {
     if schema.list_type != ListType::Map {
         return None;
     }
-    before.iter().find(|was| was.is_object() && schema.list_map_keys.iter().all(|k| was.get(k) == item.get(k)))
+    let same = |was: &Value| was.is_object() && schema.list_map_keys.iter().all(|k| was.get(k) == item.get(k));
+    if before.get(at).is_some_and(same) {
+        return Some(at);
+    }
+    before.iter().position(same)
 }
 
 /// Errors of one check, and how many of its parts held; the best of several alternatives is the one with most.
@@ -130,7 +136,7 @@ fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, ou
     if let (Value::Array(list), Some(items)) = (value, &schema.items) {
         let before = old.and_then(Value::as_array);
         for (i, item) in list.iter().enumerate() {
-            let was = before.and_then(|before| element_before(item, before, schema));
+            let was = before.and_then(|before| before.get(place_before(item, i, before, schema)?));
             check(item, was, items, &format!("{path}[{i}]"), out);
         }
     }
@@ -313,6 +319,19 @@ fn check_object(value: &Value, old: Option<&Value>, schema: &Node, path: &str, o
     }
 }
 
+/// How often values have been seen.
+#[derive(Default)]
+struct Seen(HashMap<Vec<u8>, usize>);
+
+impl Seen {
+    /// Whether this is the second time: each value is told once.
+    fn again(&mut self, value: &Value) -> bool {
+        let times = self.0.entry(value.to_vec()).or_default();
+        *times += 1;
+        *times == 2
+    }
+}
+
 /// Uniqueness in sets and list maps, which the checks above do not see.
 ///
 /// Source: `apiextensions-apiserver/pkg/apiserver/schema/listtype`.
@@ -322,8 +341,9 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
             match schema.list_type {
                 ListType::Atomic => {}
                 ListType::Set => {
+                    let mut seen = Seen::default();
                     for (i, item) in list.iter().enumerate() {
-                        if list[..i].contains(item) && list[..i].iter().filter(|v| *v == item).count() == 1 {
+                        if seen.again(item) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(item.clone())));
                         }
@@ -349,8 +369,9 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
                         key
                     };
                     let keys: Vec<Value> = list.iter().map(key).collect();
+                    let mut seen = Seen::default();
                     for (i, own) in keys.iter().enumerate() {
-                        if keys[..i].iter().filter(|k| *k == own).count() == 1 {
+                        if seen.again(own) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(own.clone())));
                         }
