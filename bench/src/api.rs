@@ -33,7 +33,7 @@ pub async fn client(kubeconfig: &PathBuf) -> anyhow::Result<kube::Client> {
 }
 
 /// The sum of several processes' CPU time, `None` when none is known.
-fn cpu(pids: &[u32]) -> anyhow::Result<Option<Duration>> {
+pub fn cpu(pids: &[u32]) -> anyhow::Result<Option<Duration>> {
     if pids.is_empty() {
         return Ok(None);
     }
@@ -117,11 +117,11 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn spent(before: Option<Duration>, pids: &[u32]) -> anyhow::Result<Option<Duration>> {
+pub fn spent(before: Option<Duration>, pids: &[u32]) -> anyhow::Result<Option<Duration>> {
     Ok(before.zip(cpu(pids)?).map(|(before, after)| after.saturating_sub(before)))
 }
 
-async fn next_line(
+pub async fn next_line(
     lines: &mut (impl futures::Stream<Item = std::io::Result<String>> + Unpin),
 ) -> anyhow::Result<String> {
     use futures::StreamExt;

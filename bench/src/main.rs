@@ -4,9 +4,13 @@
 //! after, so it counts what the server spent and nothing of this client.
 
 mod api;
+mod dns;
+mod machinery;
 mod measure;
 mod scale;
+mod soak;
 mod start;
+mod tenants;
 
 use std::path::PathBuf;
 
@@ -26,12 +30,22 @@ struct Arguments {
 enum Command {
     /// GET, LIST, CREATE and watch latency against one API server
     Api(api::Options),
+    /// Apply and patch of large objects, long lists, one write to many watches, memory per watch
+    Machinery(machinery::Options),
     /// Time from process start to ready, empty and with objects
     Start(start::Options),
     /// Clusters in a hub: time to create one, and memory per idle cluster
     Clusters(scale::ClusterOptions),
+    /// Questions to the embedded DNS server of a virtual cluster: how many per second, and how long each takes
+    Dns(dns::Options),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
+    /// Thousands of pods under random changes, with controllers that are restarted; fails unless the end is exact
+    Soak(soak::SoakOptions),
+    /// Deployment to pods created and ready, and the CPU time of an idle control plane
+    Controllers(soak::ControllerOptions),
+    /// Many tenants with many pods in this process: host requests per pod, latency, memory
+    Tenants(tenants::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,9 +53,14 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let report = match arguments.command {
         Command::Api(options) => api::run(options).await?,
+        Command::Machinery(options) => machinery::run(options).await?,
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
+        Command::Dns(options) => dns::run(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
+        Command::Soak(options) => soak::soak(options).await?,
+        Command::Controllers(options) => soak::controllers(options).await?,
+        Command::Tenants(options) => tenants::run(options).await?,
     };
     report.print();
     if let Some(path) = arguments.json {

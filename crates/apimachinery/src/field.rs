@@ -26,6 +26,11 @@ impl FieldPath {
         FieldPath(String::new())
     }
 
+    /// A path whose only step has no name, which upstream uses for an object as a whole: prints as `[]`.
+    pub fn unnamed() -> Self {
+        FieldPath("[]".to_owned())
+    }
+
     /// The field `name` below this one.
     pub fn child(&self, name: &str) -> Self {
         let mut path = String::with_capacity(self.0.len() + name.len() + 1);

@@ -85,6 +85,16 @@ pub trait Authorizer: Send + Sync {
 
     async fn authorize(&self, attributes: &Attributes) -> Authorization;
 
+    /// Whether [`Authorizer::veto`] can give anything: most servers have no such rules, and every request would pay.
+    fn has_vetoes(&self) -> bool {
+        false
+    }
+
+    /// Why nobody may do this, members of `system:masters` included; asked before anything else.
+    fn veto(&self, _attributes: &Attributes) -> Option<String> {
+        None
+    }
+
     /// What a user may do in a namespace.
     async fn rules(&self, _user: &UserInfo, _namespace: &str) -> RulesReview {
         RulesReview { incomplete: true, ..RulesReview::default() }

@@ -2,11 +2,14 @@
 //!
 //! Follows: `k8s.io/apimachinery/pkg/util/managedfields`, `k8s.io/apiserver/pkg/endpoints/handlers/fieldmanager`.
 
+use std::collections::HashMap;
+
 use apimachinery::Value;
-use apimachinery::apply::{BuiltinVersions, FieldManager};
+use apimachinery::apply::{BuiltinVersions, FieldManager, Type, Versions};
 use apimachinery::gvk::GroupVersionKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::time::Timestamp;
+use parking_lot::Mutex;
 
 use crate::handlers::Cx;
 
@@ -27,14 +30,70 @@ pub fn dedup_owner_references(cx: &Cx, object: &mut Value) {
     }
 }
 
+/// Conversions that a webhook makes for the tracking of one request.
+///
+/// Tracking is a pure function; a webhook is asked in between: a conversion that is not known yet is noted and fails, the
+/// caller asks for what was noted ([`resolve`]) and runs the function again.
+#[derive(Default)]
+pub struct Conversions(Mutex<ConversionState>);
+
+#[derive(Default)]
+struct ConversionState {
+    known: HashMap<(String, Vec<u8>), Result<Value, String>>,
+    wanted: Vec<(String, Value)>,
+}
+
+impl Conversions {
+    fn get(&self, object: &Value, api_version: &str) -> Result<Value, String> {
+        let mut state = self.0.lock();
+        let key = (api_version.to_owned(), object.to_vec());
+        if let Some(known) = state.known.get(&key) {
+            return known.clone();
+        }
+        state.wanted.push((api_version.to_owned(), object.clone()));
+        Err("the webhook is asked first".to_owned())
+    }
+}
+
+/// Asks for the conversions that were noted; false: there were none, and what was computed holds.
+pub async fn resolve(cx: &Cx) -> bool {
+    let wanted = std::mem::take(&mut cx.conversions.0.lock().wanted);
+    for (api_version, object) in &wanted {
+        let kind = match api_version.rsplit_once('/') {
+            Some((group, version)) => GroupVersionKind::new(group, version, cx.resource.gvk.kind.as_str()),
+            None => GroupVersionKind::new("", api_version.as_str(), cx.resource.gvk.kind.as_str()),
+        };
+        let converted = cx.resource.strategy.to_version(object.clone(), &kind).await;
+        let converted = converted.map_err(|status| status.message.clone());
+        cx.conversions.0.lock().known.insert((api_version.clone(), object.to_vec()), converted);
+    }
+    !wanted.is_empty()
+}
+
+/// The versions of a kind whose objects a webhook converts.
+struct Asked<'a> {
+    versions: &'a dyn Versions,
+    conversions: &'a Conversions,
+}
+
+impl Versions for Asked<'_> {
+    fn schema(&self, api_version: &str) -> Option<Type<'_>> {
+        self.versions.schema(api_version)
+    }
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Value, String> {
+        self.conversions.get(object, api_version)
+    }
+}
+
 /// Runs `f` with the tracker of this request's object.
 pub fn with_manager<T>(cx: &Cx, f: impl FnOnce(&FieldManager<'_>) -> T) -> T {
     let strategy = &cx.resource.strategy;
     let filters = strategy.reset_fields(&cx.info.subresource);
+    let asked = Asked { versions: strategy.versions(), conversions: &cx.conversions };
     f(&FieldManager {
         kind: &cx.resource.gvk,
         subresource: &cx.info.subresource,
-        versions: strategy.versions(),
+        versions: if strategy.converts_remotely() { &asked } else { strategy.versions() },
         filters: &filters,
         now: Timestamp::from(std::time::SystemTime::now()),
     })

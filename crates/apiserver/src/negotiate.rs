@@ -65,13 +65,17 @@ pub struct Restrictions {
     pub protobuf: bool,
     /// Table and PartialObjectMetadata are offered.
     pub transforms: bool,
+    /// Table is offered too; what is not stored has none.
+    pub tables: bool,
 }
 
 impl Restrictions {
-    pub const BUILTIN: Restrictions = Restrictions { protobuf: true, transforms: true };
-    pub const CUSTOM: Restrictions = Restrictions { protobuf: false, transforms: true };
+    pub const BUILTIN: Restrictions = Restrictions { protobuf: true, transforms: true, tables: true };
+    pub const CUSTOM: Restrictions = Restrictions { protobuf: false, transforms: true, tables: true };
+    /// Kinds that are answered and not stored, such as reviews.
+    pub const UNSTORED: Restrictions = Restrictions { protobuf: true, transforms: true, tables: false };
     /// Errors, discovery and the like.
-    pub const PLAIN: Restrictions = Restrictions { protobuf: true, transforms: false };
+    pub const PLAIN: Restrictions = Restrictions { protobuf: true, transforms: false, tables: false };
 
     fn allows(self, encoding: Encoding, convert: Option<&Convert>) -> bool {
         let Some(convert) = convert else { return self.protobuf || encoding != Encoding::Protobuf };
@@ -79,7 +83,7 @@ impl Restrictions {
             return false;
         }
         match convert.kind.as_str() {
-            "Table" => encoding != Encoding::Protobuf,
+            "Table" => self.tables && encoding != Encoding::Protobuf,
             "PartialObjectMetadata" | "PartialObjectMetadataList" => true,
             _ => false,
         }

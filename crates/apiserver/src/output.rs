@@ -77,7 +77,13 @@ impl Form {
 
     /// Negotiates the form of a resource's objects. 406 when nothing fits.
     pub fn negotiate(resource: &Resource, info: &RequestInfo, headers: &http::HeaderMap) -> StatusResult<Form> {
-        let restrictions = if resource.builtin { Restrictions::BUILTIN } else { Restrictions::CUSTOM };
+        let restrictions = match resource.builtin {
+            true if resource.storage.is_none() && resource.gvr.resource != "componentstatuses" => {
+                Restrictions::UNSTORED
+            }
+            true => Restrictions::BUILTIN,
+            false => Restrictions::CUSTOM,
+        };
         let streaming = info.verb == "watch";
         let Some(mut accepted) = negotiate::negotiate_output(accept_header(headers), restrictions) else {
             return Err(not_acceptable(streaming));

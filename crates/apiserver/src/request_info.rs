@@ -191,9 +191,74 @@ fn exact_name(selector: &str) -> Option<&str> {
     })
 }
 
+/// How long a request may take by its own `timeout` parameter, or Go's complaint about it.
+///
+/// Source: `k8s.io/apiserver/pkg/endpoints/filters/request_deadline.go`, `time.ParseDuration`.
+pub fn own_timeout(query: &Query) -> Result<Option<std::time::Duration>, String> {
+    let text = query.str("timeout");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let refused = |reason: String| format!("invalid timeout specified in the request URL - time: {reason}");
+    let invalid = || refused(format!("invalid duration {text:?}"));
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Ok(Some(std::time::Duration::ZERO));
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..end].parse().map_err(|_| invalid())?;
+        rest = &rest[end..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..end] {
+            "" => return Err(refused(format!("missing unit in duration {text:?}"))),
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            other => return Err(refused(format!("unknown unit {other:?} in duration {text:?}"))),
+        };
+        seconds += number * unit;
+        rest = &rest[end..];
+    }
+    if negative || seconds <= 0.0 {
+        return Ok(Some(std::time::Duration::ZERO));
+    }
+    std::time::Duration::try_from_secs_f64(seconds).map(Some).map_err(|_| invalid())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_say_how_long_they_may_take() {
+        let prefix = "invalid timeout specified in the request URL - time: ";
+        for (text, want) in [
+            ("", Ok(None)),
+            ("32s", Ok(Some(32_000))),
+            ("1m1.5s", Ok(Some(61_500))),
+            ("250ms", Ok(Some(250))),
+            ("0", Ok(Some(0))),
+            ("-1s", Ok(Some(0))),
+            ("5", Err("missing unit in duration \"5\"")),
+            ("x", Err("invalid duration \"x\"")),
+            ("5x", Err("unknown unit \"x\" in duration \"5x\"")),
+        ] {
+            let query = Query(vec![("timeout".to_owned(), text.to_owned())]);
+            let got = own_timeout(&query).map(|t| t.map(|t| t.as_millis() as u64));
+            assert_eq!(got, want.map_err(|e| format!("{prefix}{e}")), "{text}");
+        }
+    }
 
     #[test]
     fn paths_name_verb_group_resource_name_and_subresource() {

@@ -74,6 +74,11 @@ pub trait Strategy: Send + Sync {
     /// The versions of the kind, for the ownership of fields.
     fn versions(&self) -> &dyn apply::Versions;
 
+    /// Whether a webhook converts between the versions.
+    fn converts_remotely(&self) -> bool {
+        false
+    }
+
     /// What cannot be owned through the object's endpoint or one of its subresources, by API version.
     fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter>;
 
@@ -87,7 +92,14 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, subresource: &str, new: &mut Value, old: &Value);
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError>;
-    fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError>;
+    /// What is excused because it was so before goes to `warnings`.
+    fn validate_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError>;
     fn warnings_create(&self, object: &Value) -> Vec<String>;
     fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String>;
 
@@ -255,7 +267,7 @@ impl Strategy for BuiltIn {
         }
         errors
     }
-    fn validate_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, subresource: &str, new: &Value, old: &Value, _: &mut Vec<String>) -> Vec<FieldError> {
         let mut errors = kinds::validate_update_with(&self.gvk, subresource, new, old, &expressions::refused);
         if self.is_definition() && subresource.is_empty() {
             errors.extend(definition::validate_update(new, old));
@@ -273,6 +285,13 @@ impl Strategy for BuiltIn {
         kinds::convert_field_label(&self.gvk, label).map(str::to_owned)
     }
     fn field_value(&self, object: &Value, label: &str) -> String {
+        let wanted = self.gvk.api_version();
+        // Stored events are core ones, whatever version is asked.
+        if object.str_at(&["apiVersion"]) != wanted
+            && let Ok(converted) = convert(object, &wanted)
+        {
+            return kinds::field_value(&self.gvk, &converted, label);
+        }
         kinds::field_value(&self.gvk, object, label)
     }
 

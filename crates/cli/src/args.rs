@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -27,7 +28,8 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_) | Command::Apiserver(_) | Command::Etcd(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) => true,
+            Command::Hub(hub) => hub.command.is_none(),
+            Command::Apiserver(_) | Command::Etcd(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) | Command::Forward(_) => true,
             _ => false,
         }
     }
@@ -106,9 +108,32 @@ pub enum Command {
         after_help = "Examples:\n  alcove delete team-a\n  alcove delete team-a --ignore-not-found"
     )]
     Delete(Delete),
+    /// Stop a virtual cluster and its pods; its data stays
+    #[command(visible_alias = "sleep", after_help = "Example:\n  alcove pause team-a && alcove resume team-a")]
+    Pause(Pause),
+    /// Start a paused virtual cluster again
+    #[command(visible_alias = "wakeup", after_help = "Example:\n  alcove resume team-a")]
+    Resume(Resume),
+    /// Take snapshots of virtual clusters, and look at them
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Replace everything in a virtual cluster by a snapshot
+    #[command(
+        after_help = "Examples:\n  alcove restore team-a file:///backup/team-a.tar.gz\n  alcove restore team-b oci://ghcr.io/me/team-a:friday"
+    )]
+    Restore(Restore),
+    /// Look at and renew the certificates of a virtual cluster
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Gather what helps to find out what is wrong
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Forward a port to a control plane; started by connect
+    #[command(hide = true)]
+    Forward(ForwardArgs),
     /// Run the virtual clusters of a host that ask for placement hub
     #[command(
-        after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
+        after_help = "Examples:\n  alcove hub install     a Deployment on the host\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
     )]
     Hub(hub::HubArgs),
     /// Run one virtual cluster, in its own pod on the host
@@ -203,9 +228,184 @@ pub struct Create {
     /// Make the Service of the API a LoadBalancer
     #[arg(long)]
     pub expose: bool,
+    /// Fill the new cluster with a snapshot
+    #[arg(long, value_name = "URL")]
+    pub restore: Option<String>,
+    /// Where a snapshot is kept on its way [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR", requires = "restore")]
+    pub snapshot_temp_dir: Option<PathBuf>,
     /// How long to wait for the API, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Pause {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Resume {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Take a snapshot
+    #[command(
+        after_help = "Examples:\n  alcove snapshot create team-a file:///backup/team-a.tar.gz\n  alcove snapshot create team-a s3://bucket/team-a.tar.gz?region=eu-west-1\n  alcove snapshot create team-a oci://ghcr.io/me/team-a:friday\n  alcove snapshot create team-a container:///data/team-a.tar.gz"
+    )]
+    Create(SnapshotCreate),
+    /// Show one snapshot
+    #[command(after_help = "Example:\n  alcove snapshot get team-a oci://ghcr.io/me/team-a:friday")]
+    Get(SnapshotShow),
+    /// List the snapshots in a folder, under a key or in a repository
+    #[command(visible_alias = "ls", after_help = "Example:\n  alcove snapshot list team-a file:///backup")]
+    List(SnapshotShow),
+    /// Remove a snapshot
+    #[command(after_help = "Example:\n  alcove snapshot delete team-a file:///backup/team-a.tar.gz")]
+    Delete(SnapshotShow),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct SnapshotCreate {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// file:///PATH, container:///PATH, s3://BUCKET/KEY, oci://REGISTRY/REPOSITORY:TAG or the URL of an Azure blob
+    pub url: String,
+    /// Where the snapshot is kept on its way [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub snapshot_temp_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct SnapshotShow {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Where the snapshots are
+    pub url: String,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Restore {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// The snapshot
+    pub url: String,
+    /// Where the snapshot is kept on its way [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub snapshot_temp_dir: Option<PathBuf>,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Show when the certificates end
+    #[command(after_help = "Examples:\n  alcove certs check team-a\n  alcove certs check team-a -o json")]
+    Check(CertsCheck),
+    /// Make new certificates, signed by the authority there is
+    #[command(after_help = "Example:\n  alcove certs rotate team-a")]
+    Rotate(CertsRotate),
+    /// Make a new authority and new certificates; kubeconfigs that were given out stop working
+    #[command(after_help = "Example:\n  alcove certs rotate-ca team-a && alcove connect team-a")]
+    RotateCa(CertsRotate),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct CertsCheck {
+    /// Name of the virtual cluster
+    pub name: String,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct CertsRotate {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// How long to wait until the new certificates are served, in seconds
+    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum DebugCommand {
+    /// Write an archive with logs, objects and versions of a virtual cluster
+    #[command(
+        after_help = "Examples:\n  alcove debug collect team-a\n  alcove debug collect team-a --output-filename team-a.tar.gz --virtual-resources pods,deployments.apps"
+    )]
+    Collect(DebugCollect),
+    /// Show which host object stands for which virtual one
+    #[command(
+        after_help = "Examples:\n  alcove debug mappings team-a\n  alcove debug mappings team-a --kind Pod -o json"
+    )]
+    Mappings(DebugMappings),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct DebugMappings {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Objects of this kind only
+    #[arg(long)]
+    pub kind: Option<String>,
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct DebugCollect {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// The release: name, namespace, status, configuration
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub release: bool,
+    /// Logs of the control plane's pods
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub logs: bool,
+    /// Version and objects of the host
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub host_info: bool,
+    /// Version and objects of the virtual cluster
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub virtual_info: bool,
+    /// How many objects of each kind the virtual cluster has
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub count_virtual_cluster_objects: bool,
+    /// Kinds of objects to take from the cluster's namespace on the host
+    #[arg(long, value_name = "RESOURCES", value_delimiter = ',')]
+    pub host_resources: Vec<String>,
+    /// Kinds of objects to take from the virtual cluster
+    #[arg(long, value_name = "RESOURCES", value_delimiter = ',')]
+    pub virtual_resources: Vec<String>,
+    /// The archive [default: vcluster.NAME.debug.UNIXTIME.tar.gz]
+    #[arg(long, value_name = "FILE")]
+    pub output_filename: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ForwardArgs {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Socket to be controlled by
+    #[arg(long)]
+    pub socket: PathBuf,
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: IpAddr,
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -224,12 +424,51 @@ pub struct Connect {
     /// Name of the context
     #[arg(long, value_name = "NAME")]
     pub kube_config_context_name: Option<String>,
+    /// Be this service account of the virtual cluster, not its administrator
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub service_account: Option<String>,
+    /// Make the service account if needed and give it this ClusterRole
+    #[arg(long, value_name = "NAME", requires = "service_account")]
+    pub cluster_role: Option<String>,
+    /// How long the service account's token is valid, in seconds; 0 is as long as possible
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", requires = "service_account")]
+    pub token_expiration: i64,
+    /// Local port, where one is forwarded; 0 takes a free one
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub local_port: u16,
+    /// Local address, where a port is forwarded
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub address: IpAddr,
+    /// Forward a port, where one is needed, in a process of its own that ends with disconnect; else this command stays
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub background_proxy: bool,
     /// How long to wait for the API, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
     /// Command to run with KUBECONFIG set, instead of changing the kubeconfig
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Connect {
+    /// As after `create`: everything at its default.
+    pub fn after_create(name: &str, print: bool, timeout: u64) -> Connect {
+        Connect {
+            name: name.to_string(),
+            print,
+            server: None,
+            insecure: false,
+            kube_config_context_name: None,
+            service_account: None,
+            cluster_role: None,
+            token_expiration: 0,
+            local_port: 0,
+            address: IpAddr::from([127, 0, 0, 1]),
+            background_proxy: true,
+            timeout,
+            command: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -278,6 +517,9 @@ pub struct Delete {
     /// It is no error when the cluster does not exist
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// Delete ConfigMap configmap-NAME, which some installations have
+    #[arg(long)]
+    pub delete_configmap: bool,
     /// Clean up here when no hub does it
     #[arg(long)]
     pub force: bool,

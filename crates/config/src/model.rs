@@ -41,8 +41,10 @@ impl Config {
         let mut typed: Typed = serde_json::from_value(values.clone()).map_err(|error| ConfigError {
             problems: vec![Problem::at_path("", format!("could not be read: {error}"))],
         })?;
-        let problems = validate::validate(&mut typed, &values);
-        if problems.is_empty() { Ok(Config { overrides, values, typed }) } else { Err(ConfigError { problems }) }
+        let mut problems = validate::validate(&mut typed, &values);
+        let config = Config { overrides, values, typed };
+        problems.extend(validate::validate_dns(&config));
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
     }
 
     /// Reads one stored `config.yaml`.
@@ -98,12 +100,50 @@ impl Config {
         matches!(self.at(path), Some(Value::Bool(true))) || self.at(path).and_then(Value::as_str) == Some("true")
     }
 
+    /// Who answers DNS in the cluster.
+    ///
+    /// vCluster's default is a Deployment because its embedded server needs a licence; here it is embedded unless
+    /// `controlPlane.coredns.embedded` says `false`.
+    pub fn dns_mode(&self) -> DnsMode {
+        match &self.control_plane.coredns {
+            coredns if !coredns.enabled => DnsMode::Off,
+            coredns if coredns.embedded == Some(false) => DnsMode::Deployed,
+            _ => DnsMode::Embedded,
+        }
+    }
+
     /// Set keys that are accepted but change nothing, with the reason. `hub` tells the placement.
     pub fn without_effect(&self, hub: bool) -> Vec<(String, String)> {
         let mut found = Vec::new();
         without_effect(&self.overrides, "", hub, &mut found);
+        if self.dns_mode() == DnsMode::Embedded {
+            for key in ["deployment", "priorityClassName", "security"] {
+                let path = format!("/controlPlane/coredns/{key}");
+                if self.overrides.pointer(&path).is_some()
+                    && self.values.pointer(&path) != default_of_coredns(key).as_ref()
+                {
+                    let path = path[1..].replace('/', ".");
+                    found.push((path, "DNS is embedded in the control plane and has no pods".to_string()));
+                }
+            }
+        }
         found
     }
+}
+
+/// Who answers DNS in a virtual cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsMode {
+    /// Nobody of ours.
+    Off,
+    /// The control plane itself.
+    Embedded,
+    /// CoreDNS in pods of the virtual cluster.
+    Deployed,
+}
+
+fn default_of_coredns(key: &str) -> Option<Value> {
+    defaults_of(known_keys()).pointer(&format!("/controlPlane/coredns/{key}")).cloned()
 }
 
 fn without_effect(value: &Value, path: &str, hub: bool, found: &mut Vec<(String, String)>) {
@@ -299,6 +339,7 @@ section! { SyncToHost {
     network_policies: Enable,
     persistent_volumes: Enable,
     storage_classes: Enable,
+    gateway_api: GatewayApi,
     service_accounts: Enable,
     pod_disruption_budgets: Enable,
     priority_classes: Enable,
@@ -307,6 +348,16 @@ section! { SyncToHost {
     resource_claim_templates: Enable,
     custom_resources: BTreeMap<String, SyncCustomResource>,
 } }
+section! { GatewayApi {
+    enabled: bool,
+    http_routes: Enable,
+    gateways: Enable,
+    tls_routes: Enable,
+    #[serde(rename = "backendTLSPolicies")]
+    backend_tls_policies: Enable,
+    reference_grants: EnableSwitch,
+    patches: Vec<Patch>,
+} }
 section! { SyncPods {
     enabled: bool,
     translate_image: Strings,
@@ -314,10 +365,12 @@ section! { SyncPods {
     use_secrets_for_s_a_tokens: bool,
     runtime_class_name: String,
     priority_class_name: String,
-    rewrite_hosts: Enable,
+    rewrite_hosts: RewriteHosts,
     hybrid_scheduling: HybridScheduling,
     patches: Vec<Patch>,
 } }
+section! { RewriteHosts { enabled: bool, init_container: RewriteHostsContainer, } }
+section! { RewriteHostsContainer { image: Image, resources: Value, } }
 section! { HybridScheduling { enabled: bool, host_schedulers: Vec<String>, } }
 section! { SyncNamespaces {
     enabled: bool,
@@ -340,8 +393,38 @@ section! { SyncFromHost {
     csi_storage_capacities: EnableSwitch,
     config_maps: EnableMappings,
     secrets: EnableMappings,
+    gateway_classes: EnableSelector,
+    gateways: SyncGateways,
+    device_classes: EnableSelector,
     custom_resources: BTreeMap<String, SyncCustomResource>,
 } }
+section! {
+    /// Gateways of the host that tenants may attach routes to.
+    SyncGateways {
+        enabled: bool,
+        selector: LabelSelector,
+        mappings: Mappings,
+        allowed_routes: GatewayAllowedRoutes,
+        status: GatewayStatus,
+        metadata: GatewayMetadata,
+        sanitize: GatewaySanitize,
+        patches: Vec<Patch>,
+    }
+}
+section! { GatewayAllowedRoutes {
+    default_virtual_namespace_policy: GatewayRoutePolicy,
+    overrides: Vec<GatewayRouteOverride>,
+} }
+section! { GatewayRoutePolicy { from: String, selector: LabelSelector, } }
+section! { GatewayRouteOverride {
+    host_namespace: String,
+    name: String,
+    virtual_namespace_policy: GatewayRoutePolicy,
+    allowed_hostnames: Vec<String>,
+} }
+section! { GatewayStatus { expose_addresses: bool, } }
+section! { GatewayMetadata { expose_source_gateway: bool, } }
+section! { GatewaySanitize { certificate_refs: bool, infrastructure: bool, } }
 section! { SyncNodes {
     enabled: bool,
     sync_back_changes: bool,
@@ -352,6 +435,7 @@ section! { SyncNodes {
 section! { NodeSelector { all: bool, labels: Strings, } }
 
 section! { ControlPlane {
+    host_path_mapper: HostPathMapper,
     endpoint: String,
     distro: Distro,
     backing_store: BackingStore,
@@ -380,7 +464,30 @@ section! { Database {
 section! { Etcds { embedded: EnableOnly, deploy: EnableOnly, external: ExternalEtcd, } }
 section! { ExternalEtcd { enabled: bool, endpoint: String, tls: EtcdTls, } }
 section! { EtcdTls { ca_file: String, cert_file: String, key_file: String, } }
-section! { CoreDns { enabled: bool, embedded: bool, } }
+section! { CoreDns {
+    enabled: bool,
+    /// Without a default: what is not said means embedded, and is told from `false`.
+    embedded: Option<bool>,
+    overwrite_config: String,
+    overwrite_manifests: String,
+    priority_class_name: String,
+    service: CoreDnsService,
+    deployment: CoreDnsDeployment,
+    security: Security,
+} }
+section! { CoreDnsService { spec: Value, annotations: Strings, labels: Strings, } }
+section! { CoreDnsDeployment {
+    image: String,
+    replicas: u32,
+    node_selector: Strings,
+    affinity: Value,
+    tolerations: Vec<Value>,
+    resources: Value,
+    pods: StandardMetadata,
+    annotations: Strings,
+    labels: Strings,
+    topology_spread_constraints: Vec<Value>,
+} }
 section! { Proxy { bind_address: String, port: u16, #[serde(rename = "extraSANs")] extra_sans: Vec<String>, } }
 section! { ServiceConfig {
     enabled: bool,
@@ -502,9 +609,11 @@ section! { Policies {
     resource_quota: ResourceQuota,
     limit_range: LimitRange,
     network_policy: NetworkPolicyConfig,
+    central_admission: CentralAdmission,
 } }
 section! { NetworkPolicyConfig {
     enabled: bool,
+    fallback_dns: String,
     annotations: Strings,
     labels: Strings,
     control_plane: NetworkPolicyRules,
@@ -513,6 +622,10 @@ section! { NetworkPolicyConfig {
 section! { NetworkPolicyRules { ingress: Vec<Value>, egress: Vec<Value>, } }
 section! { NetworkPolicyWorkload { public_egress: PublicEgress, ingress: Vec<Value>, egress: Vec<Value>, } }
 section! { PublicEgress { enabled: bool, cidr: String, except: Vec<String>, } }
+section! {
+    /// Webhook configurations as YAML says them, put in front of the tenant's API.
+    CentralAdmission { validating_webhooks: Vec<Value>, mutating_webhooks: Vec<Value>, }
+}
 section! { ResourceQuota {
     enabled: Switch,
     quota: Value,
@@ -533,7 +646,21 @@ section! { LimitRange {
 section! { Rbac { role: RbacRole, cluster_role: RbacClusterRole, } }
 section! { RbacRole { enabled: bool, extra_rules: Vec<Value>, overwrite_rules: Vec<Value>, } }
 section! { RbacClusterRole { enabled: Switch, extra_rules: Vec<Value>, overwrite_rules: Vec<Value>, } }
-section! { Experimental { sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
+section! { DenyRule {
+    name: String,
+    namespaces: Vec<String>,
+    rules: Vec<DenyRuleMatch>,
+    excluded_users: Vec<String>,
+} }
+section! { DenyRuleMatch {
+    api_groups: Vec<String>,
+    api_versions: Vec<String>,
+    resources: Vec<String>,
+    scope: String,
+    operations: Vec<String>,
+} }
+section! { HostPathMapper { enabled: bool, central: bool, } }
+section! { Experimental { deny_proxy_requests: Vec<DenyRule>, sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
 section! { SyncSettings { set_owner: bool, } }
 section! { ExperimentalDeploy { host: InitManifests, vcluster: InitManifests, } }
 section! { InitManifests { manifests: String, manifests_template: String, } }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::error::Problem;
-use crate::model::{EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
+use crate::model::{Config, DnsMode, EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
 
 /// Applies the defaults that depend on other keys and returns all broken rules.
 pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
@@ -100,9 +100,9 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         let path = format!("networking.replicateServices.toHost[{index}]");
         check(mapping.from.matches('/').count() != 1, &format!("{path}.from"), "must be NAMESPACE/NAME");
         check(
-            mapping.to.is_empty() || mapping.to.contains('/'),
+            mapping.to.is_empty() || mapping.to.matches('/').count() > 1,
             &format!("{path}.to"),
-            "must be the name of a host service",
+            "must be the name of a host service, or NAMESPACE/NAME",
         );
     }
     for (index, mapping) in config.networking.replicate_services.from_host.iter().enumerate() {
@@ -149,7 +149,25 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     ] {
         from_host(path, kind, &mut check);
     }
+    namespace_mappings(config, &mut check);
+    gateway_mappings(config, &mut check);
     all_patches(values, "", &mut check);
+    problems
+}
+
+/// Rules that depend on who answers DNS.
+pub(crate) fn validate_dns(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mode = config.dns_mode();
+    let coredns = &config.control_plane.coredns;
+    if !config.networking.resolve_dns.is_empty() && mode != DnsMode::Embedded {
+        let message = "needs the embedded DNS server: set controlPlane.coredns.embedded to true";
+        problems.push(Problem::at_path("networking.resolveDNS", message));
+    }
+    if mode == DnsMode::Embedded && !coredns.overwrite_manifests.is_empty() {
+        let message = "has no place with the embedded DNS server: set controlPlane.coredns.embedded to false";
+        problems.push(Problem::at_path("controlPlane.coredns.overwriteManifests", message));
+    }
     problems
 }
 
@@ -216,6 +234,70 @@ fn from_host_mappings(path: &str, mappings: &BTreeMap<String, String>, check: &m
     }
 }
 
+fn namespace_mappings(config: &Typed, check: &mut Check<'_>) {
+    let namespaces = &config.sync.to_host.namespaces;
+    if !namespaces.enabled {
+        return;
+    }
+    let mappings = &namespaces.mappings.by_name;
+    check(mappings.is_empty(), "sync.toHost.namespaces.mappings.byName", "must not be empty");
+    let literal = |text: &str| text.replace("${name}", "").trim_end_matches('*').to_string();
+    let is_name = |text: &str| {
+        let plain = text.replace("${name}", "x").replace('*', "x");
+        is_dns_label(&plain)
+    };
+    for (from, to) in mappings {
+        let path = format!("sync.toHost.namespaces.mappings.byName[{from:?}]");
+        let pattern = |text: &str| text.matches('*').count() == 1 && text.ends_with('*');
+        let fits = match (from.contains('*'), to.contains('*')) {
+            (false, false) => true,
+            (true, true) => pattern(from) && pattern(to),
+            _ => false,
+        };
+        check(!fits, &path, "must map a name to a name, or a pattern that ends in * to one that ends in *");
+        check(to == "*", &path, "the host side must not be * alone");
+        check(
+            literal(from).len() > 32 || literal(to).len() > 32,
+            &path,
+            "must not have more than 32 characters beside * and ${name}",
+        );
+        check(!is_name(from) || !is_name(to), &path, "holds an invalid name");
+    }
+}
+
+fn gateway_mappings(config: &Typed, check: &mut Check<'_>) {
+    let gateways = &config.sync.from_host.gateways;
+    if !gateways.enabled {
+        return;
+    }
+    let mappings = &gateways.mappings.by_name;
+    let path = "sync.fromHost.gateways";
+    check(mappings.is_empty(), &format!("{path}.mappings.byName"), "must not be empty");
+    from_host_mappings(path, mappings, check);
+    let mut targets = BTreeMap::new();
+    for (from, to) in mappings {
+        let here = format!("{path}.mappings.byName[{from:?}]");
+        let namespace = to.split('/').next().unwrap_or_default();
+        check(namespace.starts_with("kube-"), &here, "the namespace is reserved");
+        if let Some(other) = targets.insert(to, from) {
+            check(true, &here, &format!("has the same target as {other:?}: {to}"));
+        }
+        let whole = to.ends_with("/*").then(|| to.trim_end_matches('*'));
+        let inside =
+            whole.is_some_and(|prefix| mappings.values().any(|other| other != to && other.starts_with(prefix)));
+        check(inside, &here, "overlaps with another mapping into the same namespace");
+    }
+    let word = |text: &str| matches!(text, "" | "Same" | "All" | "None" | "Selector");
+    let policy = &gateways.allowed_routes.default_virtual_namespace_policy.from;
+    let message = "must be one of: Same, All, None, Selector";
+    check(!word(policy), &format!("{path}.allowedRoutes.defaultVirtualNamespacePolicy.from"), message);
+    for (n, o) in gateways.allowed_routes.overrides.iter().enumerate() {
+        let here = format!("{path}.allowedRoutes.overrides[{n}]");
+        check(o.host_namespace.is_empty() || o.name.is_empty(), &here, "must have hostNamespace and name");
+        check(!word(&o.virtual_namespace_policy.from), &format!("{here}.virtualNamespacePolicy.from"), message);
+    }
+}
+
 fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {
     let target = &entry.target;
     let set = |fields: &[&str]| fields.iter().filter(|field| !field.is_empty()).count();
@@ -250,6 +332,17 @@ fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {
         wildcard == 1 && target.hostname.matches('*').count() != 1,
         &format!("{path}.target.hostname"),
         "must have one wildcard because the hostname has one",
+    );
+    let star = target.hostname.matches('*').count();
+    check(
+        star > 1 || star == 1 && !target.hostname.starts_with('*') && !target.hostname.ends_with('*'),
+        &format!("{path}.target.hostname"),
+        "must have at most one wildcard, at the beginning or the end",
+    );
+    check(
+        star == 1 && wildcard == 0,
+        &format!("{path}.target.hostname"),
+        "must not have a wildcard because the hostname has none",
     );
     check(
         entry.namespace.is_empty() != target.host_namespace.is_empty(),

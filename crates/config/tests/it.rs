@@ -43,15 +43,7 @@ fn a_mistake_is_named_with_its_place_and_the_way_out() {
         ("controlPlane:\n  service:\n    httpsNodePort: \"3\"\n", "must be a whole number"),
         ("sync: []\n", "sync: must be a map, but is a list"),
         ("- a\n", "the document must be a map, but is a list"),
-        (
-            "sync:\n  toHost:\n    namespaces:\n      enabled: true\n",
-            "sync.toHost.namespaces.enabled: not supported yet",
-        ),
-        (
-            "sync:\n  toHost:\n    pods:\n      patches:\n      - path: spec.x\n        expression: value\n",
-            "sync.toHost.pods.patches: not supported yet",
-        ),
-        ("sleep:\n  auto:\n    afterInactivity: 1h\n", "sleep.auto.afterInactivity: not supported yet"),
+        ("integrations:\n  istio:\n    enabled: true\n", "integrations.istio.enabled: not supported yet"),
         ("serviceCIDR: 10.0.0.0/8\n", "old key; write networking.serviceCIDR"),
         ("sync:\n  toHost:\n    volumeSnapshots:\n      enabled: true\n", "was removed in vCluster 0.36"),
         ("a: 1\na: 2\n", "duplicate"),
@@ -89,7 +81,24 @@ fn what_is_off_or_at_its_default_needs_no_support() {
 #[test]
 fn rules_between_keys_hold() {
     for (text, want) in [
-        ("policies:\n  podSecurityStandard: strict\n", "not supported yet"),
+        ("policies:\n  podSecurityStandard: strict\n", "must be one of: privileged, baseline, restricted"),
+        ("sync:\n  toHost:\n    namespaces:\n      enabled: true\n", "mappings.byName: must not be empty"),
+        (
+            "sync:\n  toHost:\n    namespaces:\n      enabled: true\n      mappings:\n        byName: {\"a-*\": b}\n",
+            "must map a name to a name",
+        ),
+        (
+            "sync:\n  toHost:\n    namespaces:\n      enabled: true\n      mappings:\n        byName: {\"*\": \"*\"}\n",
+            "the host side must not be * alone",
+        ),
+        (
+            "sync:\n  fromHost:\n    gateways:\n      enabled: true\n      mappings:\n        byName: {a/b: kube-system/b}\n",
+            "the namespace is reserved",
+        ),
+        (
+            "sync:\n  fromHost:\n    gateways:\n      enabled: true\n      mappings:\n        byName: {a/b: x/y, a/c: x/y}\n",
+            "has the same target",
+        ),
         ("exportKubeConfig:\n  server: example.com\n", "exportKubeConfig.server: must be a URL"),
         ("exportKubeConfig:\n  secret:\n    name: a\n  additionalSecrets:\n  - name: b\n", "must not be set together"),
         ("exportKubeConfig:\n  additionalSecrets:\n  - context: b\n", "must have a name or a namespace"),
@@ -173,7 +182,8 @@ fn the_schema_accepts_what_the_table_knows() {
     let pods = &schema["properties"]["sync"]["properties"]["toHost"]["properties"]["pods"];
     assert_eq!(pods["properties"]["enabled"], json!({"type": "boolean", "default": true}));
     assert_eq!(pods["additionalProperties"], json!(false));
-    assert_eq!(pods["properties"]["patches"]["description"], json!("Not supported yet."));
+    let istio = &schema["properties"]["integrations"]["properties"]["istio"]["properties"]["enabled"];
+    assert_eq!(istio["description"], json!("Not supported yet."));
 }
 
 #[test]
@@ -190,4 +200,47 @@ fn yaml_reads_numbers_and_words_as_kubernetes_does() {
         assert_eq!(config::yaml::documents(text).unwrap(), [want], "{text}");
     }
     assert_eq!(config::yaml::documents("a: 1\n---\n# nothing\n---\nb: 2\n").unwrap().len(), 2);
+}
+
+#[test]
+fn dns_is_embedded_unless_a_deployment_is_asked_for() {
+    use config::DnsMode::{Deployed, Embedded, Off};
+    for (text, want) in [
+        ("", Embedded),
+        ("controlPlane: {coredns: {enabled: false}}", Off),
+        ("controlPlane: {coredns: {embedded: true}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false}}", Deployed),
+        ("controlPlane: {coredns: {enabled: false, embedded: true}}", Off),
+        ("controlPlane: {coredns: {deployment: {replicas: 2}}}", Embedded),
+        ("controlPlane: {coredns: {embedded: null}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false, deployment: {replicas: 2}}}", Deployed),
+        ("controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}", Embedded),
+        ("controlPlane: {coredns: {embedded: false, overwriteManifests: 'a: b'}}", Deployed),
+        ("controlPlane: {coredns: {service: {labels: {a: b}}, overwriteConfig: x}}", Embedded),
+    ] {
+        let config = config::Config::from_yaml("t", text).unwrap();
+        assert_eq!(config.dns_mode(), want, "{text}");
+        // What is kept on the host says the same.
+        assert_eq!(config::Config::from_yaml("t", &config.to_stored()).unwrap().dns_mode(), want, "{text}");
+    }
+    let both = "controlPlane: {coredns: {embedded: true, deployment: {replicas: 2}}}";
+    let ignored = config::Config::from_yaml("t", both).unwrap().without_effect(false);
+    assert_eq!(ignored[0].0, "controlPlane.coredns.deployment");
+    for (text, want) in [
+        (
+            "controlPlane: {coredns: {embedded: false}}\nnetworking: {resolveDNS: [{hostname: a, target: {ip: 1.2.3.4}}]}",
+            "networking.resolveDNS: needs the embedded DNS server",
+        ),
+        (
+            "controlPlane: {coredns: {embedded: true, overwriteManifests: 'a: b'}}",
+            "controlPlane.coredns.overwriteManifests: has no place with the embedded DNS server",
+        ),
+        (
+            "networking: {resolveDNS: [{hostname: a, target: {hostname: '*.b'}}]}",
+            "must not have a wildcard because the hostname has none",
+        ),
+    ] {
+        let error = config::Config::from_yaml("t", text).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
 }

@@ -86,6 +86,7 @@ const CONTROLLERS: &[(&str, bool, Start)] = &[
     ("persistentvolume-binder-controller", true, volume::binder::start),
     ("persistentvolumeclaim-protection-controller", true, volume::protection::start_claims),
     ("persistentvolume-protection-controller", true, volume::protection::start_volumes),
+    ("volumeattributesclass-protection-controller", true, volume::protection::start_attributes_classes),
     ("ephemeral-volume-controller", true, volume::ephemeral::start),
     ("node-lifecycle-controller", true, node::lifecycle::start),
     ("taint-eviction-controller", true, node::taint_eviction::start),
@@ -135,6 +136,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("nodelifecycle", "node-lifecycle-controller"),
     ("podgc", "pod-garbage-collector-controller"),
     ("pv-protection", "persistentvolume-protection-controller"),
+    ("vac-protection", "volumeattributesclass-protection-controller"),
     ("pvc-protection", "persistentvolumeclaim-protection-controller"),
     ("replicationcontroller", "replicationcontroller-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
@@ -162,7 +164,6 @@ const NOT_BUILT: &[&str] = &[
     "token-cleaner",
     "tokencleaner",
     "ttl",
-    "volumeattributesclass-protection",
 ];
 
 /// Names with and without `-controller`, and upstream's older names, mean the same. `None` for one that is switched off

@@ -39,6 +39,7 @@ resources! {
     RESOURCE_CLAIMS = "resource.k8s.io" / "v1" / "resourceclaims";
     RESOURCE_CLAIM_TEMPLATES = "resource.k8s.io" / "v1" / "resourceclaimtemplates";
     STORAGE_CLASSES = "storage.k8s.io" / "v1" / "storageclasses";
+    VOLUME_ATTRIBUTES_CLASSES = "storage.k8s.io" / "v1" / "volumeattributesclasses";
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" / "v1" / "customresourcedefinitions";
     VALIDATING_ADMISSION_POLICIES = "admissionregistration.k8s.io" / "v1" / "validatingadmissionpolicies";
 }

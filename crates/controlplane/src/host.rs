@@ -196,6 +196,14 @@ impl Host {
         }
     }
 
+    /// The host's Kubernetes version; unknown when it does not tell.
+    pub(crate) async fn version(&self) -> Option<(u32, u32)> {
+        let answer = self.rest.get_path("/version", "application/json").await.ok()?;
+        // Some providers write "36+".
+        let number = |member: &str| answer.str_at(&[member]).trim_end_matches('+').parse().ok();
+        Some((number("major")?, number("minor")?))
+    }
+
     /// May the control plane read and watch these objects?
     pub(crate) async fn may_watch(&self, resource: &Resource, namespace: &str) -> bool {
         self.may("list", resource, namespace).await && self.may("watch", resource, namespace).await

@@ -10,12 +10,17 @@
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
 mod backing_store;
+mod central;
 mod certificates;
+mod deny;
+pub mod dns;
 mod follow;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
+mod kubelets;
 mod link;
+mod mappings;
 mod metrics_api;
 pub mod operations;
 mod parts;
@@ -51,21 +56,25 @@ pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+pub use settings::SettingsError;
 
 /// What a control plane is started with.
-#[derive(Debug)]
 pub struct Options {
     /// Name of the virtual cluster.
     pub name: String,
     pub config: config::Config,
     /// Where the store and, without a host, the certificates are kept; without it everything is in memory.
     pub data_dir: Option<PathBuf>,
+    /// An opened store in place of the one that the configuration describes. Whoever opened it closes it.
+    pub store: Option<Store>,
     /// The bound port that serves the API.
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
     pub public_url: String,
     /// Which replica this is when there may be several; without it the control plane is alone.
     pub replica: Option<Replica>,
+    /// Where the cluster's DNS is served when the configuration asks for the embedded server; without it nowhere.
+    pub dns: Option<dns::DnsPlace>,
 }
 
 /// One of the pods of a cluster with placement `dedicated`.
@@ -73,6 +82,8 @@ pub struct Options {
 pub struct Replica {
     /// Name of the pod: unique among the replicas.
     pub identity: String,
+    /// There may be others on the same store: a Lease decides who runs controllers and syncer.
+    pub elects: bool,
     /// Addresses of the pod and of its node, which the serving certificate has too.
     pub pod_ip: Option<IpAddr>,
     pub node_ip: Option<IpAddr>,
@@ -85,6 +96,8 @@ pub struct ControlPlane {
     access: AdminAccess,
     server: ApiServer,
     store: Store,
+    /// Somebody else opened the store and closes it.
+    shared: bool,
     parts: Arc<Parts>,
     /// The parts, when there is nobody to elect from.
     working: Option<Working>,
@@ -96,6 +109,7 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     background_tasks: TaskTracker,
     operations: Arc<Operations>,
+    dns: Option<dns::ClusterDns>,
 }
 
 /// Why a control plane did not start.
@@ -123,15 +137,19 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("DNS")]
+    Dns(#[from] dns::DnsError),
     #[error("a snapshot could not be restored")]
     Restore(#[from] snapshot::restore::RestoreError),
+    #[error("the configuration of the syncer")]
+    Settings(#[from] settings::SettingsError),
 }
 
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
     pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, listener, public_url, replica } = options;
+        let Options { name, config, data_dir, store, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -178,6 +196,9 @@ impl ControlPlane {
             }
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
             if let Some(host) = &host {
+                let by_hostname = config.networking.advanced.proxy_kubelets.by_hostname;
+                let kubelets = kubelets::HostKubelets { host: host.clone(), link: Arc::clone(link), by_hostname };
+                api_config.kubelets = Some(Arc::new(kubelets));
                 let metrics = metrics_api::Metrics::new(&name, &config, host, link);
                 api_config
                     .groups
@@ -187,9 +208,20 @@ impl ControlPlane {
             api_config.metrics.push(Arc::new(parts::SyncerMetrics(Arc::clone(&state))));
         }
         api_config.metrics.push(Arc::new(parts::ControllerMetrics(Arc::clone(&state))));
+        let dns_slot = dns::Slot::default();
+        api_config.metrics.push(Arc::new(dns::DnsMetrics(dns_slot.clone())));
+        api_config.health_checks.push(Arc::new(dns::DnsCheck(dns_slot.clone())));
         if replica.is_some() {
             // In a hub the process is not the cluster's.
             api_config.metrics.push(Arc::new(parts::ProcessMetrics));
+        }
+        let host_namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
+        let authorizer = Arc::clone(&api_config.authorizer);
+        let central = &config.policies.central_admission;
+        central::add(&mut api_config.admission.0, central, &authorizer, &name, host_namespace);
+        if !config.experimental.deny_proxy_requests.is_empty() {
+            let inner = Arc::clone(&api_config.authorizer);
+            api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));
         }
         if let Some(range) = range {
             api_config.service_cluster_ip_range = range;
@@ -198,12 +230,18 @@ impl ControlPlane {
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
-        let (store, restored) = open_restored(&config, data_dir.as_deref()).await?;
+        let shared = store.is_some();
+        let (store, restored) = match store {
+            Some(store) => (store, false),
+            None => open_restored(data_dir.as_deref(), &config).await?,
+        };
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
-                store.close().await;
+                if !shared {
+                    store.close().await;
+                }
                 return Err(error.into());
             }
         };
@@ -219,6 +257,11 @@ impl ControlPlane {
             server: server.clone(),
             certificates: Arc::clone(&certificates),
             public_url,
+            host_version: match &host {
+                Some(host) => host.version().await,
+                None => None,
+            },
+            store: store.clone(),
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
         });
@@ -228,6 +271,7 @@ impl ControlPlane {
             address,
             server,
             store,
+            shared,
             parts,
             working: None,
             background: CancellationToken::new(),
@@ -236,12 +280,19 @@ impl ControlPlane {
             tasks,
             background_tasks: TaskTracker::new(),
             operations,
+            dns: None,
         };
         let started = async {
             if let Some(host) = &host {
                 control_plane.catch_up(host, restored).await?;
             }
-            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())
+            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
+            // After the syncer, which chooses the address of the Service.
+            if let Some(place) = dns_place {
+                let (name, server) = (&control_plane.name, &control_plane.server);
+                control_plane.dns = Some(dns::ClusterDns::start(name, &config, server, place, dns_slot).await?);
+            }
+            Ok(())
         };
         if let Err(error) = started.await {
             control_plane.stop().await;
@@ -271,9 +322,8 @@ impl ControlPlane {
         replica: Option<&Replica>,
     ) -> Result<(), StartError> {
         self.parts.stand_by()?;
-        let replicas = config.control_plane.stateful_set.high_availability.replicas;
         match (host, replica) {
-            (Some(host), Some(replica)) if replicas > 1 => {
+            (Some(host), Some(replica)) if replica.elects => {
                 let election = parts::election(&self.name, &host.namespace, &replica.identity, config);
                 let parts = Arc::clone(&self.parts);
                 self.background_tasks.spawn(parts.run_elected(election, self.background.clone()));
@@ -317,6 +367,11 @@ impl ControlPlane {
     /// How an administrator reaches the cluster.
     pub fn access(&self) -> &AdminAccess {
         &self.access
+    }
+
+    /// The bound address of the embedded DNS server.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(dns::ClusterDns::address)
     }
 
     /// A client of the cluster in this process: no socket, no TLS.
@@ -366,6 +421,9 @@ impl ControlPlane {
     pub async fn stop(self) {
         self.server.begin_shutdown();
         self.background.cancel();
+        if let Some(dns) = &self.dns {
+            dns.stop().await;
+        }
         if let Some(factory) = &self.following {
             factory.shutdown().await;
         }
@@ -382,12 +440,14 @@ impl ControlPlane {
         self.server.shutdown().await;
         self.tasks.close();
         self.tasks.wait().await;
-        self.store.close().await;
+        if !self.shared {
+            self.store.close().await;
+        }
     }
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(config: &config::Config, data_dir: Option<&Path>) -> Result<(Store, bool), StartError> {
+async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
     if let Some((endpoint, tls)) = backing_store::endpoint(config)? {
         if let Some(folder) = data_dir
             && restore::waiting(folder).await.is_some()
@@ -400,6 +460,16 @@ async fn open_restored(config: &config::Config, data_dir: Option<&Path>) -> Resu
     let Some((staged, content)) = restore::waiting(folder).await else {
         return Ok((open_store(Some(folder)).await?, false));
     };
+    if config.store_type() != config::StoreType::EmbeddedDatabase {
+        // A store of others is not replaced but changed.
+        let store = open_store(Some(folder)).await?;
+        let outcome = match content {
+            Ok(content) => snapshot::restore::into_store(&store, &content).await,
+            Err(error) => Err(error),
+        };
+        restore::finish(folder, &staged, &outcome);
+        return Ok((store, outcome.is_ok()));
+    }
     let outcome = match content {
         Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
         Err(error) => Err(error),

@@ -46,6 +46,8 @@ pub(crate) struct Parts {
     pub server: ApiServer,
     pub certificates: Arc<Certificates>,
     pub public_url: String,
+    pub host_version: Option<(u32, u32)>,
+    pub store: store::Store,
     pub host: Option<(Host, HostService, Arc<Link>)>,
     pub state: Arc<State>,
 }
@@ -53,6 +55,7 @@ pub(crate) struct Parts {
 /// Parts that work.
 pub(crate) struct Working {
     manager: Arc<Manager>,
+    scheduler: Option<scheduler::driver::Scheduler>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -66,7 +69,10 @@ impl Parts {
     pub fn stand_by(&self) -> Result<(), StartError> {
         let Some((host, _, link)) = &self.host else { return Ok(()) };
         let mut config = SyncerConfig::new(&self.name, &host.namespace);
-        config.settings = crate::settings::settings(&self.name, &self.config);
+        config.names = crate::settings::names(&self.name, &host.namespace, &self.config);
+        config.settings = crate::settings::settings(&self.name, &self.config)?;
+        config.settings.host_version = self.host_version;
+        config.mappings = Some(Arc::new(crate::mappings::InStore(self.store.clone())));
         let client = self.server.kube_client(user("system:vcluster-syncer"));
         let syncer = Arc::new(Syncer::standby(client, host.client.clone(), config)?);
         link.set(&syncer);
@@ -102,7 +108,18 @@ impl Parts {
             server: self.server.clone(),
         };
         tasks.spawn(manifests.run(cancel.clone()));
-        Ok(Working { manager, cancel, tasks })
+        Ok(Working { manager, scheduler: self.scheduler(), cancel, tasks })
+    }
+
+    /// The scheduler for pods that are placed inside the virtual cluster.
+    fn scheduler(&self) -> Option<scheduler::driver::Scheduler> {
+        let config = scheduler::driver::Config::default();
+        let of_host = &self.config.sync.to_host.pods.hybrid_scheduling.host_schedulers;
+        if !self.config.virtual_scheduler() || of_host.contains(&config.scheduler_name) {
+            return None;
+        }
+        let client = self.server.kube_client(user("system:kube-scheduler"));
+        Some(scheduler::driver::Scheduler::start(client, config, Clock::system()))
     }
 
     /// Ends the work in the order in which it could do harm: what writes to the host first.
@@ -116,6 +133,9 @@ impl Parts {
         }
         if let Some(working) = working {
             *self.state.manager.write() = None;
+            if let Some(scheduler) = &working.scheduler {
+                scheduler.shutdown().await;
+            }
             working.manager.factory().shutdown().await;
             working.tasks.close();
             working.tasks.wait().await;

@@ -1,17 +1,62 @@
 //! What of `vcluster.yaml` the syncer is told.
 
+use apimachinery::pod_security::Level;
 use apimachinery::{Value, json};
-use config::{Config, EnableAll, EnableMappings, EnableSelector, LabelSelector, Switch};
-use syncer::names::NamespacedName;
-use syncer::settings::{Import, ImportMapping, Nodes, PodSettings, ReplicatedService, Settings, Wanted};
+use config::{
+    Config, EnableAll, EnableMappings, EnableSelector, EnableSwitch, GatewayRoutePolicy, LabelSelector, Switch,
+};
+use syncer::names::{Names, NamespaceRule, NamespacedName};
+use syncer::patches::{Mode, Patch, Path};
+use syncer::script::Script;
+use syncer::settings::{
+    CustomImport, CustomKind, GatewayImport, GatewaySettings, Import, ImportMapping, Nodes, PodSettings,
+    ReplicatedService, RewriteHosts, RouteOverride, RoutePolicy, Settings, Wanted,
+};
+
+/// A value of the configuration that the syncer cannot act on.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct SettingsError {
+    key: String,
+    message: String,
+}
+
+fn wrong(key: impl Into<String>, message: impl ToString) -> SettingsError {
+    SettingsError { key: key.into(), message: message.to_string() }
+}
+
+/// The names of a cluster's host objects, with the namespace rules of the configuration.
+pub(crate) fn names(name: &str, namespace: &str, config: &Config) -> Names {
+    let namespaces = &config.sync.to_host.namespaces;
+    let names = Names::new(name, namespace);
+    if !namespaces.enabled {
+        return names;
+    }
+    let rules = namespaces.mappings.by_name.iter();
+    names.with_namespace_rules(rules.map(|(from, to)| NamespaceRule { from: from.clone(), to: to.clone() }).collect())
+}
 
 /// The syncer's settings for a cluster of this name.
-pub(crate) fn settings(name: &str, config: &Config) -> Settings {
+pub(crate) fn settings(name: &str, config: &Config) -> Result<Settings, SettingsError> {
     let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
     let pods = &to_host.pods;
     let account = &config.control_plane.advanced.workload_service_account.name;
-    let csi = [from_host.csi_nodes.enabled, from_host.csi_drivers.enabled, from_host.csi_storage_capacities.enabled];
-    Settings {
+    let gateway_api = &to_host.gateway_api;
+    let gateways = GatewaySettings {
+        gateways: gateway_api.enabled || gateway_api.gateways.enabled,
+        http_routes: gateway_api.enabled || gateway_api.http_routes.enabled,
+        tls_routes: gateway_api.tls_routes.enabled,
+        backend_tls_policies: gateway_api.backend_tls_policies.enabled,
+        reference_grants: match gateway_api.reference_grants.enabled {
+            Switch::On => true,
+            Switch::Off => false,
+            Switch::Auto => to_host.namespaces.enabled && gateway_api.enabled,
+        },
+    };
+    let on = |kind: &EnableSwitch| kind.enabled == Switch::On;
+    let rewrite = &pods.rewrite_hosts;
+    let registry = &config.control_plane.advanced.default_image_registry;
+    Ok(Settings {
         cluster_domain: config.networking.advanced.cluster_domain.clone(),
         workload_service_account: if account.is_empty() {
             deploy::names::workload_service_account(name)
@@ -25,9 +70,13 @@ pub(crate) fn settings(name: &str, config: &Config) -> Settings {
             enforce_tolerations: pods.enforce_tolerations.iter().map(|text| toleration(text)).collect(),
             runtime_class_name: pods.runtime_class_name.clone(),
             priority_class_name: pods.priority_class_name.clone(),
-            rewrite_hosts: None,
+            rewrite_hosts: rewrite.enabled.then(|| RewriteHosts {
+                image: rewrite.init_container.image.reference(registry),
+                resources: tree(&rewrite.init_container.resources),
+            }),
             host_schedulers: pods.hybrid_scheduling.host_schedulers.clone(),
         },
+        sync_pods: pods.enabled,
         services: to_host.services.enabled,
         config_maps: wanted(&to_host.config_maps),
         secrets: wanted(&to_host.secrets),
@@ -50,18 +99,59 @@ pub(crate) fn settings(name: &str, config: &Config) -> Settings {
         },
         import_runtime_classes: import(&from_host.runtime_classes),
         import_priority_classes: import(&from_host.priority_classes),
-        import_csi: csi.contains(&Switch::On),
+        import_csi_drivers: on(&from_host.csi_drivers),
+        import_csi_nodes: on(&from_host.csi_nodes),
+        import_csi_storage_capacities: on(&from_host.csi_storage_capacities),
+        import_device_classes: import(&from_host.device_classes),
+        import_gateway_classes: match (from_host.gateway_classes.enabled, gateway_api.enabled) {
+            (true, _) => import(&from_host.gateway_classes),
+            // The umbrella switch shows the classes too.
+            (false, true) => Import::On(selector(&from_host.gateway_classes.selector)),
+            (false, false) => Import::Off,
+        },
+        import_gateways: from_host.gateways.enabled.then(|| gateway_import(config)),
+        import_custom_resources: from_host
+            .custom_resources
+            .iter()
+            .filter(|(_, resource)| resource.enabled)
+            .map(|(key, resource)| {
+                let mappings = resource.mappings.by_name.iter();
+                let mappings = mappings.map(|(from, to)| ImportMapping { from: from.clone(), to: to.clone() });
+                Ok(CustomImport {
+                    kind: custom_kind("sync.fromHost.customResources", key)?,
+                    mappings: mappings.collect(),
+                })
+            })
+            .collect::<Result<_, SettingsError>>()?,
         import_config_maps: mappings(&from_host.config_maps),
         import_secrets: mappings(&from_host.secrets),
+        namespace_labels: to_host.namespaces.extra_labels.clone(),
+        mapped_namespaces_only: to_host.namespaces.enabled && to_host.namespaces.mappings_only,
+        custom_resources: to_host
+            .custom_resources
+            .iter()
+            .filter(|(_, resource)| resource.enabled)
+            .map(|(key, _)| custom_kind("sync.toHost.customResources", key))
+            .collect::<Result<_, _>>()?,
+        gateway_api: gateways,
+        resource_claims: to_host.resource_claims.enabled,
+        resource_claim_templates: to_host.resource_claim_templates.enabled,
+        patches: to_host_patches(config)?,
+        import_patches: from_host_patches(config)?,
+        pod_security: match config.policies.pod_security_standard.as_str() {
+            "baseline" => Some(Level::Baseline),
+            "restricted" => Some(Level::Restricted),
+            "privileged" => Some(Level::Privileged),
+            _ => None,
+        },
+        host_path_mapper: config.control_plane.host_path_mapper.enabled,
+        isolate_network: config.policies.network_policy.enabled,
         replicate_to_host: config
             .networking
             .replicate_services
             .to_host
             .iter()
-            .map(|mapping| ReplicatedService {
-                from: split(&mapping.from),
-                to: NamespacedName::new("", mapping.to.as_str()),
-            })
+            .map(|mapping| ReplicatedService { from: split(&mapping.from), to: split(&mapping.to) })
             .collect(),
         replicate_from_host: config
             .networking
@@ -70,11 +160,172 @@ pub(crate) fn settings(name: &str, config: &Config) -> Settings {
             .iter()
             .map(|mapping| ReplicatedService { from: split(&mapping.from), to: split(&mapping.to) })
             .collect(),
+        config: tree(config.values()),
         virtual_scheduler: config.virtual_scheduler(),
         proxy_kubelets_by_hostname: config.networking.advanced.proxy_kubelets.by_hostname,
         proxy_kubelets_by_ip: config.networking.advanced.proxy_kubelets.by_ip,
         ..Settings::default()
+    })
+}
+
+fn tree(value: &serde_json::Value) -> Value {
+    Value::from(value.clone())
+}
+
+fn custom_kind(section: &str, key: &str) -> Result<CustomKind, SettingsError> {
+    CustomKind::parse(key)
+        .ok_or_else(|| wrong(format!("{section}.{key}"), "must be PLURAL.GROUP or PLURAL.GROUP/VERSION"))
+}
+
+fn route_policy(policy: &GatewayRoutePolicy) -> RoutePolicy {
+    match policy.from.as_str() {
+        "All" => RoutePolicy::All,
+        "None" => RoutePolicy::None,
+        "Selector" => RoutePolicy::Selector(selector(&policy.selector)),
+        _ => RoutePolicy::Same,
     }
+}
+
+fn gateway_import(config: &Config) -> GatewayImport {
+    let gateways = &config.sync.from_host.gateways;
+    let overrides = gateways.allowed_routes.overrides.iter().map(|o| RouteOverride {
+        gateway: NamespacedName::new(o.host_namespace.as_str(), o.name.as_str()),
+        policy: (!o.virtual_namespace_policy.from.is_empty()).then(|| route_policy(&o.virtual_namespace_policy)),
+        hostnames: o.allowed_hostnames.clone(),
+    });
+    let mappings = gateways.mappings.by_name.iter();
+    GatewayImport {
+        selector: selector(&gateways.selector),
+        mappings: mappings.map(|(from, to)| ImportMapping { from: from.clone(), to: to.clone() }).collect(),
+        policy: route_policy(&gateways.allowed_routes.default_virtual_namespace_policy),
+        overrides: overrides.collect(),
+        expose_addresses: gateways.status.expose_addresses,
+        expose_source: gateways.metadata.expose_source_gateway,
+        hide_certificates: gateways.sanitize.certificate_refs,
+        hide_infrastructure: gateways.sanitize.infrastructure,
+    }
+}
+
+type Patches = std::collections::BTreeMap<String, Vec<Patch>>;
+
+fn add_patches(all: &mut Patches, resource: &str, key: &str, list: &[config::Patch]) -> Result<(), SettingsError> {
+    for (n, patch) in list.iter().enumerate() {
+        let here = format!("{key}.patches[{n}]");
+        let made = self::patch(&here, patch)?;
+        all.entry(resource.to_owned()).or_default().push(made);
+    }
+    Ok(())
+}
+
+fn patch(key: &str, patch: &config::Patch) -> Result<Patch, SettingsError> {
+    let path = Path::parse(&patch.path).map_err(|e| wrong(format!("{key}.path"), e.message))?;
+    let script = |member: &str, text: &Option<String>| match text.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => Script::parse(text).map(Some).map_err(|e| wrong(format!("{key}.{member}"), e)),
+    };
+    let at = |member: &str, text: &str| match text {
+        "" => Ok(None),
+        text => Path::parse(text).map(Some).map_err(|e| wrong(format!("{key}.reference.{member}"), e.message)),
+    };
+    let mode = match (&patch.reference, &patch.labels) {
+        (Some(reference), _) => Mode::Reference {
+            api_version: reference.api_version.clone(),
+            kind: reference.kind.clone(),
+            api_version_path: at("apiVersionPath", &reference.api_version_path)?,
+            kind_path: at("kindPath", &reference.kind_path)?,
+            name_path: at("namePath", &reference.name_path)?,
+            namespace_path: at("namespacePath", &reference.namespace_path)?,
+        },
+        (None, Some(_)) => Mode::Labels,
+        (None, None) => Mode::Expression {
+            to_host: script("expression", &patch.expression)?,
+            to_virtual: script("reverseExpression", &patch.reverse_expression)?,
+        },
+    };
+    Ok(Patch { path, mode })
+}
+
+fn to_host_patches(config: &Config) -> Result<Patches, SettingsError> {
+    let mut all = Patches::new();
+    let to = &config.sync.to_host;
+    let gateway = &to.gateway_api;
+    for (resource, key, list) in [
+        ("pods", "pods", &to.pods.patches),
+        ("services", "services", &to.services.patches),
+        ("endpoints", "endpoints", &to.endpoints.patches),
+        ("endpointslices", "endpointSlices", &to.endpoint_slices.patches),
+        ("configmaps", "configMaps", &to.config_maps.patches),
+        ("secrets", "secrets", &to.secrets.patches),
+        ("persistentvolumeclaims", "persistentVolumeClaims", &to.persistent_volume_claims.patches),
+        ("persistentvolumes", "persistentVolumes", &to.persistent_volumes.patches),
+        ("ingresses", "ingresses", &to.ingresses.patches),
+        ("networkpolicies", "networkPolicies", &to.network_policies.patches),
+        ("storageclasses", "storageClasses", &to.storage_classes.patches),
+        ("serviceaccounts", "serviceAccounts", &to.service_accounts.patches),
+        ("poddisruptionbudgets", "podDisruptionBudgets", &to.pod_disruption_budgets.patches),
+        ("priorityclasses", "priorityClasses", &to.priority_classes.patches),
+        ("namespaces", "namespaces", &to.namespaces.patches),
+        ("resourceclaims", "resourceClaims", &to.resource_claims.patches),
+        ("resourceclaimtemplates", "resourceClaimTemplates", &to.resource_claim_templates.patches),
+        ("gateways.gateway.networking.k8s.io", "gatewayApi.gateways", &gateway.gateways.patches),
+        ("httproutes.gateway.networking.k8s.io", "gatewayApi.httpRoutes", &gateway.http_routes.patches),
+        ("tlsroutes.gateway.networking.k8s.io", "gatewayApi.tlsRoutes", &gateway.tls_routes.patches),
+        (
+            "backendtlspolicies.gateway.networking.k8s.io",
+            "gatewayApi.backendTLSPolicies",
+            &gateway.backend_tls_policies.patches,
+        ),
+        ("referencegrants.gateway.networking.k8s.io", "gatewayApi.referenceGrants", &gateway.reference_grants.patches),
+    ] {
+        add_patches(&mut all, resource, &format!("sync.toHost.{key}"), list)?;
+    }
+    for resource in ["gateways", "httproutes", "tlsroutes", "backendtlspolicies"] {
+        add_patches(
+            &mut all,
+            &format!("{resource}.gateway.networking.k8s.io"),
+            "sync.toHost.gatewayApi",
+            &gateway.patches,
+        )?;
+    }
+    for (key, resource) in &to.custom_resources {
+        let here = format!("sync.toHost.customResources.{key}");
+        add_patches(
+            &mut all,
+            &custom_kind("sync.toHost.customResources", key)?.definition(),
+            &here,
+            &resource.patches,
+        )?;
+    }
+    Ok(all)
+}
+
+fn from_host_patches(config: &Config) -> Result<Patches, SettingsError> {
+    let mut all = Patches::new();
+    let from = &config.sync.from_host;
+    for (resource, key, list) in [
+        ("nodes", "nodes", &from.nodes.patches),
+        ("events", "events", &from.events.patches),
+        ("ingressclasses", "ingressClasses", &from.ingress_classes.patches),
+        ("storageclasses", "storageClasses", &from.storage_classes.patches),
+        ("runtimeclasses", "runtimeClasses", &from.runtime_classes.patches),
+        ("priorityclasses", "priorityClasses", &from.priority_classes.patches),
+        ("csinodes", "csiNodes", &from.csi_nodes.patches),
+        ("csidrivers", "csiDrivers", &from.csi_drivers.patches),
+        ("csistoragecapacities", "csiStorageCapacities", &from.csi_storage_capacities.patches),
+        ("configmaps", "configMaps", &from.config_maps.patches),
+        ("secrets", "secrets", &from.secrets.patches),
+        ("deviceclasses", "deviceClasses", &from.device_classes.patches),
+        ("gatewayclasses.gateway.networking.k8s.io", "gatewayClasses", &from.gateway_classes.patches),
+        ("gateways.gateway.networking.k8s.io", "gateways", &from.gateways.patches),
+    ] {
+        add_patches(&mut all, resource, &format!("sync.fromHost.{key}"), list)?;
+    }
+    for (key, resource) in &from.custom_resources {
+        let here = format!("sync.fromHost.customResources.{key}");
+        let kind = custom_kind("sync.fromHost.customResources", key)?;
+        add_patches(&mut all, &kind.definition(), &here, &resource.patches)?;
+    }
+    Ok(all)
 }
 
 fn wanted(kind: &EnableAll) -> Wanted {
@@ -166,7 +417,7 @@ mod tests {
     #[test]
     fn the_configuration_reaches_the_syncer() {
         let read = |text: &str| config::load(&[config::Source::new("t", text)], &[]).unwrap();
-        let default = settings("a", &read(""));
+        let default = settings("a", &read("")).unwrap();
         assert_eq!(default.config_maps, Wanted::Used);
         assert_eq!(default.workload_service_account, "vc-workload-a");
         assert_eq!(default.nodes, Nodes::Fake);
@@ -176,7 +427,83 @@ mod tests {
             &read(
                 "sync: {toHost: {secrets: {all: true}, configMaps: {enabled: false}, pods: {translateImage: {x: other}}}}\ncontrolPlane: {coredns: {enabled: false}}",
             ),
-        );
+        )
+        .unwrap();
+        let all = settings(
+            "a",
+            &read(
+                r#"
+networking:
+  replicateServices:
+    toHost: [{from: default/web, to: edge/web}]
+    fromHost: [{from: shared/db, to: tools/db}]
+policies: {podSecurityStandard: restricted, networkPolicy: {enabled: true}}
+controlPlane: {hostPathMapper: {enabled: true}}
+sync:
+  toHost:
+    pods:
+      rewriteHosts: {initContainer: {image: busybox}}
+      hybridScheduling: {enabled: true, hostSchedulers: [gpu]}
+      patches:
+      - path: metadata.annotations["a.b/c"]
+        expression: "value + '-' + context.vcluster.name"
+        reverseExpression: value
+    persistentVolumes: {enabled: true}
+    resourceClaims: {enabled: true}
+    gatewayApi: {enabled: true, tlsRoutes: {enabled: true}}
+    namespaces: {enabled: true, mappingsOnly: true, extraLabels: {a: b}, mappings: {byName: {"team-*": "${name}-*"}}}
+    customResources:
+      certificates.cert-manager.io/v1:
+        enabled: true
+        patches:
+        - {path: spec.secretName, reference: {apiVersion: v1, kind: Secret}}
+        - {path: spec.selector, labels: {}}
+      off.x.io: {enabled: false}
+  fromHost:
+    nodes: {enabled: true, syncBackChanges: true}
+    deviceClasses: {enabled: true, selector: {matchLabels: {x: z}}}
+    gateways:
+      enabled: true
+      mappings: {byName: {infra/edge: shared/edge}}
+      allowedRoutes:
+        defaultVirtualNamespacePolicy: {from: None}
+        overrides:
+        - {hostNamespace: infra, name: edge, virtualNamespacePolicy: {from: All}, allowedHostnames: ["*.a.example"]}
+    customResources:
+      issuers.cert-manager.io: {enabled: true, scope: Cluster}
+      certs.x.io: {enabled: true, scope: Namespaced, mappings: {byName: {"x/*": "y/*"}}}
+"#,
+            ),
+        )
+        .unwrap();
+        assert_eq!(all.replicate_to_host[0].to, NamespacedName::new("edge", "web"));
+        assert_eq!(all.replicate_from_host[0].from, NamespacedName::new("shared", "db"));
+        assert_eq!((all.pod_security, all.isolate_network), (Some(Level::Restricted), true));
+        assert!(all.host_path_mapper && all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
+        assert!(all.pods.rewrite_hosts.as_ref().is_some_and(|r| r.image.ends_with("busybox")), "{:?}", all.pods);
+        assert_eq!(all.pods.host_schedulers, ["gpu"]);
+        assert_eq!(all.patches["pods"].len(), 1);
+        assert_eq!(all.patches["certificates.cert-manager.io"].len(), 2);
+        assert_eq!(all.custom_resources.len(), 1);
+        assert_eq!(all.custom_resources[0].version.as_deref(), Some("v1"));
+        assert!(all.mapped_namespaces_only);
+        assert_eq!(all.namespace_labels["a"], "b");
+        let gateway = &all.gateway_api;
+        assert!(gateway.gateways && gateway.http_routes && gateway.tls_routes && !gateway.backend_tls_policies);
+        assert!(gateway.reference_grants && all.import_gateway_classes.is_on());
+        assert!(matches!(all.nodes, Nodes::Real { sync_back_changes: true, all: true, .. }), "{:?}", all.nodes);
+        assert!(all.import_csi_nodes && all.import_csi_drivers && all.import_csi_storage_capacities);
+        assert!(all.import_storage_classes.is_on() && all.import_device_classes.selector().is_some());
+        let gateways = all.import_gateways.unwrap();
+        assert_eq!((gateways.policy, gateways.hide_certificates), (RoutePolicy::None, true));
+        assert_eq!(gateways.overrides[0].policy, Some(RoutePolicy::All));
+        assert_eq!(all.import_custom_resources.len(), 2);
+        let config =
+            read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
+        assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");
+        let broken = read("sync: {toHost: {pods: {patches: [{path: spec.x, expression: \"value +\"}]}}}");
+        let error = settings("a", &broken).unwrap_err().to_string();
+        assert!(error.starts_with("sync.toHost.pods.patches[0].expression: "), "{error}");
         assert_eq!(changed.secrets, Wanted::All);
         assert_eq!(changed.config_maps, Wanted::Off);
         assert_eq!(changed.pods.translate_image["x"], "other");

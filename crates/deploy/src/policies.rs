@@ -85,8 +85,7 @@ fn network_policies(release: &Release<'_>) -> Vec<Value> {
     if release.placement == Placement::Dedicated {
         objects.push(control_plane_policy(release));
     }
-    let coredns = &release.config.control_plane.coredns;
-    if coredns.enabled && !coredns.embedded {
+    if release.config.dns_mode() == config::DnsMode::Deployed {
         objects.push(dns_policy(release));
     }
     if release.placement == Placement::Dedicated {

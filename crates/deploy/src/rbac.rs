@@ -185,6 +185,10 @@ fn cluster_role_rules(release: &Release<'_>) -> Vec<Value> {
         }
     }
     let scheduler = config.virtual_scheduler();
+    if scheduler {
+        // What others use of a node is not there for the tenant's pods.
+        rules.push(rule(&[""], &["pods"], &READ));
+    }
     // What a scheduler of our own has to know about volumes is switched on with it.
     let on = |key: &str| config.is_on(&format!("sync.fromHost.{key}.enabled"));
     let gateways = ["gateways", "httpRoutes", "tlsRoutes", "backendTLSPolicies"];

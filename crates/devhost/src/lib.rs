@@ -8,7 +8,9 @@
 //! - The API answers when `start` returns; nodes are registered by then.
 
 mod pods;
+pub mod soak;
 mod storage;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::storage::Provisioner;
+
+const CONTROLLERS_USER: &str = "system:kube-controller-manager";
 
 /// How a development host is started.
 #[derive(Clone, Debug)]
@@ -81,7 +85,9 @@ pub struct DevHost {
     access: AdminAccess,
     server: ApiServer,
     store: Store,
-    controllers: controllers::Manager,
+    /// Absent only while they are being replaced.
+    controllers: Option<controllers::Manager>,
+    controllers_config: controllers::ManagerConfig,
     scheduler: scheduler::driver::Scheduler,
     nodes: node::Nodes,
     provisioner: Provisioner,
@@ -109,7 +115,7 @@ impl DevHost {
             ..Default::default()
         })?;
         api_config.secure_port = address.port();
-        api_config.pods = Some(Arc::new(pods::SimulatedPods));
+        api_config.pods = Some(Arc::new(pods::SimulatedPods::default()));
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -124,17 +130,15 @@ impl DevHost {
 
         let client = |user: &str| server.kube_client(UserInfo::new(user, [apiserver::authn::SYSTEM_MASTERS]));
         let clock = informer::Clock::system();
-        let controllers = controllers::Manager::start(
-            client("system:kube-controller-manager"),
-            controllers::ManagerConfig {
-                root_ca: Some(file("server-ca.crt")),
-                cluster_signing_ca: Some(controllers::SigningCa {
-                    certificate_pem: file("client-ca.crt"),
-                    key_pem: file("client-ca.key"),
-                }),
-                ..Default::default()
-            },
-        )?;
+        let controllers_config = controllers::ManagerConfig {
+            root_ca: Some(file("server-ca.crt")),
+            cluster_signing_ca: Some(controllers::SigningCa {
+                certificate_pem: file("client-ca.crt"),
+                key_pem: file("client-ca.key"),
+            }),
+            ..Default::default()
+        };
+        let controllers = Some(controllers::Manager::start(client(CONTROLLERS_USER), controllers_config.clone())?);
         let scheduler = scheduler::driver::Scheduler::start(
             client("system:kube-scheduler"),
             scheduler::driver::Config::default(),
@@ -150,7 +154,19 @@ impl DevHost {
             client_certificate: file("admin.crt"),
             client_key: file("admin.key"),
         };
-        Ok(DevHost { address, access, server, store, controllers, scheduler, nodes, provisioner, serving, tasks })
+        Ok(DevHost {
+            address,
+            access,
+            server,
+            store,
+            controllers,
+            controllers_config,
+            scheduler,
+            nodes,
+            provisioner,
+            serving,
+            tasks,
+        })
     }
 
     /// The bound address of the API.
@@ -172,12 +188,25 @@ impl DevHost {
         self.server.kube_client(user)
     }
 
+    /// Ends the controllers and starts new ones, which know nothing of what the old ones did: what happens when their
+    /// process is replaced.
+    pub async fn restart_controllers(&mut self) -> Result<(), StartError> {
+        if let Some(old) = self.controllers.take() {
+            old.shutdown().await;
+        }
+        let client = self.server.kube_client(UserInfo::new(CONTROLLERS_USER, [apiserver::authn::SYSTEM_MASTERS]));
+        self.controllers = Some(controllers::Manager::start(client, self.controllers_config.clone())?);
+        Ok(())
+    }
+
     /// Ends nodes, scheduler, controllers, requests and the store, in this order. The data stays.
     pub async fn stop(self) {
         self.nodes.shutdown().await;
         self.provisioner.shutdown().await;
         self.scheduler.shutdown().await;
-        self.controllers.shutdown().await;
+        if let Some(controllers) = self.controllers {
+            controllers.shutdown().await;
+        }
         self.serving.cancel();
         self.server.shutdown().await;
         self.tasks.close();

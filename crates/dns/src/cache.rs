@@ -72,7 +72,7 @@ impl Answer {
     /// The time to live that a client is told now.
     pub fn ttl(&self, now: Instant) -> Option<u32> {
         let left = self.life()?.checked_sub(now.saturating_duration_since(self.since))?;
-        u32::try_from(left.as_secs()).ok()
+        u32::try_from(left.as_millis().div_ceil(1000)).ok()
     }
 
     fn is_fresh(&self, now: Instant) -> bool {

@@ -148,6 +148,8 @@ fn encode(asked: &Asked, reply: Reply, recursive: bool) -> Result<Vec<u8>, hicko
     // The OPT record must be there even when the answer had to be cut, so its place is kept.
     encoder.set_max_size(if question.edns.is_some() { limit - OPT_BYTES } else { limit });
     message.emit(&mut encoder)?;
+    // Of a record that did not fit, pieces are left.
+    encoder.trim();
     if let Some(edns) = &question.edns {
         let flags = if edns.flags().dnssec_ok { 0x80 } else { 0 };
         let [high, low] = UDP_BYTES_MAX.to_be_bytes();
@@ -281,5 +283,73 @@ async fn connection(handler: &Handler, mut stream: TcpStream) -> std::io::Result
         framed.extend_from_slice(&length.to_be_bytes());
         framed.extend_from_slice(&answer);
         tokio::time::timeout(IDLE, stream.write_all(&framed)).await.map_err(slow)??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+    use hickory_proto::rr::{Name, RecordType};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::DnsConfig;
+    use crate::forward::Forwarder;
+
+    fn handler() -> Handler {
+        let metrics = Arc::new(Metrics::default());
+        let forwarder = Forwarder::new(Arc::clone(&metrics), TaskTracker::new(), CancellationToken::new());
+        let setup = crate::setup(DnsConfig { node_names: true, ..DnsConfig::default() }, Arc::new(forwarder)).unwrap();
+        Handler { resolver: Arc::new(Resolver::new(setup)), metrics }
+    }
+
+    /// Whatever comes: an answer to it that is a message and fits, or nothing.
+    fn check(handler: &Handler, packet: &[u8]) -> Result<(), TestCaseError> {
+        for tcp in [false, true] {
+            match handler.handle(packet, tcp) {
+                Handled::Nothing => prop_assert!(packet.len() < 12 || packet[2] & 0x80 != 0),
+                Handled::Packet(answer) => {
+                    prop_assert_eq!(&answer[..2], &packet[..2]);
+                    prop_assert!(tcp || answer.len() <= UDP_BYTES_MAX.into());
+                    let message = Message::from_vec(&answer);
+                    prop_assert!(message.is_ok_and(|m| m.metadata.message_type == MessageType::Response));
+                }
+                // Nobody else is configured.
+                Handled::Wait(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_or_dropped(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+            check(&handler(), &packet)?;
+        }
+
+        #[test]
+        fn a_question_with_some_bytes_changed_is_answered_or_dropped(
+            labels in proptest::collection::vec("[a-z0-9_.*-]{1,20}", 0..6),
+            zone in prop_oneof![Just("svc.cluster.local"), Just("pod.cluster.local"), Just("in-addr.arpa"), Just("ip6.arpa"), Just("nodes.vcluster.com")],
+            kind in any::<u16>(),
+            edns in any::<bool>(),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        ) {
+            let mut message = Message::query();
+            let text = labels.iter().map(|label| label.replace('.', "")).filter(|label| !label.is_empty());
+            let text = text.chain([zone.to_string()]).collect::<Vec<_>>().join(".");
+            let name = Name::from_ascii(&text);
+            prop_assume!(name.is_ok());
+            message.add_query(Query::query(name.unwrap(), RecordType::from(kind)));
+            if edns {
+                message.set_edns(Default::default());
+            }
+            let mut packet = message.to_vec().unwrap();
+            for (at, byte) in changes {
+                let at = at.index(packet.len());
+                packet[at] = byte;
+            }
+            check(&handler(), &packet)?;
+        }
     }
 }

@@ -265,3 +265,105 @@ impl Snapshot {
         self.hosts = Arc::new(hosts);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::json;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn service(name: usize, kind: u8, ip: u8) -> Service {
+        let cluster_ip = if kind == 0 { "None".to_string() } else { format!("10.0.0.{ip}") };
+        let type_ = if kind == 1 { "ExternalName" } else { "ClusterIP" };
+        let value = json!({
+            "metadata": {"name": (format!("s{name}")), "namespace": "n"},
+            "spec": {"type": (type_), "clusterIP": (cluster_ip), "externalName": "x.example",
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]},
+        });
+        serde_json::from_str(&value.to_string()).unwrap()
+    }
+
+    fn slice(service: usize, ips: &[u8]) -> EndpointSlice {
+        let endpoints = ips.iter().map(|ip| {
+            json!({"addresses": [(format!("10.0.1.{ip}"))], "hostname": (if ip % 2 == 0 { "even" } else { "" }),
+                "conditions": {"ready": (ip % 3 != 0)}})
+        });
+        let value = json!({
+            "metadata": {"name": "x", "namespace": "n",
+                "labels": {"kubernetes.io/service-name": (format!("s{service}"))}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "endpoints": (apimachinery::Value::Array(endpoints.collect())),
+        });
+        serde_json::from_str(&value.to_string()).unwrap()
+    }
+
+    type State = std::collections::BTreeMap<usize, (Service, Vec<EndpointSlice>)>;
+
+    fn rebuilt(state: &State, namespaces: &HashSet<Str>) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, (service, slices)) in state {
+            let key = ObjectKey::new("n", format!("s{name}"));
+            snapshot.set_service(&key, Some(Records::build(service, slices)));
+        }
+        for name in namespaces {
+            snapshot.set_namespace(name, true);
+        }
+        snapshot
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_changed_step_by_step_equals_one_built_anew(
+            steps in proptest::collection::vec((0usize..6, 0u8..5, 0u8..4, proptest::collection::vec(0u8..8, 0..4)), 1..60)
+        ) {
+            let mut state = State::new();
+            let mut namespaces = HashSet::new();
+            let mut snapshot = Snapshot::default();
+            for (name, what, number, ips) in steps {
+                let key = ObjectKey::new("n", format!("s{name}"));
+                match what {
+                    0 => { state.remove(&name); }
+                    1 => {
+                        let namespace = Str::from(format!("n{number}"));
+                        let exists = namespaces.insert(namespace.clone()) || { namespaces.remove(&namespace); false };
+                        snapshot.set_namespace(&namespace, exists);
+                    }
+                    _ => { state.insert(name, (service(name, number % 3, number), vec![slice(name, &ips)])); }
+                }
+                let before = snapshot.clone();
+                let records = state.get(&name).map(|(service, slices)| Records::build(service, slices));
+                snapshot.set_service(&key, records);
+                prop_assert!(snapshot == rebuilt(&state, &namespaces));
+                // What readers hold does not change under them.
+                let mut again = before;
+                let records = state.get(&name).map(|(service, slices)| Records::build(service, slices));
+                again.set_service(&key, records);
+                prop_assert!(again == snapshot);
+            }
+        }
+    }
+
+    #[test]
+    fn a_services_own_address_comes_before_endpoints() {
+        let mut snapshot = Snapshot::default();
+        let endpoint = slice(1, &[1]);
+        let build = |name: usize, ip: u8, slices: &[EndpointSlice]| Some(Records::build(&service(name, 2, ip), slices));
+        snapshot.set_service(&ObjectKey::new("n", "s1"), build(1, 1, std::slice::from_ref(&endpoint)));
+        snapshot.set_service(&ObjectKey::new("n", "s2"), build(2, 2, std::slice::from_ref(&endpoint)));
+        let names = |snapshot: &Snapshot, ip: &str| {
+            let ip: IpAddr = ip.parse().unwrap();
+            snapshot.pointers(&ip).map(|p| p.service.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&snapshot, "10.0.1.1"), ["s1", "s2"], "two Services may share an endpoint");
+        let own: Service = Service {
+            spec: crate::objects::ServiceSpec { cluster_ip: "10.0.1.1".into(), ..service(3, 2, 1).spec.clone() },
+            ..service(3, 2, 1)
+        };
+        snapshot.set_service(&ObjectKey::new("n", "s3"), Some(Records::build(&own, [])));
+        assert_eq!(names(&snapshot, "10.0.1.1"), ["s3"]);
+        snapshot.set_service(&ObjectKey::new("n", "s3"), None);
+        snapshot.set_service(&ObjectKey::new("n", "s1"), None);
+        assert_eq!(names(&snapshot, "10.0.1.1"), ["s2"]);
+    }
+}

@@ -13,13 +13,14 @@
 //! - A paused cluster has neither port nor host pods, until the annotation is taken off.
 //! - One cluster that cannot start says so in its status and is tried again; the others do not notice.
 
+mod advertise;
 mod cleanup;
 mod run;
 mod secret;
 mod sleep;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use informer::{Factory, Informer, ObjectKey, Outcome, Queue, QueueConfig, Rest, Source, WorkerStats, run_workers};
 use parking_lot::Mutex;
 
-pub use cleanup::{CleanupError, release_config_secret, remove_host_objects};
+pub use cleanup::{CleanupError, leftovers, release_config_secret, remove_host_objects};
 pub use controlplane::remove_pods;
 pub use secret::ConfigSecret;
 
@@ -53,6 +54,17 @@ pub struct HubConfig {
     pub public_address: String,
     /// A cluster that nobody has used for this long, and that has nothing to do, sleeps. None: they stay awake.
     pub sleep_after: Option<Duration>,
+    /// Where the host's pods reach this process; then each cluster's Service leads to its port.
+    pub advertised: Option<Advertised>,
+}
+
+/// The pod that a hub runs in.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    pub address: IpAddr,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub node_name: String,
 }
 
 /// A running hub.
@@ -66,6 +78,8 @@ pub struct ClusterInfo {
     pub name: String,
     pub namespace: String,
     pub port: u16,
+    /// Where its embedded DNS server answers.
+    pub dns: Option<SocketAddr>,
     pub sleeping: bool,
 }
 
@@ -106,6 +120,11 @@ impl Hub {
     /// What runs or sleeps now, by namespace and name.
     pub fn clusters(&self) -> Vec<ClusterInfo> {
         self.inner.clusters.lock().values().map(|cluster| cluster.info()).collect()
+    }
+
+    /// Does it know which clusters it should run?
+    pub fn is_ready(&self) -> bool {
+        self.inner.secrets.has_synced()
     }
 
     /// Stops all control planes; their data stays.
@@ -156,8 +175,8 @@ impl Inner {
         let wanted = secret.content_hash();
         let current = self.cluster(&key).filter(|current| current.is_for(&secret.metadata.uid, &wanted));
         let Some(cluster) = current else {
-            self.stop(&key).await;
-            return self.start(&key, &name, &secret).await;
+            let socket = self.stop(&key).await;
+            return self.start(&key, &name, &secret, socket).await;
         };
         match cluster.next_step() {
             run::Step::None => {}
@@ -177,9 +196,10 @@ impl Inner {
         key: &ObjectKey,
         name: &str,
         secret: &ConfigSecret,
+        socket: Option<std::net::TcpListener>,
     ) -> Result<Outcome, ReconcileError> {
         let result = async {
-            let cluster = Arc::new(run::Cluster::new(self, key, name, secret).await?);
+            let cluster = Arc::new(run::Cluster::new(self, key, name, secret, socket).await?);
             if secret.status() == SLEEPING {
                 cluster.sleep(self);
             } else {
@@ -190,6 +210,11 @@ impl Inner {
         match result.await {
             Ok(cluster) => {
                 let (port, sleeping) = (cluster.port, cluster.info().sleeping);
+                let at = self.config.advertised.as_ref();
+                if let Err(error) = advertise::publish(&self.rest, at, &key.namespace, name, port).await {
+                    cluster.stop().await;
+                    return Err(error.into());
+                }
                 self.clusters.lock().insert(key.clone(), cluster);
                 let status = if sleeping { SLEEPING } else { "Running" };
                 self.rest.patch_json(key, &secret::set_status(status, Some(port))).await?;
@@ -245,17 +270,18 @@ impl Inner {
         if secret.status() == PAUSED {
             return Ok(Outcome::Done);
         }
+        advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
         self.rest.patch_json(key, &secret::set_pods_removed()).await?;
         controlplane::remove_pods(self.rest.client().clone(), &key.namespace, name).await?;
         self.rest.patch_json(key, &secret::set_status(PAUSED, None)).await?;
         Ok(Outcome::Done)
     }
 
-    async fn stop(&self, key: &ObjectKey) {
-        let cluster = self.clusters.lock().remove(key);
-        if let Some(cluster) = cluster {
-            cluster.stop().await;
-        }
+    /// Ends a cluster; gives its socket, which is closed when nobody takes it.
+    async fn stop(&self, key: &ObjectKey) -> Option<std::net::TcpListener> {
+        let cluster = self.clusters.lock().remove(key)?;
+        cluster.stop().await;
+        cluster.take_socket()
     }
 
     /// Stops the cluster, removes its host objects and its data, then lets the Secret go.

@@ -137,7 +137,7 @@ fn read_command(command: &[&str]) -> (Option<Duration>, i64) {
 }
 
 /// The argument of `sleep`: a number with an optional unit.
-fn seconds(word: &str) -> Option<f64> {
+pub(crate) fn seconds(word: &str) -> Option<f64> {
     let unit = match word.chars().last()? {
         's' => 1.0,
         'm' => 60.0,

@@ -3,6 +3,8 @@
 //! The bytes of an upgraded connection (SPDY or WebSocket) are passed on as they are; nothing of them is read here.
 //! Credentials and identity of the tenant's request never reach the host: the host sees the syncer's client.
 
+use std::sync::Arc;
+
 use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName,
     TRANSFER_ENCODING, UPGRADE, USER_AGENT,
@@ -11,8 +13,19 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
+use parking_lot::Mutex;
 
 use crate::names::NamespacedName;
+
+/// What stands between a tenant and a host in this process.
+const PIPE_BYTES: usize = 256 << 10;
+
+/// The end of a connection for a host in this process, in the extensions of a request to be upgraded.
+type InProcessStream = Arc<Mutex<Option<tokio::io::DuplexStream>>>;
+
+/// A connection that is joined with another.
+trait Joined: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Joined for T {}
 
 /// A tenant's request to look into a pod.
 pub struct TunnelRequest<'a> {
@@ -96,15 +109,29 @@ pub async fn tunnel(
             to_host = to_host.header(name, value);
         }
     }
-    let mut answer = host_client.send(to_host.body(request.body)?).await.map_err(Box::new)?;
+    let mut to_host = to_host.body(request.body)?;
+    // A host in this process has no connection of its own to upgrade: it takes this end of a pipe. Others never see it.
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    if upgrading {
+        let far: InProcessStream = Arc::new(Mutex::new(Some(far)));
+        to_host.extensions_mut().insert(far);
+    }
+    let mut answer = host_client.send(to_host).await.map_err(Box::new)?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(tenant) = request.upgrade
     {
-        let host = hyper::upgrade::on(&mut answer);
+        let over_network = answer.extensions().get::<OnUpgrade>().is_some();
+        let host = over_network.then(|| hyper::upgrade::on(&mut answer));
         let keep = request.keep;
         tokio::spawn(async move {
             let _keep = keep;
-            let (tenant, host) = match tokio::join!(tenant, host) {
+            let host = async {
+                match host {
+                    Some(host) => host.await.map(|host| Box::new(TokioIo::new(host)) as Box<dyn Joined>),
+                    None => Ok(Box::new(near) as Box<dyn Joined>),
+                }
+            };
+            let (tenant, mut host) = match tokio::join!(tenant, host) {
                 (Ok(tenant), Ok(host)) => (tenant, host),
                 (tenant, host) => {
                     let error = tenant.err().or(host.err());
@@ -112,7 +139,7 @@ pub async fn tunnel(
                     return;
                 }
             };
-            let (mut tenant, mut host) = (TokioIo::new(tenant), TokioIo::new(host));
+            let mut tenant = TokioIo::new(tenant);
             // Either side may end it; what is not delivered then has no reader any more.
             if let Err(error) = tokio::io::copy_bidirectional(&mut tenant, &mut host).await {
                 tracing::debug!(%error, "a connection into a pod broke");

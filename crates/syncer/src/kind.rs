@@ -77,6 +77,9 @@ impl Kind {
     }
 }
 
+/// The API group of Gateways and routes.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
 macro_rules! kinds {
     ($($name:ident = ($group:literal, $version:literal, $kind:literal, $plural:literal, $namespaced:literal, $naming:ident);)*) => {
         $(pub static $name: Kind = Kind::new($group, $version, $kind, $plural, $namespaced, Naming::$naming);)*
@@ -112,5 +115,6 @@ kinds! {
     RUNTIME_CLASS = ("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, Mirror);
     RESOURCE_CLAIM = ("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", true, Short);
     RESOURCE_CLAIM_TEMPLATE = ("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", true, Short);
+    CUSTOM_RESOURCE_DEFINITION = ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", false, Mirror);
     DEVICE_CLASS = ("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", false, Mirror);
 }

@@ -19,4 +19,5 @@ pub mod selectors;
 pub mod settings;
 pub mod types;
 
+pub use engine::mappings::{MappingStore, Pair};
 pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

@@ -66,6 +66,11 @@ fn reserved_annotation(key: &str) -> bool {
         || key == LAST_APPLIED_ANNOTATION
 }
 
+/// Annotations by which a host object is known as the syncer's.
+pub fn is_marker_annotation(key: &str) -> bool {
+    RESERVED_ANNOTATIONS.contains(&key) || key == LAST_SYNCED_ANNOTATION
+}
+
 fn reserved_label(names: &Names, key: &str) -> bool {
     RESERVED_LABELS.contains(&key) || key.starts_with(NAMESPACE_LABEL_PREFIX) || names.renamed_label(key).is_some()
 }

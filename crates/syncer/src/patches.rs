@@ -7,17 +7,26 @@
 
 use apimachinery::Value;
 
+use crate::kind;
+use crate::names::NamespacedName;
 use crate::script::Script;
 use crate::selectors::{bind_selector, host_map_selector, host_selector};
-use crate::types::{Context, Refusal};
+use crate::types::{Context, Reference, Refusal};
 
 /// What is done with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mode {
     /// JavaScript expressions, virtual to host and host to virtual.
     Expression { to_host: Option<Script>, to_virtual: Option<Script> },
-    /// The value is the name of an object of this kind.
-    Reference { kind: String, namespace_path: Option<Path> },
+    /// The value is the name of an object, or an object with the name inside; paths are relative to it.
+    Reference {
+        api_version: String,
+        kind: String,
+        api_version_path: Option<Path>,
+        kind_path: Option<Path>,
+        name_path: Option<Path>,
+        namespace_path: Option<Path>,
+    },
     /// The value is a label selector.
     Labels,
 }
@@ -165,9 +174,24 @@ fn set(object: &mut Value, place: &[Step], value: Option<Value>) {
     }
 }
 
+/// A place as paths are written.
+fn text_of(place: &[Step]) -> String {
+    let mut out = String::new();
+    for step in place {
+        match step {
+            Step::Member(key) if key.contains(['.', '[', ']']) => out.push_str(&format!("[\"{key}\"]")),
+            Step::Member(key) if out.is_empty() => out.push_str(key),
+            Step::Member(key) => out.push_str(&format!(".{key}")),
+            Step::Index(n) => out.push_str(&format!("[{n}]")),
+            Step::Each => out.push_str("[*]"),
+        }
+    }
+    out
+}
+
 fn evaluate(
     script: &Script,
-    patch: &Patch,
+    place: &[Step],
     value: Option<&Value>,
     virtual_: &Value,
     host: &Value,
@@ -175,11 +199,11 @@ fn evaluate(
 ) -> Result<Option<Value>, Refusal> {
     let context = apimachinery::json!({
         "vcluster": {
-            "name": (ctx.names.virtual_cluster()), "namespace": (ctx.names.install_namespace()), "config": {},
+            "name": (ctx.names.virtual_cluster()), "namespace": (ctx.names.install_namespace()), "config": (&ctx.settings.config),
         },
         "virtualObject": virtual_,
         "hostObject": host,
-        "path": (format!("{:?}", patch.path)),
+        "path": (text_of(place)),
     });
     let namespace = virtual_.str_at(&["metadata", "namespace"]);
     let dns = |name: &str| {
@@ -195,7 +219,7 @@ fn evaluate(
             [("value", value.cloned()), ("valueExists", Some(value.is_some().into())), ("context", Some(context))],
             &dns,
         )
-        .map_err(|error| Refusal::error(format!("patch of {:?}: {error}", patch.path.0)))
+        .map_err(|error| Refusal::error(format!("patch of {:?}: {error}", text_of(place))))
 }
 
 /// Applies patches to a freshly translated host object.
@@ -205,29 +229,22 @@ pub fn apply_to_host(patches: &[Patch], virtual_: &Value, host: &mut Value, ctx:
             let value = get(host, &place).filter(|v| !v.is_null()).cloned();
             match &patch.mode {
                 Mode::Expression { to_host: Some(script), .. } => {
-                    let new = evaluate(script, patch, value.as_ref(), virtual_, host, ctx)?;
+                    let new = evaluate(script, &place, value.as_ref(), virtual_, host, ctx)?;
                     set(host, &place, new);
                 }
                 // Nothing goes this way.
                 Mode::Expression { to_host: None, .. } => set(host, &place, None),
-                Mode::Reference { kind, namespace_path } => {
-                    let Some(name) = value.as_ref().and_then(Value::as_str) else { continue };
+                Mode::Reference { name_path, namespace_path, .. } => {
                     let own = virtual_.str_at(&["metadata", "namespace"]);
-                    let namespace = namespace_path
-                        .as_ref()
-                        .and_then(|p| get(virtual_, &p.0))
-                        .and_then(Value::as_str)
-                        .filter(|n| !n.is_empty())
-                        .unwrap_or(own)
-                        .to_owned();
-                    let target = match kind.as_str() {
-                        "ConfigMap" => ctx.names.host_config_map(name, &namespace),
-                        "Service" => ctx.names.host_service(name, &namespace),
-                        _ => ctx.names.host(name, &namespace),
-                    };
-                    set(host, &place, Some(target.name.into()));
-                    if let Some(path) = namespace_path {
-                        set(host, &path.0, Some(target.namespace.into()));
+                    let Some(target) = target(patch, host, &place, own) else { continue };
+                    let translated = target.host(ctx);
+                    let inside = |path: &Path| [place.clone(), path.0.clone()].concat();
+                    let name_place = name_path.as_ref().map_or(place.clone(), inside);
+                    set(host, &name_place, Some(translated.name.into()));
+                    if let Some(namespace_place) = namespace_path.as_ref().map(inside)
+                        && get(host, &namespace_place).is_some_and(|n| !n.is_null())
+                    {
+                        set(host, &namespace_place, Some(translated.namespace.into()));
                     }
                 }
                 Mode::Labels => {
@@ -275,7 +292,7 @@ pub fn apply_to_both(
             match &patch.mode {
                 Mode::Expression { to_virtual: Some(script), .. } if changed => {
                     let value = get(host, &place).filter(|v| !v.is_null());
-                    let new = evaluate(script, patch, value, virtual_, host, ctx)?;
+                    let new = evaluate(script, &place, value, virtual_, host, ctx)?;
                     set(new_virtual, &place, new);
                 }
                 _ if changed => set(new_virtual, &place, get(virtual_, &place).cloned()),
@@ -286,23 +303,72 @@ pub fn apply_to_both(
     Ok(())
 }
 
-/// Names of Secrets or ConfigMaps that reference patches point to, as `namespace/name`.
-pub fn references(patches: &[Patch], object: &Value, kind: &str) -> Vec<String> {
+/// The object that a reference patch points to, at one place.
+struct Target {
+    api_version: String,
+    kind: String,
+    name: NamespacedName,
+}
+
+impl Target {
+    fn host(&self, ctx: &Context<'_>) -> NamespacedName {
+        let known = kind::ALL.iter().find(|k| k.kind == self.kind && k.api_version() == self.api_version);
+        match known {
+            Some(known) => known.host_name(ctx.names, &self.name),
+            None => ctx.names.host(&self.name.name, &self.name.namespace),
+        }
+    }
+}
+
+fn target(patch: &Patch, object: &Value, place: &[Step], own: &str) -> Option<Target> {
+    let Mode::Reference { api_version, kind, api_version_path, kind_path, name_path, namespace_path } = &patch.mode
+    else {
+        return None;
+    };
+    let value = get(object, place)?;
+    let at = |path: &Option<Path>, default: &str| {
+        let found = path.as_ref().and_then(|p| get(value, &p.0)).and_then(Value::as_str).filter(|t| !t.is_empty());
+        found.unwrap_or(default).to_owned()
+    };
+    let name = match name_path {
+        Some(path) => get(value, &path.0)?.as_str()?,
+        None => value.as_str()?,
+    };
+    let kind = at(kind_path, kind);
+    let name = (!name.is_empty()).then(|| NamespacedName::new(at(namespace_path, own), name))?;
+    Some(Target { api_version: at(api_version_path, api_version), kind, name })
+}
+
+/// The objects that reference patches point to.
+pub fn references(patches: &[Patch], object: &Value) -> Vec<Reference> {
     let own = object.str_at(&["metadata", "namespace"]);
     let mut out = Vec::new();
-    for patch in patches {
-        let Mode::Reference { kind: of, namespace_path } = &patch.mode else { continue };
-        if of != kind {
-            continue;
-        }
-        let namespace = namespace_path.as_ref().and_then(|p| get(object, &p.0)).and_then(Value::as_str).unwrap_or(own);
+    for patch in patches.iter().filter(|p| matches!(p.mode, Mode::Reference { .. })) {
         for place in patch.path.places(object) {
-            if let Some(name) = get(object, &place).and_then(Value::as_str).filter(|n| !n.is_empty()) {
-                out.push(format!("{namespace}/{name}"));
+            if let Some(target) = target(patch, object, &place, own) {
+                out.push(Reference { kind: target.kind, name: target.name });
             }
         }
     }
     out
+}
+
+/// Patches of an object that comes from the host, applied to its virtual copy. Which of the two words an expression was
+/// written under does not matter: there is only one way.
+pub fn apply_to_import(patches: &[Patch], host: &Value, copy: &mut Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    for patch in patches {
+        let Mode::Expression { to_host, to_virtual } = &patch.mode else { continue };
+        let Some(script) = to_virtual.as_ref().or(to_host.as_ref()) else { continue };
+        for place in patch.path.places(copy) {
+            let value = get(copy, &place).filter(|v| !v.is_null()).cloned();
+            let shown = copy.clone();
+            let new = evaluate(script, &place, value.as_ref(), &shown, host, ctx)?;
+            if !place.is_empty() || new.as_ref().is_some_and(Value::is_object) {
+                set(copy, &place, new);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

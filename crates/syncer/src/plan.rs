@@ -10,7 +10,9 @@
 use apimachinery::{Map, Value};
 
 use crate::diff::{merge_patch, split_status};
-use crate::metadata::{HostOnlyKeys, Owner, annotation, is_deleting, owner, uid_of};
+use crate::metadata::{
+    HostOnlyKeys, IMPORTED_ANNOTATION, MANAGED_BY_LABEL, NAMESPACE_LABEL, Owner, annotation, is_deleting, owner, uid_of,
+};
 use crate::types::{Context, Refusal, ToHost};
 
 /// On a host object: the virtual object that is being created again in place of the deleted one.
@@ -146,7 +148,28 @@ pub fn plan(
     }
 }
 
+/// Made on the host by somebody else and shown to the tenant: never deleted here.
+fn is_imported(host: &Value) -> bool {
+    annotation(host, IMPORTED_ANNOTATION) == "true"
+}
+
+/// Takes the markers off an imported host object: it is nobody's again.
+fn release(host: &Value) -> Action {
+    let mut annotations = Map::new();
+    for (key, _) in crate::metadata::string_map(host.at(&["metadata", "annotations"])) {
+        if crate::metadata::is_marker_annotation(key) {
+            annotations.insert(key, Value::Null);
+        }
+    }
+    let labels = apimachinery::json!({(MANAGED_BY_LABEL): null, (NAMESPACE_LABEL): null});
+    let metadata = apimachinery::json!({"uid": (uid_of(host)), "labels": labels, "annotations": annotations});
+    Action::PatchHost { patch: apimachinery::json!({ "metadata": metadata }), subresource: "" }
+}
+
 fn plan_host_only(host: &Value, ctx: &Context<'_>) -> Plan {
+    if is_imported(host) {
+        return Plan::only(release(host));
+    }
     if let Ok(object @ Value::Object(_)) = Value::from_slice(annotation(host, RECREATE_ANNOTATION).as_bytes()) {
         return Plan::only(Action::CreateVirtual(object));
     }
@@ -164,6 +187,14 @@ fn plan_virtual_only(ty: &dyn ToHost, virtual_: &Value, last: &LastSeen, ctx: &C
     }
     if is_deleting(virtual_) || !ty.wanted(virtual_, ctx) {
         return Plan::default();
+    }
+    let namespace = virtual_.str_at(&["metadata", "namespace"]);
+    if ctx.settings.mapped_namespaces_only && !namespace.is_empty() && ctx.names.mapped_namespace(namespace).is_none() {
+        // Every namespace has some of these: saying so each time helps nobody.
+        let silent = matches!(ty.kind().kind.as_ref(), "ConfigMap" | "Secret" | "ServiceAccount" | "Endpoints");
+        let message = format!("did not sync to host because no mapping covers namespace {namespace:?}");
+        let warning = Action::Warn { reason: "SyncWarning", message };
+        return Plan { actions: if silent { Vec::new() } else { vec![warning] }, seen: last.clone() };
     }
     match translated(ty, virtual_, ctx) {
         Ok((host, more)) => {
@@ -220,7 +251,9 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
     let seen = LastSeen { on_host: true, host_only: last.host_only.clone() };
     if is_deleting(virtual_) || is_deleting(host) {
         let actions = ty.deleting(virtual_, host, ctx).unwrap_or_else(|| {
-            if is_deleting(virtual_) && !is_deleting(host) {
+            if is_deleting(virtual_) && !is_deleting(host) && is_imported(host) {
+                vec![release(host)]
+            } else if is_deleting(virtual_) && !is_deleting(host) {
                 vec![Action::delete_host(host, None, "the virtual object is being deleted")]
             } else {
                 Vec::new()
@@ -228,7 +261,7 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
         });
         return Plan { actions, seen };
     }
-    if !ty.wanted(virtual_, ctx) {
+    if !ty.wanted(virtual_, ctx) && !is_imported(host) {
         return Plan {
             actions: vec![Action::delete_host(host, None, "the object is not used any more")],
             seen: LastSeen::default(),
@@ -261,6 +294,14 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
     }
 }
 
+fn has_list(patch: &Value) -> bool {
+    match patch {
+        Value::Array(_) => true,
+        Value::Object(map) => map.values().any(has_list),
+        _ => false,
+    }
+}
+
 /// The patches that make `from` into `to`, each with the uid of the object that was looked at.
 pub fn push_patches(
     actions: &mut Vec<Action>,
@@ -272,9 +313,15 @@ pub fn push_patches(
     let (main, status) = split_status(patch);
     for (patch, subresource) in [(main, ""), (status, "status")] {
         let Some(mut patch) = patch else { continue };
+        let lists = has_list(&patch);
         let metadata = patch.make_object().get_or_insert_with("metadata", || Value::Object(Map::new()));
         // A patch for an object that was replaced meanwhile must fail.
         metadata.make_object().insert("uid", uid_of(from).into());
+        // A list is replaced as a whole: what somebody else put into it meanwhile must not get lost.
+        let version = from.str_at(&["metadata", "resourceVersion"]);
+        if lists && !version.is_empty() {
+            metadata.make_object().insert("resourceVersion", version.into());
+        }
         actions.push(action(patch, subresource));
     }
 }

@@ -62,24 +62,36 @@ entries! {
     "endpointslices", "sync.toHost.endpointSlices", ToHost, "of Services without selector", "Service name, pods that endpoints refer to", "-", "endpoints_follow_services_without_selector";
     "persistentvolumeclaims", "sync.toHost.persistentVolumeClaims", ToHostWithStatus, "on", "data sources; volume, selector and class when those are synced",
         "status, volume name, bind annotations", "claims_are_bound_by_the_host";
-    "persistentvolumes", "-", FromHost, "shown for bound claims", "-", "name, capacity", "claims_are_bound_by_the_host";
-    "nodes", "sync.fromHost.nodes", FromHost, "invented ones, while a pod runs there", "-", "name; with real nodes labels, taints, status without other tenants' data", "nodes_invented_and_real";
+    "persistentvolumes (fake)", "-", FromHost, "shown for bound claims", "-", "name, capacity", "claims_are_bound_by_the_host";
+    "persistentvolumes", "sync.toHost.persistentVolumes", Both, "off", "name, class, claim, Secrets; no paths of the node with a pod security standard",
+        "status, claim; the host's volumes of bound claims, without Secrets", "real_volumes_go_both_ways, hostile_objects_do_no_harm";
+    "nodes", "sync.fromHost.nodes", FromHost, "invented ones, while a pod runs there", "-", "name; with real nodes labels, taints, status without other tenants' data; with a virtual scheduler less what others use", "nodes_invented_and_real, real_nodes_are_shown_and_used";
+    "nodes (back)", "sync.fromHost.nodes.syncBackChanges", ToHost, "off", "labels, taints, cordoning; not the keys that Kubernetes itself uses", "-", "cordoning_reaches_the_host";
     "events", "sync.fromHost.events", FromHost, "on", "-", "all, in the tenant's names", "events_are_told_in_the_tenants_words";
-    "ingresses", "sync.toHost.ingresses", ToHostWithStatus, "off", "backends, TLS secrets, annotations of nginx and ALB", "status", "ingress_annotations_are_rewritten";
+    "ingresses", "sync.toHost.ingresses", ToHostWithStatus, "off", "backends, TLS secrets, annotations of nginx and ALB; a host name that another tenant has is refused", "status", "ingress_annotations_are_rewritten, the_first_ingress_keeps_its_host_name";
     "networkpolicies", "sync.toHost.networkPolicies", ToHost, "off", "pod and namespace selectors; rules without peers where tenants are isolated", "-", "hostile_objects_do_no_harm";
     "poddisruptionbudgets", "sync.toHost.podDisruptionBudgets", ToHostWithStatus, "off", "selector", "status", "budgets_show_their_status";
     "serviceaccounts", "sync.toHost.serviceAccounts", ToHost, "off", "secrets are dropped", "-", "hostile_objects_do_no_harm";
     "priorityclasses", "sync.toHost.priorityClasses", ToHost, "off", "name; value at most 1000000000; never the default", "-", "hostile_objects_do_no_harm";
     "storageclasses", "sync.toHost.storageClasses", ToHost, "off", "name; never the default; no Secrets of the host", "-", "hostile_objects_do_no_harm";
     "resourceclaims, resourceclaimtemplates", "sync.toHost.resourceClaims, resourceClaimTemplates", ToHostWithStatus, "off", "name (short form)", "status", "what_can_change_on_a_running_pod";
-    "custom resources", "sync.toHost.customResources", ToHostWithStatus, "off", "name; fields that patches name", "status", "budgets_and_patches";
+    "custom resources", "sync.toHost.customResources", ToHostWithStatus, "off", "name; fields that patches name", "status", "custom_resources_go_to_the_host_and_bring_back_what_is_made_for_them, budgets_and_patches";
+    "gateways", "sync.toHost.gatewayApi.gateways", ToHostWithStatus, "off", "certificates, parameters; listeners take this cluster's routes only", "status", "routes_attach_where_they_may";
+    "httproutes, tlsroutes", "sync.toHost.gatewayApi.httpRoutes, tlsRoutes", ToHostWithStatus, "off", "parents, backends, mirrors; each checked against listeners and reference grants", "status with the tenant's parents", "routes_attach_where_they_may";
+    "backendtlspolicies", "sync.toHost.gatewayApi.backendTLSPolicies", ToHostWithStatus, "off", "targets, authorities", "status", "routes_attach_where_they_may";
+    "referencegrants", "sync.toHost.gatewayApi.referenceGrants", ToHost, "with mapped namespaces", "namespaces", "-", "routes_attach_where_they_may";
+    "what host controllers make", "sync.toHost.customResources", FromHost, "with custom resources", "-", "Secrets, ConfigMaps, Services and claims that a synced object names or owns", "custom_resources_go_to_the_host_and_bring_back_what_is_made_for_them";
     "namespaces", "sync.toHost.namespaces", ToHost, "off", "name by rule; objects inside keep theirs", "-", "mapped_namespaces_keep_their_names";
     "replicated services", "networking.replicateServices", Both, "off", "name by mapping, selector", "address", "single_services_are_replicated_both_ways";
     "ingressclasses", "sync.fromHost.ingressClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "storageclasses (host)", "sync.fromHost.storageClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "runtimeclasses", "sync.fromHost.runtimeClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
     "priorityclasses (host)", "sync.fromHost.priorityClasses", FromHost, "off", "-", "all that the selector takes; never the default", "import_mappings_have_a_precedence";
-    "csidrivers, csinodes", "sync.fromHost.csiDrivers, csiNodes", FromHost, "with a virtual scheduler", "-", "all", "import_mappings_have_a_precedence";
+    "csidrivers, csinodes, csistoragecapacities", "sync.fromHost.csiDrivers, csiNodes, csiStorageCapacities", FromHost, "with a virtual scheduler", "-", "all; nodes only those that are shown", "import_mappings_have_a_precedence";
+    "deviceclasses", "sync.fromHost.deviceClasses", FromHost, "off", "-", "all that the selector takes", "import_mappings_have_a_precedence";
+    "gatewayclasses", "sync.fromHost.gatewayClasses", FromHost, "off", "-", "all that the selector takes", "routes_attach_where_they_may";
+    "gateways (host)", "sync.fromHost.gateways", FromHost, "off", "-", "those that a mapping names, without certificates, infrastructure and addresses", "routes_attach_where_they_may";
+    "custom resources (host)", "sync.fromHost.customResources", FromHost, "off", "-", "all of a cluster-scoped kind, or those that a mapping names; patched", "custom_resources_of_the_host_are_shown";
     "configmaps (host)", "sync.fromHost.configMaps", FromHost, "off", "-", "those that a mapping names", "import_mappings_have_a_precedence, imports_follow_the_host";
     "secrets (host)", "sync.fromHost.secrets", FromHost, "off", "-", "those that a mapping names", "import_mappings_have_a_precedence";
 }

@@ -84,6 +84,88 @@ pub struct ImportMapping {
     pub to: String,
 }
 
+/// A kind that a CustomResourceDefinition of the host defines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomKind {
+    pub plural: String,
+    pub group: String,
+    /// The version to use; the host's storage version when none is given.
+    pub version: Option<String>,
+}
+
+impl CustomKind {
+    /// Reads `plural.group[/version]`.
+    pub fn parse(key: &str) -> Option<CustomKind> {
+        let (name, version) = key.split_once('/').map_or((key, None), |(name, version)| (name, Some(version)));
+        let (plural, group) = name.split_once('.')?;
+        let filled = !plural.is_empty() && !group.is_empty() && version != Some("");
+        filled.then(|| CustomKind { plural: plural.into(), group: group.into(), version: version.map(str::to_owned) })
+    }
+
+    /// The definition's name, `plural.group`.
+    pub fn definition(&self) -> String {
+        format!("{}.{}", self.plural, self.group)
+    }
+}
+
+/// An entry of `sync.fromHost.customResources`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomImport {
+    pub kind: CustomKind,
+    /// Which objects are shown where; empty for a cluster-scoped kind.
+    pub mappings: Vec<ImportMapping>,
+}
+
+/// `sync.toHost.gatewayApi`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewaySettings {
+    pub gateways: bool,
+    pub http_routes: bool,
+    pub tls_routes: bool,
+    pub backend_tls_policies: bool,
+    /// Grants of the tenant go to the host, where namespaces are mapped one to one.
+    pub reference_grants: bool,
+}
+
+impl GatewaySettings {
+    pub fn is_on(&self) -> bool {
+        self.gateways || self.http_routes || self.tls_routes || self.backend_tls_policies
+    }
+}
+
+/// Which virtual namespaces may attach routes to an imported Gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum RoutePolicy {
+    /// The namespace the Gateway is shown in.
+    #[default]
+    Same,
+    All,
+    None,
+    Selector(Value),
+}
+
+/// Exceptions for one host Gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteOverride {
+    pub gateway: NamespacedName,
+    pub policy: Option<RoutePolicy>,
+    /// Host names that routes may serve, `*.` allowed in front; empty allows all.
+    pub hostnames: Vec<String>,
+}
+
+/// `sync.fromHost.gateways`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GatewayImport {
+    pub selector: Value,
+    pub mappings: Vec<ImportMapping>,
+    pub policy: RoutePolicy,
+    pub overrides: Vec<RouteOverride>,
+    pub expose_addresses: bool,
+    pub expose_source: bool,
+    pub hide_certificates: bool,
+    pub hide_infrastructure: bool,
+}
+
 /// A pair of `networking.replicateServices`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicatedService {
@@ -103,6 +185,8 @@ pub struct Settings {
     pub dns_service: Option<NamespacedName>,
 
     pub pods: PodSettings,
+    /// Pods go to the host (`sync.toHost.pods.enabled`).
+    pub sync_pods: bool,
     pub services: bool,
     pub config_maps: Wanted,
     pub secrets: Wanted,
@@ -123,21 +207,35 @@ pub struct Settings {
     pub import_storage_classes: Import,
     pub import_runtime_classes: Import,
     pub import_priority_classes: Import,
-    pub import_csi: bool,
+    pub import_csi_drivers: bool,
+    pub import_csi_nodes: bool,
+    pub import_csi_storage_capacities: bool,
+    pub import_device_classes: Import,
+    pub import_gateway_classes: Import,
+    pub import_gateways: Option<GatewayImport>,
+    pub import_custom_resources: Vec<CustomImport>,
     pub import_config_maps: Vec<ImportMapping>,
     pub import_secrets: Vec<ImportMapping>,
 
     /// Labels of host namespaces that are made for virtual ones.
     pub namespace_labels: BTreeMap<String, String>,
-    /// Kinds of custom resources that go to the host; the host must serve them.
-    pub custom_resources: Vec<crate::kind::Kind>,
+    /// Objects in namespaces that no rule maps do not go to the host.
+    pub mapped_namespaces_only: bool,
+    /// Kinds of custom resources that go to the host, which has their definitions.
+    pub custom_resources: Vec<CustomKind>,
+    pub gateway_api: GatewaySettings,
     pub resource_claims: bool,
     pub resource_claim_templates: bool,
-    /// Patches by resource name, such as `pods` or `certificates`.
+    /// Patches by resource name, such as `pods`, or `certificates.cert-manager.io` for custom resources.
     pub patches: BTreeMap<String, Vec<crate::patches::Patch>>,
+    /// Patches of what comes from the host, by resource name.
+    pub import_patches: BTreeMap<String, Vec<crate::patches::Patch>>,
 
     pub replicate_to_host: Vec<ReplicatedService>,
     pub replicate_from_host: Vec<ReplicatedService>,
+
+    /// The whole configuration, as expressions of patches see it.
+    pub config: Value,
 
     /// Pods are placed by a scheduler inside the virtual cluster.
     pub virtual_scheduler: bool,
@@ -145,6 +243,10 @@ pub struct Settings {
     pub proxy_kubelets_by_ip: bool,
     /// Tenants may set `spec.externalIPs` on Services: with it a tenant can take traffic meant for others.
     pub allow_external_ips: bool,
+    /// `policies.podSecurityStandard`: pods that violate it do not reach the host.
+    pub pod_security: Option<apimachinery::pod_security::Level>,
+    /// Paths of the host that show other tenants' data are replaced by this cluster's own (`controlPlane.hostPathMapper`).
+    pub host_path_mapper: bool,
     /// The host closes the tenant's pods to others by default (`policies.networkPolicy`): no rule of the tenant opens them.
     pub isolate_network: bool,
     /// Kubernetes versions as `(major, minor)`, when known.
@@ -162,6 +264,7 @@ impl Default for Settings {
             set_owner: true,
             dns_service: Some(NamespacedName::new("kube-system", "kube-dns")),
             pods: PodSettings::default(),
+            sync_pods: true,
             services: true,
             config_maps: Wanted::Used,
             secrets: Wanted::Used,
@@ -181,20 +284,32 @@ impl Default for Settings {
             import_storage_classes: Import::Off,
             import_runtime_classes: Import::Off,
             import_priority_classes: Import::Off,
-            import_csi: false,
+            import_csi_drivers: false,
+            import_csi_nodes: false,
+            import_csi_storage_capacities: false,
+            import_device_classes: Import::Off,
+            import_gateway_classes: Import::Off,
+            import_gateways: None,
+            import_custom_resources: Vec::new(),
             import_config_maps: Vec::new(),
             import_secrets: Vec::new(),
             namespace_labels: BTreeMap::new(),
+            mapped_namespaces_only: false,
             custom_resources: Vec::new(),
+            gateway_api: GatewaySettings::default(),
             resource_claims: false,
             resource_claim_templates: false,
             patches: BTreeMap::new(),
+            import_patches: BTreeMap::new(),
             replicate_to_host: Vec::new(),
             replicate_from_host: Vec::new(),
+            config: apimachinery::json!({}),
             virtual_scheduler: false,
             proxy_kubelets_by_hostname: true,
             proxy_kubelets_by_ip: true,
             allow_external_ips: false,
+            pod_security: None,
+            host_path_mapper: false,
             isolate_network: false,
             host_version: None,
             virtual_version: None,

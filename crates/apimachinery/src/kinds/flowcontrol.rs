@@ -1,9 +1,10 @@
 //! Flow schemas and priority levels.
 
-use super::access::Fields;
+use super::access::{Fields, semantic_equal};
 use super::check::{self, Errors, Report, shown, strings};
 use super::object_meta::{self, MetaRules};
 use crate::field::FieldPath;
+use crate::json;
 use crate::json::Value;
 use crate::names;
 
@@ -38,6 +39,10 @@ pub(crate) fn flow_schema(new: &Value, errors: &mut Errors) {
     }
     for (i, rule) in spec.list("rules").iter().enumerate() {
         rules(rule, &path.child("rules").index(i), errors);
+    }
+    let name = new.v("metadata").s("name");
+    if mandatory_schema(name).is_some_and(|fixed| !semantic_equal(spec, &fixed)) {
+        errors.invalid(&path, shown(spec), format!("spec of '{name}' must equal the fixed value"));
     }
     conditions(new, errors);
 }
@@ -220,7 +225,57 @@ pub(crate) fn priority_level(new: &Value, errors: &mut Errors) {
         }
         other => errors.not_supported(&path.child("type"), other, &["Exempt", "Limited"]),
     }
+    let name = new.v("metadata").s("name");
+    if let Some(fixed) = mandatory_level(name) {
+        let mut compared = spec.clone();
+        let mut except = "";
+        if name == "exempt" {
+            // An administrator may change how much the exempt level lends.
+            compared.make_object().insert("exempt", fixed.v("exempt").clone());
+            except = " except the 'spec.exempt' field";
+        }
+        if !semantic_equal(&compared, &fixed) {
+            errors.invalid(&path, shown(spec), format!("spec of '{name}'{except} must equal the fixed value"));
+        }
+    }
     conditions(new, errors);
+}
+
+/// The spec that a FlowSchema must have that every server brings along.
+fn mandatory_schema(name: &str) -> Option<Value> {
+    let everything = |groups: &[&str]| {
+        let subjects: Vec<Value> = groups.iter().map(|g| json!({"kind": "Group", "group": {"name": *g}})).collect();
+        let mut rule = json!({
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"],
+                "clusterScope": true}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+        });
+        rule["subjects"] = Value::Array(subjects);
+        Value::Array(vec![rule])
+    };
+    let (mut spec, groups): (Value, &[&str]) = match name {
+        "exempt" => {
+            (json!({"priorityLevelConfiguration": {"name": "exempt"}, "matchingPrecedence": 1}), &["system:masters"])
+        }
+        "catch-all" => (
+            json!({"priorityLevelConfiguration": {"name": "catch-all"}, "matchingPrecedence": 10000,
+                "distinguisherMethod": {"type": "ByUser"}}),
+            &["system:unauthenticated", "system:authenticated"],
+        ),
+        _ => return None,
+    };
+    spec["rules"] = everything(groups);
+    Some(spec)
+}
+
+/// The same for priority levels.
+fn mandatory_level(name: &str) -> Option<Value> {
+    match name {
+        "exempt" => Some(json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}})),
+        "catch-all" => Some(json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5,
+            "lendablePercent": 0, "limitResponse": {"type": "Reject"}}})),
+        _ => None,
+    }
 }
 
 fn shares(body: &Value, path: &FieldPath, errors: &mut Errors) {

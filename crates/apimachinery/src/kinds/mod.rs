@@ -49,3 +49,5 @@ pub use warnings::{warnings_create, warnings_update};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transitions;

@@ -79,7 +79,8 @@ pub(crate) fn validate(object: &Value, rules: MetaRules, errors: &mut Errors) {
 pub fn validate_custom(object: &Value, namespaced: bool) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let name = crate::names::name_is_dns_subdomain;
-    let rules = if namespaced { MetaRules::namespaced(name) } else { MetaRules::cluster(name) };
+    // Finalizers without a domain are odd and allowed here.
+    let rules = MetaRules { namespaced, name, kube_finalizers: false, skip_generate_name: false };
     validate(object, rules, &mut errors);
     errors
 }

@@ -19,13 +19,32 @@ const POD_SPECS: &[&[&str]] = &[
     &["spec", "jobTemplate", "spec", "template", "spec"],
 ];
 
-/// Fields of features that are off by default vanish from pod specs, unless the stored object uses them.
-fn drop_disabled(new: &mut Value, old: Option<&Value>) {
+/// Fields of features that are off by default vanish, unless the stored object uses them.
+fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
+    let own: &[&str] = match kind {
+        "StatefulSet" => &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"],
+        "CSIDriver" => &["spec", "preventPodSchedulingIfMissing"],
+        _ => &[],
+    };
+    if !own.is_empty() && old.is_none_or(|o| o.at(own).is_none_or(Value::is_null)) {
+        new.remove_at(own);
+    }
     for path in POD_SPECS {
         let old = old.and_then(|o| o.at(path));
         let Some(spec) = new.at_mut(path).filter(|s| s.get("containers").is_some()) else { continue };
         if old.is_none_or(|o| !o.has("schedulingGroup")) {
             spec.make_object().remove("schedulingGroup");
+        }
+        for source in ["clusterTrustBundle", "podCertificate"] {
+            let projects = |v: &Value| v.v("projected").list("sources").iter().any(|s| s.has(source));
+            if old.is_some_and(|o| o.list("volumes").iter().any(projects)) {
+                continue;
+            }
+            for volume in each(spec, "volumes") {
+                for projection in volume.get_mut("projected").into_iter().flat_map(|p| each(p, "sources")) {
+                    projection.make_object().remove(source);
+                }
+            }
         }
         let lists = ["initContainers", "containers"];
         let in_use =
@@ -101,7 +120,7 @@ fn has_status(group: &str, kind: &str) -> bool {
                     | "Service"
             )
             | ("flowcontrol.apiserver.k8s.io", _)
-            | ("networking.k8s.io", "Ingress")
+            | ("networking.k8s.io", "Ingress" | "ServiceCIDR")
             | ("policy", "PodDisruptionBudget")
             | ("resource.k8s.io", "ResourceClaim" | "DeviceTaintRule")
             | ("storage.k8s.io", "VolumeAttachment")
@@ -145,7 +164,7 @@ pub fn prepare_create(gvk: &GroupVersionKind, object: &mut Value) {
     if matches!(generation_rule(group, kind), Generation::Members(_) | Generation::One) {
         object.set_at(&["metadata", "generation"], 1.into());
     }
-    drop_disabled(object, None);
+    drop_disabled(kind, object, None);
     match (group, kind) {
         ("", "Pod") => pod_create(object),
         ("", "Namespace") => {
@@ -264,7 +283,7 @@ pub fn prepare_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value
             new.set_at(&["status", "loadBalancer"], Value::object());
         }
     }
-    drop_disabled(new, Some(old));
+    drop_disabled(kind, new, Some(old));
     let changed = match generation_rule(group, kind) {
         Generation::Members(members) => {
             members.iter().any(|m| !semantic_equal(new.v(m), old.v(m)))

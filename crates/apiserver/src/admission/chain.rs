@@ -22,7 +22,7 @@ pub enum PluginError {
 }
 
 /// Names that upstream knows and this server does not have.
-const NOT_SUPPORTED: [&str; 13] = [
+const NOT_SUPPORTED: [&str; 12] = [
     "AlwaysAdmit",
     "AlwaysDeny",
     "ClusterTrustBundleAttest",
@@ -34,7 +34,6 @@ const NOT_SUPPORTED: [&str; 13] = [
     "NamespaceAutoProvision",
     "NodeDeclaredFeatureValidator",
     "PodNodeSelector",
-    "PodResizeValidator",
     "PodTolerationRestriction",
 ];
 
@@ -62,6 +61,7 @@ fn all(authorizer: &Arc<dyn Authorizer>) -> Vec<(Arc<dyn AdmissionPlugin>, bool)
         (Arc::new(classes::DefaultIngressClass), true),
         (Arc::new(optional::DenyServiceExternalIps), false),
         (Arc::new(defaults::PodTopologyLabels), true),
+        (Arc::new(pods::PodResizeValidator), true),
         (Arc::new(policy::mutating::MutatingAdmissionPolicy::new(authorizer.clone())), true),
         (Arc::new(webhook::MutatingAdmissionWebhook::new(authorizer.clone())), true),
         (Arc::new(policy::ValidatingAdmissionPolicy::new(authorizer.clone())), true),

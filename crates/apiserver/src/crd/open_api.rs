@@ -6,7 +6,7 @@
 use apimachinery::Value;
 use apimachinery::field::{BadValue, FieldError, FieldPath};
 
-use super::rules::{Problem, Rules};
+use super::rules::{Problem, Ratchet, Rules};
 use super::schema::{Additional, Node};
 use super::structural::{DEPTH_MAX, child, children, flag};
 use super::{prune, structural, validate};
@@ -428,22 +428,34 @@ fn rules(schema: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {
 ///
 /// Source: `cel.ValidFieldPath`.
 pub fn field_of_path<'s>(schema: &'s Value, path: &str, brackets: bool) -> Result<(String, &'s Value), String> {
-    let mut rest = path;
     let mut node = schema;
-    let mut shown = String::new();
-    let mut step = |name: &str, node: &mut &'s Value| -> Result<(), String> {
-        let unknown = || "does not refer to a valid field".to_owned();
+    let shown = walk_path(path, brackets, |name| {
         if node["properties"].is_object() {
-            if !shown.is_empty() {
-                shown.push('.');
-            }
-            shown.push_str(name);
-            *node = node.at(&["properties", name]).ok_or_else(unknown)?;
-        } else if let Some(values) = child(node, "additionalProperties") {
-            shown.push_str(&format!("[{name}]"));
-            *node = values;
+            node = node.at(&["properties", name])?;
+            Some(false)
         } else {
-            return Err(unknown());
+            node = child(node, "additionalProperties")?;
+            Some(true)
+        }
+    })?;
+    Ok((shown, node))
+}
+
+/// Takes a path apart. `step` goes to the member of a name and says whether it is one of a map; `None`: there is none.
+/// Returns the path as messages show it.
+pub fn walk_path(path: &str, brackets: bool, mut step: impl FnMut(&str) -> Option<bool>) -> Result<String, String> {
+    let mut rest = path;
+    let mut shown = String::new();
+    let mut go = |name: &str| -> Result<(), String> {
+        match step(name) {
+            None => return Err("does not refer to a valid field".to_owned()),
+            Some(true) => shown.push_str(&format!("[{name}]")),
+            Some(false) => {
+                if !shown.is_empty() {
+                    shown.push('.');
+                }
+                shown.push_str(name);
+            }
         }
         Ok(())
     };
@@ -458,7 +470,7 @@ pub fn field_of_path<'s>(schema: &'s Value, path: &str, brackets: bool) -> Resul
                 Some(end) => end,
                 None => after.len(),
             };
-            step(&after[..end], &mut node)?;
+            go(&after[..end])?;
             rest = &after[end..];
         } else if let Some(after) = rest.strip_prefix('[') {
             if !brackets {
@@ -478,20 +490,21 @@ pub fn field_of_path<'s>(schema: &'s Value, path: &str, brackets: bool) -> Resul
                     return Err("unexpected end of JSON path".to_owned());
                 }
                 let end = after.find(['.', '[', ']']).unwrap_or(after.len()).max(1);
-                return Err(format!("expected single quoted string but got {}", &after[..end.min(after.len())]));
+                let token = after.get(..end).unwrap_or(after);
+                return Err(format!("expected single quoted string but got {token}"));
             };
-            step(&name.replace("\\'", "'").replace("\\\\", "\\"), &mut node)?;
+            go(&name.replace("\\'", "'").replace("\\\\", "\\"))?;
             rest = match after_name.strip_prefix(']') {
                 Some(rest) => rest,
                 None if after_name.is_empty() => return Err("unexpected end of JSON path".to_owned()),
                 None => return Err(format!("expected ] but got {after_name}")),
             };
         } else {
-            let end = rest.find(['.', '[', ']']).unwrap_or(rest.len()).max(1);
-            return Err(format!("expected [ or . but got: {}", &rest[..end]));
+            let end = rest.find(['.', '[', ']']).unwrap_or(rest.len());
+            return Err(format!("expected [ or . but got: {}", &rest[..end.max(1)]));
         }
     }
-    Ok((shown, node))
+    Ok(shown)
 }
 
 /// Defaults must be what the schema allows.
@@ -505,13 +518,13 @@ fn validate_defaults(node: &Node, path: &FieldPath, errors: &mut Vec<FieldError>
             errors.push(FieldError::invalid(&at, BadValue::from(default.clone()), "must not have unknown fields"));
         }
         let mut problems = Vec::new();
-        validate::validate(default, node, "", &mut problems);
+        validate::validate(default, None, node, "", &mut problems);
         validate::validate_embedded(default, node, "", &mut problems);
         if problems.is_empty() {
             let rules = Rules::compile(node, "", &mut Vec::new());
-            rules.validate(default, Some(default), &mut problems);
+            rules.validate(node, default, Some(default), Ratchet::Off, &mut problems);
             if problems.is_empty() {
-                rules.validate(default, None, &mut problems);
+                rules.validate(node, default, None, Ratchet::Off, &mut problems);
             }
         }
         errors.extend(problems.into_iter().map(|mut e| {

@@ -13,7 +13,9 @@ use apimachinery::{Value, json};
 use cel::value::escape;
 use cel::{Budget, Decl, Environment, EvalError, Program, Type, Val};
 
+use super::open_api::walk_path;
 use super::schema::{Additional, ListType, Node, NodeType, Rule};
+use super::validate::{child_path, place_before, unchanged};
 
 const CALL_BUDGET: u64 = 1_000_000;
 const OBJECT_BUDGET: u64 = 10_000_000;
@@ -36,6 +38,8 @@ struct Compiled {
     program: Program,
     message: Option<Program>,
     uses_old: bool,
+    /// `fieldPath` as messages show it.
+    field_path: String,
 }
 
 /// The rules of one place and below it.
@@ -47,8 +51,12 @@ pub struct Rules {
     properties: BTreeMap<Str, Rules>,
     additional: Option<Box<Rules>>,
     items: Option<Box<Rules>>,
-    /// For list maps: what elements are matched with their old state by.
-    keys: Option<Vec<Str>>,
+}
+
+/// Whether rules are excused that fail on parts which are as they were: their errors become warnings.
+pub enum Ratchet<'w> {
+    Off,
+    On(&'w mut Vec<String>),
 }
 
 /// What is wrong with a rule.
@@ -201,12 +209,23 @@ impl Rules {
     }
 
     /// Runs the rules on `object`; transition rules need `old`.
-    pub fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    pub fn validate(
+        &self,
+        node: &Node,
+        object: &Value,
+        old: Option<&Value>,
+        ratchet: Ratchet<'_>,
+        errors: &mut Vec<FieldError>,
+    ) {
         if self.is_empty() {
             return;
         }
-        let mut run = Run { left: OBJECT_BUDGET, exhausted: false, errors };
-        run.node(self, object, old, "");
+        let (current, warnings) = match ratchet {
+            Ratchet::Off => (None, None),
+            Ratchet::On(warnings) => (old, Some(warnings)),
+        };
+        let mut run = Run { left: OBJECT_BUDGET, exhausted: false, errors, warnings };
+        run.node(self, node, object, old, "", Correlation { current, nearest: None });
     }
 }
 
@@ -244,16 +263,14 @@ struct Place {
 impl Place {
     fn below(&self, node: &Node, path: &str, resource: bool, decl: Option<&Arc<Decl>>) -> Place {
         let own = self.path.trim_end_matches('.').to_owned();
-        let unmatched = if path == "items" { node.list_type != ListType::Map } else { node.atomic_map };
+        // Members of maps are known by their names.
+        let unmatched = path == "items" && node.list_type != ListType::Map;
         Place {
             resource,
             path: format!("{}{path}.", self.path),
             cardinality: self.cardinality.zip(most(node)).map(|(a, b)| a.saturating_mul(b)),
             decl: decl.cloned(),
-            uncorrelated: self
-                .uncorrelated
-                .clone()
-                .or_else(|| (unmatched && path != "additionalProperties").then_some(own)),
+            uncorrelated: self.uncorrelated.clone().or_else(|| unmatched.then_some(own)),
         }
     }
 }
@@ -272,11 +289,7 @@ fn most(node: &Node) -> Option<u64> {
 }
 
 fn compile(node: &Node, place: Place, costs: &mut Costs<'_>, errors: &mut Vec<RuleError>) -> Rules {
-    let mut rules = Rules {
-        type_text: node.ty.map_or("object", NodeType::text),
-        keys: (node.list_type == ListType::Map).then(|| node.list_map_keys.clone()),
-        ..Rules::default()
-    };
+    let mut rules = Rules { type_text: node.ty.map_or("object", NodeType::text), ..Rules::default() };
     if !node.rules.is_empty() {
         match &place.decl {
             Some(decl) => {
@@ -406,7 +419,22 @@ fn compile_rule(
         let text = "may not be set if oldSelf is not used in rule";
         fail("optionalOldSelf", Problem::Invalid(BadValue::from(given), text.into()));
     }
-    Some(Compiled { rule: rule.clone(), program, message, uses_old })
+    let mut at = node;
+    let field_path = walk_path(&rule.field_path, true, |name| match at.properties.get(name) {
+        Some(child) => {
+            at = child;
+            Some(false)
+        }
+        None => match &at.additional {
+            Additional::Schema(values) if at.properties.is_empty() => {
+                at = values;
+                Some(true)
+            }
+            _ => None,
+        },
+    });
+    let field_path = field_path.unwrap_or_default();
+    Some(Compiled { rule: rule.clone(), program, message, uses_old, field_path })
 }
 
 /// How far an estimate is over what is allowed, as a message says it.
@@ -422,43 +450,93 @@ fn over_budget(what: &str, cost: u64, limit: u64) -> String {
     )
 }
 
+/// What a value was before, as far as it can be told. Source: `ratchetingOptions` of upstream's validator.
+#[derive(Clone, Copy)]
+struct Correlation<'v> {
+    /// The value itself.
+    current: Option<&'v Value>,
+    /// The nearest value above of which it can be told: now, before, and its schema.
+    nearest: Option<(&'v Value, &'v Value, &'v Node)>,
+}
+
+impl<'v> Correlation<'v> {
+    /// That of a part of `value`; `was`: the part before, if it can be found.
+    fn below(self, node: &'v Node, value: &'v Value, was: impl FnOnce(&'v Value) -> Option<&'v Value>) -> Self {
+        match self.current {
+            None => self,
+            Some(old) => Correlation { current: was(old), nearest: Some((value, old, node)) },
+        }
+    }
+
+    fn member(self, node: &'v Node, value: &'v Value, name: &str) -> Self {
+        // The kind and its version are always those of the request.
+        if self.current.is_some() && self.nearest.is_none() && matches!(name, "apiVersion" | "kind") {
+            return Correlation { current: None, nearest: None };
+        }
+        self.below(node, value, |old| old.get(name).filter(|_| node.member(name).is_some()))
+    }
+
+    fn unchanged(self, node: &Node, value: &Value) -> bool {
+        match (self.current, self.nearest) {
+            (Some(old), _) => unchanged(value, old, node),
+            (None, Some((value, old, node))) => unchanged(value, old, node),
+            (None, None) => false,
+        }
+    }
+}
+
 struct Run<'a> {
     left: u64,
     exhausted: bool,
     errors: &'a mut Vec<FieldError>,
+    /// Where excused errors go.
+    warnings: Option<&'a mut Vec<String>>,
 }
 
 fn field(path: &str) -> FieldPath {
     FieldPath::new(if path.is_empty() { "<nil>" } else { path })
 }
 
+/// A rule in messages about its evaluation.
+fn rule_text(rule: &Rule) -> &str {
+    if rule.message.is_empty() { rule.rule.trim() } else { rule.message.trim() }
+}
+
 impl Run<'_> {
-    fn node(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, path: &str) {
+    fn node(
+        &mut self,
+        rules: &Rules,
+        node: &Node,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+        correlation: Correlation<'_>,
+    ) {
         if value.is_null() || self.exhausted {
             return;
         }
         if let Some(decl) = &rules.decl {
-            self.own(rules, decl, value, old, path);
+            self.own(rules, decl, node, value, old, path, correlation);
         }
         match value {
             Value::Object(map) => {
                 for (name, member) in map.iter() {
                     let below = rules.properties.get(name).or(rules.additional.as_deref());
-                    if let Some(below) = below {
-                        let at = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-                        self.node(below, member, old.and_then(|o| o.get(name)), &at);
+                    if let (Some(below), Some(child)) = (below, node.member(name)) {
+                        let at = child_path(node, path, name);
+                        let was = old.and_then(|o| o.get(name));
+                        self.node(below, child, member, was, &at, correlation.member(node, value, name));
                     }
                 }
             }
             Value::Array(list) => {
-                if let Some(below) = &rules.items {
+                if let (Some(below), Some(items)) = (&rules.items, &node.items) {
                     for (i, item) in list.iter().enumerate() {
                         // Only elements of list maps can be matched with what they were.
-                        let matching = rules.keys.as_ref().and_then(|keys| {
-                            let same = |o: &&Value| keys.iter().all(|k| o.get(k) == item.get(k));
-                            old.and_then(Value::as_array)?.iter().find(same)
-                        });
-                        self.node(below, item, matching, &format!("{path}[{i}]"));
+                        let was = |old: &'_ Value| place_before(item, i, old.as_array()?, node);
+                        let matching = old.and_then(|o| o.as_array()?.get(was(o)?));
+                        let inner = correlation.below(node, value, |o| o.as_array()?.get(was(o)?));
+                        self.node(below, items, item, matching, &format!("{path}[{i}]"), inner);
                     }
                 }
             }
@@ -466,7 +544,16 @@ impl Run<'_> {
         }
     }
 
-    fn own(&mut self, rules: &Rules, decl: &Decl, value: &Value, old: Option<&Value>, path: &str) {
+    fn own(
+        &mut self,
+        rules: &Rules,
+        decl: &Decl,
+        node: &Node,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+        correlation: Correlation<'_>,
+    ) {
         let old = old.filter(|o| !o.is_null());
         let this = Val::from_json(value, Some(decl));
         let old_value = old.map(|o| Val::from_json(o, Some(decl)));
@@ -485,17 +572,12 @@ impl Run<'_> {
                 }
                 (None, false) => {}
             }
-            let shown = compiled.rule.rule.trim();
+            let shown = rule_text(&compiled.rule);
             let invalid = |detail: String| FieldError::invalid(&field(path), rules.type_text, detail);
             match self.evaluate(&compiled.program, &variables) {
                 Ok(Val::Bool(true)) => {}
                 Ok(Val::Bool(false)) => {
-                    // What has not changed and was accepted before stays accepted.
-                    if !compiled.uses_old && old.is_some_and(|o| o == value) {
-                        continue;
-                    }
-                    let detail = self.message(compiled, &variables);
-                    let at = match compiled.rule.field_path.trim_start_matches('.') {
+                    let at = match compiled.field_path.as_str() {
                         "" => field(path),
                         below if path.is_empty() => FieldPath::new(below),
                         below => FieldPath::new(&format!("{path}.{below}")),
@@ -510,7 +592,22 @@ impl Run<'_> {
                         "FieldValueDuplicate" => ErrorType::Duplicate,
                         _ => ErrorType::Invalid,
                     };
-                    self.errors.push(FieldError::new(kind, &at, bad, detail));
+                    let (kind, bad, detail) = match self.message(compiled, &variables) {
+                        Ok(_) if kind == ErrorType::Duplicate => (kind, bad, String::new()),
+                        Ok(detail) => (kind, bad, detail),
+                        // No further rules are run.
+                        Err(detail) => (ErrorType::Invalid, BadValue::from(rules.type_text), detail),
+                    };
+                    let error = FieldError::new(kind, &at, bad, detail);
+                    match &mut self.warnings {
+                        Some(warnings) if !compiled.uses_old && correlation.unchanged(node, value) => {
+                            warnings.push(error.to_string());
+                        }
+                        _ => self.errors.push(error),
+                    }
+                    if self.exhausted {
+                        return;
+                    }
                 }
                 Ok(_) => self.errors.push(invalid(format!("rule did not evaluate to a bool: {shown}"))),
                 Err(EvalError::OverBudget) if self.left == 0 => {
@@ -545,19 +642,31 @@ impl Run<'_> {
         result
     }
 
-    fn message(&mut self, compiled: &Compiled, variables: &BTreeMap<&str, Val>) -> String {
-        if let Some(program) = &compiled.message
-            && let Ok(Val::String(text)) = self.evaluate(program, variables)
-            && !text.trim().is_empty()
-            && text.len() <= MESSAGE_BYTES_MAX
-            && !text.contains('\n')
-        {
-            return text.trim().to_owned();
+    /// The message of a rule that failed; an error when there is nothing left to spend.
+    fn message(&mut self, compiled: &Compiled, variables: &BTreeMap<&str, Val>) -> Result<String, String> {
+        if let Some(program) = &compiled.message {
+            match self.evaluate(program, variables) {
+                Ok(Val::String(text)) => {
+                    let text = text.trim();
+                    if !text.is_empty() && text.len() <= MESSAGE_BYTES_MAX && !text.contains('\n') {
+                        return Ok(text.to_owned());
+                    }
+                }
+                Err(EvalError::OverBudget) => {
+                    self.exhausted = true;
+                    let expression = &compiled.rule.message_expression;
+                    return Err(match self.left {
+                        0 => "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned(),
+                        _ => format!("no further validation rules will be run due to call cost exceeds limit for messageExpression: {expression:?}"),
+                    });
+                }
+                Ok(_) | Err(EvalError::Failed(_)) => {}
+            }
         }
-        match compiled.rule.message.trim() {
+        Ok(match compiled.rule.message.trim() {
             "" => format!("failed rule: {}", compiled.rule.rule.trim()),
             message => message.to_owned(),
-        }
+        })
     }
 }
 

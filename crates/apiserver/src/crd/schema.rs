@@ -120,8 +120,6 @@ pub struct Node {
     pub default: Option<Value>,
     pub list_type: ListType,
     pub list_map_keys: Vec<Str>,
-    /// `x-kubernetes-map-type: atomic`.
-    pub atomic_map: bool,
     pub rules: Vec<Rule>,
     /// `None` when there is nothing to check beyond the type: the common case, and smaller.
     pub checks: Option<Box<Checks>>,
@@ -211,7 +209,6 @@ impl Node {
                 _ => ListType::Atomic,
             },
             list_map_keys: strings("x-kubernetes-list-map-keys"),
-            atomic_map: schema["x-kubernetes-map-type"] == "atomic",
             rules: rules.collect(),
             checks: (!checks.is_empty()).then(|| Box::new(checks)),
         })

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::apply::{self, Type};
 use apimachinery::decode::{self, Format};
-use apimachinery::field::{FieldError, FieldPath};
-use apimachinery::gvk::GroupVersionKind;
-use apimachinery::kinds;
+use apimachinery::field::{ErrorType, FieldError, FieldPath};
+use apimachinery::gvk::{GroupKind, GroupVersionKind};
+use apimachinery::meta::ObjectMeta;
 use apimachinery::schema::{Schema, TypeRef};
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::text::{go_type, go_value};
 use apimachinery::time::Timestamp;
+use apimachinery::{kinds, names};
 use async_trait::async_trait;
 
 use super::columns::{Column, JsonPath};
 use super::convert::Converter;
-use super::rules::Rules as CelRules;
+use super::rules::{Ratchet, Rules as CelRules};
 use super::schema::Node;
 use super::{prune, validate};
 use crate::negotiate::Encoding;
@@ -63,8 +65,7 @@ impl apply::Versions for Definition {
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Result<Value, String> {
-        // Only the name of the version: a webhook is not asked about the ownership of fields, so what is owned through
-        // another version under another name stops being owned there at the next apply.
+        // Without a webhook versions differ in their names only; with one, this is not called.
         let mut converted = object.clone();
         converted["apiVersion"] = api_version.into();
         Ok(converted)
@@ -101,34 +102,175 @@ impl CustomStrategy {
         Ok(removed.into_iter().map(|path| format!("unknown field {path:?}")).collect())
     }
 
-    fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    /// Everything but metadata, whose errors are in `errors` already.
+    fn validate(
+        &self,
+        subresource: &str,
+        object: &Value,
+        old: Option<&Value>,
+        errors: &mut Vec<FieldError>,
+        warnings: &mut Vec<String>,
+    ) {
         let version = self.version();
-        let mut errors = Vec::new();
-        let mut schema_errors = Vec::new();
-        validate::validate(object, &version.node, "", &mut schema_errors);
-        if let Some(old) = old {
-            validate::ratchet(&mut schema_errors, object, old, &version.node);
-        }
-        let blocked = !schema_errors.is_empty();
-        errors.append(&mut schema_errors);
-        let mut list_errors = Vec::new();
-        validate::validate_lists(object, &version.node, "", &mut list_errors);
-        if let Some(old) = old {
-            validate::ratchet(&mut list_errors, object, old, &version.node);
-        }
-        errors.append(&mut list_errors);
-        validate::validate_embedded(object, &version.node, "", &mut errors);
-        if blocked {
-            if !version.rules.is_empty() {
-                let message = "some validation rules were not checked because the object was invalid; \
-                               correct the existing errors to complete validation";
-                errors.push(FieldError::invalid(&FieldPath::new("<nil>"), Value::Null, message));
-            }
+        let node = &version.node;
+        if subresource == "status" {
+            self.validate_status(object, old, errors);
         } else {
-            version.rules.validate(object, old, &mut errors);
+            validate::validate(object, old, node, "", errors);
+            self.validate_scale(object, true, errors);
+            self.validate_scale(object, false, errors);
+            validate::validate_embedded(object, node, "", errors);
         }
-        errors
+        let list_errors = |object: &Value| {
+            let mut errors = Vec::new();
+            validate::validate_lists(object, node, "", &mut errors);
+            errors
+        };
+        // Lists that broke their promise before may go on doing so.
+        if old.is_none_or(|old| list_errors(old).is_empty()) {
+            errors.extend(list_errors(object));
+        }
+        if version.rules.is_empty() {
+            return;
+        }
+        let blocking = |e: &FieldError| {
+            matches!(
+                e.kind,
+                ErrorType::NotSupported
+                    | ErrorType::Required
+                    | ErrorType::TooLong
+                    | ErrorType::TooMany
+                    | ErrorType::TypeInvalid
+            )
+        };
+        if errors.iter().any(blocking) {
+            let message = "some validation rules were not checked because the object was invalid; \
+                           correct the existing errors to complete validation";
+            errors.push(FieldError::invalid(&FieldPath::new("<nil>"), Value::Null, message));
+            return;
+        }
+        let ratchet = if old.is_some() { Ratchet::On(warnings) } else { Ratchet::Off };
+        version.rules.validate(node, object, old, ratchet, errors);
     }
+
+    /// Through `/status` only the status is looked at; upstream's texts name its parts as if it were the whole.
+    fn validate_status(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+        if let (Some(status), Some(node)) = (object.get("status"), self.version().node.properties.get("status")) {
+            let mut found = Vec::new();
+            validate::validate(status, old.and_then(|o| o.get("status")), node, "", &mut found);
+            errors.extend(found.into_iter().map(|mut e| {
+                e.field = match e.field.as_str() {
+                    "<nil>" => "status".to_owned(),
+                    below => format!("status.{below}"),
+                };
+                e
+            }));
+        }
+        self.validate_scale(object, false, errors);
+    }
+
+    /// The numbers that `/scale` shows must be numbers of replicas.
+    fn validate_scale(&self, object: &Value, spec: bool, errors: &mut Vec<FieldError>) {
+        let Some(paths) = &self.version().scale else { return };
+        let steps = if spec { &paths.spec_replicas } else { &paths.status_replicas };
+        let at = FieldPath::new(&format!(".{}", steps.join(".")));
+        match member_at(object, steps) {
+            Ok(None) => {}
+            Ok(Some(value)) => match value.as_i64() {
+                Some(count) if count < 0 => {
+                    errors.push(FieldError::invalid(&at, count, "should be a non-negative integer"));
+                }
+                Some(count) if count > i64::from(i32::MAX) => {
+                    let message = format!("should be less than or equal to {}", i32::MAX);
+                    errors.push(FieldError::invalid(&at, count, message));
+                }
+                Some(_) => {}
+                None => {
+                    let message = format!(
+                        "{at} accessor error: {} is of the type {}, expected int64",
+                        go_value(value),
+                        go_type(value)
+                    );
+                    errors.push(FieldError::invalid(&at, 0, message));
+                }
+            },
+            Err(message) => errors.push(FieldError::invalid(&at, 0, message)),
+        }
+        if let Some(steps) = paths.selector.as_ref().filter(|_| !spec) {
+            let at = FieldPath::new(&format!(".{}", steps.join(".")));
+            let message = match member_at(object, steps) {
+                Ok(Some(value)) if value.as_str().is_none() => {
+                    format!(
+                        "{at} accessor error: {} is of the type {}, expected string",
+                        go_value(value),
+                        go_type(value)
+                    )
+                }
+                Ok(_) => return,
+                Err(message) => message,
+            };
+            errors.push(FieldError::invalid(&at, "", message));
+        }
+    }
+
+    /// A body must say its kind, and the kind must be this one.
+    fn check_type(&self, object: &Value, body: &[u8]) -> StatusResult<()> {
+        let (api_version, kind) = decode::type_meta(object);
+        let wanted = &self.gvk;
+        if kind.is_empty() {
+            let error = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
+            return Err(Box::new(Status::bad_request(decode::cannot_be_handled(wanted, &wanted.kind, &error))));
+        }
+        if api_version != wanted.api_version() {
+            return Err(Box::new(Status::bad_request(format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({})",
+                wanted.api_version()
+            ))));
+        }
+        Ok(())
+    }
+}
+
+/// What is at a path; an error in Go's words when something on the way is no object.
+fn member_at<'v>(object: &'v Value, steps: &[String]) -> Result<Option<&'v Value>, String> {
+    let mut value = object;
+    for (i, step) in steps.iter().enumerate() {
+        if !value.is_object() {
+            let at = steps[..i].join(".");
+            return Err(format!(
+                ".{at} accessor error: {} is of the type {}, expected map[string]interface {{}}",
+                go_value(value),
+                go_type(value)
+            ));
+        }
+        match value.get(step) {
+            Some(inner) => value = inner,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
+}
+
+/// Finalizers that somebody else might use as well.
+fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    const STANDARD: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
+    let before = old.map(|o| o.finalizers().to_vec()).unwrap_or_default();
+    let mut added: Vec<&str> = object.finalizers().iter().copied().filter(|f| !before.contains(f)).collect();
+    added.sort_unstable();
+    added.dedup();
+    let mut warnings = Vec::new();
+    for finalizer in added {
+        for problem in names::is_qualified_name(finalizer) {
+            warnings.push(format!("metadata.finalizers: {finalizer:?}: {problem}"));
+        }
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
+            warnings.push(format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
+            ));
+        }
+    }
+    warnings
 }
 
 /// Checks that `metadata` is what an object's metadata is, dropping unknown members.
@@ -190,14 +332,15 @@ impl Strategy for CustomStrategy {
         if !decoded.object.is_object() {
             return Err(bad("the object provided is unrecognized (must be of type object)".to_owned()));
         }
-        let (api_version, own_kind) = decode::type_meta(&decoded.object);
-        if !api_version.is_empty() && api_version != kind.api_version() {
-            return Err(bad(format!(
-                "the API version in the data ({api_version}) does not match the expected API version ({})",
-                kind.api_version()
-            )));
+        self.check_type(&decoded.object, body)?;
+        // A body of another kind is refused when the object is validated: by then its name is known.
+        let other = decode::type_meta(&decoded.object).1.to_owned();
+        kind.set_on(&mut decoded.object);
+        if other != kind.kind.as_str() {
+            let error = FieldError::invalid(&FieldPath::new("kind"), other.as_str(), format!("must be {}", kind.kind));
+            let given = GroupKind::new(kind.group.clone(), other.as_str());
+            return Err(Box::new(Status::invalid(&given, decoded.object.name(), &[error])));
         }
-        decode::check_kind(api_version, own_kind, kind).map_err(|e| bad(e.message))?;
         kind.set_on(&mut decoded.object);
         let unknown =
             self.shape(&mut decoded.object).map_err(|e| bad(decode::cannot_be_handled(kind, &kind.kind, &e)))?;
@@ -220,6 +363,10 @@ impl Strategy for CustomStrategy {
 
     fn versions(&self) -> &dyn apply::Versions {
         &*self.definition
+    }
+
+    fn converts_remotely(&self) -> bool {
+        matches!(self.definition.converter, Converter::Webhook(_))
     }
 
     fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter> {
@@ -292,22 +439,28 @@ impl Strategy for CustomStrategy {
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = kinds::validate_custom_metadata(object, self.definition.namespaced);
-        errors.extend(self.validate(object, None));
+        self.validate("", object, None, &mut errors, &mut Vec::new());
         errors
     }
 
-    fn validate_update(&self, _subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
         let mut errors = kinds::validate_custom_metadata_update(new, old, self.definition.namespaced);
-        errors.extend(self.validate(new, Some(old)));
+        self.validate(subresource, new, Some(old), &mut errors, warnings);
         errors
     }
 
-    fn warnings_create(&self, _object: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_create(&self, object: &Value) -> Vec<String> {
+        finalizer_warnings(object, None)
     }
 
-    fn warnings_update(&self, _subresource: &str, _new: &Value, _old: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String> {
+        if subresource.is_empty() { finalizer_warnings(new, Some(old)) } else { Vec::new() }
     }
 
     fn convert_field_label(&self, label: &str) -> Result<String, String> {

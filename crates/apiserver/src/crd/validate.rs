@@ -4,18 +4,60 @@
 //! `apiextensions-apiserver/pkg/apiserver/validation`. What that translation does not know (`anyOf`, number formats) has the
 //! field `<nil>`.
 
-use apimachinery::Value;
+use std::collections::HashMap;
+
 use apimachinery::field::{BadValue, FieldError, FieldPath};
+use apimachinery::gvk::GroupVersion;
 use apimachinery::json::Number;
+use apimachinery::{Value, kinds, names};
 
 use super::formats;
-use super::schema::{Additional, Checks, Node, NodeType};
+use super::schema::{Additional, Checks, ListType, Node, NodeType};
 
-/// Checks `value` against `schema`. `path` is the dotted path so far, empty at the root.
-pub fn validate(value: &Value, schema: &Node, path: &str, errors: &mut Vec<FieldError>) {
+/// Checks `value` against `schema`. `path` is the dotted path so far, empty at the root. What is wrong with parts that are
+/// as they were in `old` was accepted before the schema became stricter, and is no error.
+pub fn validate(value: &Value, old: Option<&Value>, schema: &Node, path: &str, errors: &mut Vec<FieldError>) {
     let mut result = Outcome::default();
-    check(value, schema, path, &mut result);
+    check(value, old, schema, path, &mut result);
     errors.append(&mut result.errors);
+}
+
+/// Whether a value is as it was: parts that the schema does not describe cannot be told, and elements of list maps are
+/// found by their keys.
+///
+/// Source: `k8s.io/apiserver/pkg/cel/common` (`CorrelatedObject`).
+pub fn unchanged(new: &Value, old: &Value, schema: &Node) -> bool {
+    match (new, old) {
+        (Value::Null, Value::Null) => true,
+        (Value::Null, _) | (_, Value::Null) => false,
+        (Value::Array(list), Value::Array(before)) if schema.list_type == ListType::Map => {
+            list.len() == before.len()
+                && list.iter().enumerate().all(|(i, item)| {
+                    let was = place_before(item, i, before, schema).and_then(|at| before.get(at));
+                    was.zip(schema.items.as_ref()).is_some_and(|(was, items)| unchanged(item, was, items))
+                })
+        }
+        (Value::Object(members), Value::Object(before)) => {
+            members.len() == before.len()
+                && members.iter().all(|(name, member)| match (before.get(name), schema.member(name)) {
+                    (Some(was), Some(node)) => unchanged(member, was, node),
+                    _ => false,
+                })
+        }
+        (new, old) => new == old,
+    }
+}
+
+/// Where an element of a list map was before. `at`: where it is now, which is where it mostly was.
+pub fn place_before(item: &Value, at: usize, before: &[Value], schema: &Node) -> Option<usize> {
+    if schema.list_type != ListType::Map {
+        return None;
+    }
+    let same = |was: &Value| was.is_object() && schema.list_map_keys.iter().all(|k| was.get(k) == item.get(k));
+    if before.get(at).is_some_and(same) {
+        return Some(at);
+    }
+    before.iter().position(same)
 }
 
 /// Errors of one check, and how many of its parts held; the best of several alternatives is the one with most.
@@ -56,7 +98,15 @@ fn has_type(value: &Value, wanted: NodeType) -> bool {
     }
 }
 
-fn check(value: &Value, schema: &Node, path: &str, out: &mut Outcome) {
+fn check(value: &Value, old: Option<&Value>, schema: &Node, path: &str, out: &mut Outcome) {
+    let before = out.errors.len();
+    check_parts(value, old, schema, path, out);
+    if out.errors.len() > before && old.is_some_and(|old| unchanged(value, old, schema)) {
+        out.errors.truncate(before);
+    }
+}
+
+fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, out: &mut Outcome) {
     if let Some(wanted) = schema.ty {
         let fits = (value.is_null() && schema.nullable) || has_type(value, wanted);
         if !fits {
@@ -84,22 +134,24 @@ fn check(value: &Value, schema: &Node, path: &str, out: &mut Outcome) {
         }
     }
     if let (Value::Array(list), Some(items)) = (value, &schema.items) {
+        let before = old.and_then(Value::as_array);
         for (i, item) in list.iter().enumerate() {
-            check(item, items, &format!("{path}[{i}]"), out);
+            let was = before.and_then(|before| before.get(place_before(item, i, before, schema)?));
+            check(item, was, items, &format!("{path}[{i}]"), out);
         }
     }
     if let Some(checks) = &schema.checks {
         check_allowed(value, checks, path, out);
     }
     if value.is_object() {
-        check_object(value, schema, path, out);
+        check_object(value, old, schema, path, out);
     }
 }
 
 fn check_combinations(value: &Value, checks: &Checks, path: &str, out: &mut Outcome) {
     let try_one = |node: &Node| {
         let mut result = Outcome::default();
-        check(value, node, path, &mut result);
+        check(value, None, node, path, &mut result);
         result
     };
     let best = |results: Vec<Outcome>| {
@@ -238,7 +290,7 @@ fn check_allowed(value: &Value, checks: &Checks, path: &str, out: &mut Outcome) 
     out.field(path, |p| FieldError::not_supported(p, BadValue::from(value.clone()), &texts));
 }
 
-fn check_object(value: &Value, schema: &Node, path: &str, out: &mut Outcome) {
+fn check_object(value: &Value, old: Option<&Value>, schema: &Node, path: &str, out: &mut Outcome) {
     let Some(map) = value.as_object() else { return };
     let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     let length = map.len() as i64;
@@ -255,11 +307,28 @@ fn check_object(value: &Value, schema: &Node, path: &str, out: &mut Outcome) {
         }
     }
     for (name, member) in map.iter() {
+        // The kind and its version are always those of the request.
+        let was = old
+            .and_then(|o| o.get(name))
+            .filter(|_| !(path.is_empty() && matches!(name.as_str(), "kind" | "apiVersion")));
         match (schema.properties.get(name), &schema.additional) {
-            (Some(node), _) => check(member, node, &join(name), out),
-            (None, Additional::Schema(node)) => check(member, node, &join(name), out),
+            (Some(node), _) => check(member, was, node, &join(name), out),
+            (None, Additional::Schema(node)) => check(member, was, node, &join(name), out),
             (None, Additional::Any | Additional::Unspecified) => {}
         }
+    }
+}
+
+/// How often values have been seen.
+#[derive(Default)]
+struct Seen(HashMap<Vec<u8>, usize>);
+
+impl Seen {
+    /// Whether this is the second time: each value is told once.
+    fn again(&mut self, value: &Value) -> bool {
+        let times = self.0.entry(value.to_vec()).or_default();
+        *times += 1;
+        *times == 2
     }
 }
 
@@ -267,17 +336,26 @@ fn check_object(value: &Value, schema: &Node, path: &str, out: &mut Outcome) {
 ///
 /// Source: `apiextensions-apiserver/pkg/apiserver/schema/listtype`.
 pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec<FieldError>) {
-    use super::schema::ListType;
     match value {
         Value::Array(list) => {
             match schema.list_type {
                 ListType::Atomic => {}
                 ListType::Set => {
+                    let mut seen = Seen::default();
                     for (i, item) in list.iter().enumerate() {
-                        if list[..i].contains(item) && list[..i].iter().filter(|v| *v == item).count() == 1 {
+                        if seen.again(item) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(item.clone())));
                         }
+                    }
+                }
+                ListType::Map if list.iter().any(|item| !item.is_object() && !item.is_null()) => {
+                    for (i, item) in
+                        list.iter().enumerate().filter(|(_, item)| !item.is_object() && !item.is_null()).take(1)
+                    {
+                        let at = field_path(&format!("{path}[{i}]"));
+                        let message = "must be an object for an array of list-type map";
+                        errors.push(FieldError::invalid(&at, BadValue::from(item.clone()), message));
                     }
                 }
                 ListType::Map => {
@@ -291,8 +369,9 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
                         key
                     };
                     let keys: Vec<Value> = list.iter().map(key).collect();
+                    let mut seen = Seen::default();
                     for (i, own) in keys.iter().enumerate() {
-                        if keys[..i].iter().filter(|k| *k == own).count() == 1 {
+                        if seen.again(own) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(own.clone())));
                         }
@@ -308,8 +387,7 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
         Value::Object(map) => {
             for (name, member) in map.iter() {
                 if let Some(node) = schema.member(name) {
-                    let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-                    validate_lists(member, node, &path, errors);
+                    validate_lists(member, node, &child_path(schema, path, name), errors);
                 }
             }
         }
@@ -317,49 +395,12 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
     }
 }
 
-/// Takes back errors about values that have not changed: they were accepted before the schema became stricter.
-///
-/// Source: KEP-4008 (ratcheting). Only places that can be found in the old object count: members of objects, and elements
-/// of list maps.
-pub fn ratchet(errors: &mut Vec<FieldError>, new: &Value, old: &Value, schema: &Node) {
-    errors.retain(|error| {
-        if error.field == "<nil>" {
-            return true;
-        }
-        !unchanged(new, old, schema, &error.field)
-    });
-}
-
-fn unchanged(new: &Value, old: &Value, schema: &Node, path: &str) -> bool {
-    if path.is_empty() {
-        return new == old;
+/// The path of a member: one of a map is in brackets.
+pub fn child_path(schema: &Node, path: &str, name: &str) -> String {
+    if !schema.properties.contains_key(name) && matches!(schema.additional, Additional::Schema(_)) {
+        return format!("{path}[{name}]");
     }
-    if let Some(rest) = path.strip_prefix('[') {
-        let Some((index, rest)) = rest.split_once(']') else { return false };
-        let rest = rest.strip_prefix('.').unwrap_or(rest);
-        let (Value::Array(list), Ok(i), Some(items)) = (new, index.parse::<usize>(), &schema.items) else {
-            return false;
-        };
-        let Some(item) = list.get(i) else { return false };
-        if schema.list_type != super::schema::ListType::Map {
-            // Elements without keys are compared as part of their whole list.
-            return new == old;
-        }
-        let same = |o: &&Value| schema.list_map_keys.iter().all(|k| o.get(k) == item.get(k));
-        return old.as_array().and_then(|o| o.iter().find(same)).is_some_and(|o| unchanged(item, o, items, rest));
-    }
-    // Member names may contain dots: the longest name that exists wins.
-    let (Value::Object(map), Value::Object(before)) = (new, old) else { return false };
-    let fits = |name: &str| path.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-    let found = map.keys().filter_map(|name| Some((name, fits(name)?))).max_by_key(|(name, _)| name.len());
-    match found {
-        Some((name, rest)) => match (map.get(name), before.get(name), schema.member(name)) {
-            (Some(n), Some(o), Some(node)) => unchanged(n, o, node, rest.strip_prefix('.').unwrap_or(rest)),
-            _ => false,
-        },
-        // A required member that is missing: nothing changed if it was missing in the same object before.
-        None => new == old,
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Embedded resources must say what they are.
@@ -368,17 +409,12 @@ fn unchanged(new: &Value, old: &Value, schema: &Node, path: &str) -> bool {
 pub fn validate_embedded(value: &Value, schema: &Node, path: &str, errors: &mut Vec<FieldError>) {
     match value {
         Value::Object(map) => {
-            let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
             if schema.embedded_resource {
-                for name in ["apiVersion", "kind"] {
-                    if map.get(name).and_then(Value::as_str).unwrap_or("").is_empty() {
-                        errors.push(FieldError::required(&field_path(&join(name)), ""));
-                    }
-                }
+                embedded(value, path, errors);
             }
             for (name, member) in map.iter() {
                 if let Some(node) = schema.member(name) {
-                    validate_embedded(member, node, &join(name), errors);
+                    validate_embedded(member, node, &child_path(schema, path, name), errors);
                 }
             }
         }
@@ -391,4 +427,40 @@ pub fn validate_embedded(value: &Value, schema: &Node, path: &str, errors: &mut 
         }
         _ => {}
     }
+}
+
+fn embedded(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    for name in ["apiVersion", "kind"] {
+        let at = field_path(&join(name));
+        match value.get(name) {
+            None => errors.push(FieldError::required(&at, "")),
+            Some(Value::String(text)) if text.is_empty() => {
+                errors.push(FieldError::invalid(&at, "", "must not be empty"));
+            }
+            Some(Value::String(text)) if name == "apiVersion" => {
+                if let Err(error) = GroupVersion::parse(text) {
+                    errors.push(FieldError::invalid(&at, text.as_str(), error.to_string()));
+                }
+            }
+            Some(Value::String(text)) => {
+                let problems = names::is_dns1035_label(&text.to_lowercase());
+                if !problems.is_empty() {
+                    let message = format!("may have mixed case, but should otherwise match: {}", problems.join(","));
+                    errors.push(FieldError::invalid(&at, text.as_str(), message));
+                }
+            }
+            Some(other) => errors.push(FieldError::invalid(&at, BadValue::from(other.clone()), "must be a string")),
+        }
+    }
+    let Some(metadata) = value.get("metadata").filter(|m| m.is_object()) else { return };
+    // Any name will do.
+    let mut object = Value::object();
+    object["metadata"] = metadata.clone();
+    object.set_at(&["metadata", "name"], "fakename".into());
+    let namespaced = !metadata.str_at(&["namespace"]).is_empty();
+    errors.extend(kinds::validate_custom_metadata(&object, namespaced).into_iter().map(|mut e| {
+        e.field = join(&e.field);
+        e
+    }));
 }

@@ -5,6 +5,8 @@
 //! Follows: `pkg/registry/core/pod/{strategy.go,rest}`, `pkg/registry/core/service/storage`.
 
 use apimachinery::Value;
+use apimachinery::field::{FieldError, FieldPath};
+use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
 use http::{Request, Response, StatusCode};
@@ -12,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use super::Cx;
 use crate::body::{Body, RequestBody};
 use crate::proxy::{self, Destination, ProxyName};
+use crate::server::ApiServer;
 
 fn bad(message: String) -> Box<Status> {
     Box::new(Status::bad_request(message))
@@ -84,7 +87,46 @@ fn request(cx: &Cx, body: RequestBody) -> Request<RequestBody> {
     request
 }
 
+/// The options of `pods/log` that are wrong.
+fn log_option_errors(cx: &Cx) -> StatusResult<Vec<FieldError>> {
+    let query = &cx.info.query;
+    let integer = |name: &str| -> StatusResult<Option<i64>> {
+        let Some(text) = query.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };
+        let out_of_range = text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+        let why = if out_of_range { "value out of range" } else { "invalid syntax" };
+        let unreadable = |_| bad(format!("strconv.ParseInt: parsing {}: {why}", Value::from(text)));
+        text.parse().map(Some).map_err(unreadable)
+    };
+    let mut errors = Vec::new();
+    if let Some(lines) = integer("tailLines")?.filter(|n| *n < 0) {
+        let path = FieldPath::new("tailLines");
+        errors.push(FieldError::invalid(&path, lines, "must be greater than or equal to 0"));
+    }
+    if let Some(bytes) = integer("limitBytes")?.filter(|n| *n < 1) {
+        errors.push(FieldError::invalid(&FieldPath::new("limitBytes"), bytes, "must be greater than 0"));
+    }
+    match (integer("sinceSeconds")?, query.get("sinceTime").filter(|t| !t.is_empty())) {
+        (Some(_), Some(_)) => {
+            let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden(&FieldPath::unnamed(), text));
+        }
+        (Some(seconds), None) if seconds < 1 => {
+            errors.push(FieldError::invalid(&FieldPath::new("sinceSeconds"), seconds, "must be greater than 0"));
+        }
+        _ => {}
+    }
+    if query.get("stream").is_some_and(|s| !s.is_empty()) {
+        errors.push(FieldError::forbidden(&FieldPath::new("stream"), "may not be specified"));
+    }
+    Ok(errors)
+}
+
 pub async fn log(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    let errors = log_option_errors(cx)?;
+    if !errors.is_empty() {
+        let kind = GroupKind::new("", "PodLogOptions");
+        return Err(Box::new(Status::invalid(&kind, &cx.info.name, &errors)));
+    }
     let pod = pod(cx, &cx.info.name).await?;
     let container = container(cx, &pod, true)?;
     if pod.str_at(&["spec", "nodeName"]).is_empty() {
@@ -243,9 +285,9 @@ async fn connect_node(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     let asked = cx.info.name.as_str();
     let name = ProxyName::parse(asked).ok_or_else(|| bad(format!("invalid node request {}", Value::from(asked))))?;
     let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name.name));
-    let node = cx.server.storage.read(&cx.resource, "", name.name).await?.ok_or_else(not_found)?;
-    match &cx.server.config.pods {
-        Some(backend) => backend.connect_node(&node, &proxied_path(cx), request(cx, body)).await,
-        None => Err(no_backend()),
-    }
+    cx.server.storage.get(&cx.resource, "", name.name).await?.ok_or_else(not_found)?;
+    let Some(kubelets) = &cx.server.config.kubelets else { return Err(no_backend()) };
+    let path = proxied_path(cx);
+    let path = if path.is_empty() { "/" } else { path.as_str() };
+    kubelets.answer(&ApiServer::of(cx.server.clone()), name.name, path, request(cx, body)).await
 }

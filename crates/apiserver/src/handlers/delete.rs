@@ -31,6 +31,8 @@ pub const ORPHAN: &str = "orphan";
 pub const FOREGROUND: &str = "foregroundDeletion";
 /// Attempts to win a race against other writers before giving up.
 const CONFLICT_ATTEMPTS: usize = 100;
+/// Priority classes that every server brings along and nobody may delete.
+const SYSTEM_PRIORITY_CLASSES: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
 
 /// The options of a delete.
 #[derive(Clone, Debug, Default)]
@@ -213,6 +215,10 @@ fn default_propagation_warning(cx: &Cx, options: &DeleteOptions) {
 pub async fn delete_object(cx: &Cx, namespace: &str, name: &str, options: &DeleteOptions) -> StatusResult<Deleted> {
     let storage = &cx.server.storage;
     let resource = &cx.resource;
+    if resource.gvk.group == "scheduling.k8s.io" && SYSTEM_PRIORITY_CLASSES.contains(&name) {
+        let text = "this is a system priority class and cannot be deleted";
+        return Err(Box::new(Status::forbidden(&resource.group_resource(), name, text)));
+    }
     let not_found = || Box::new(Status::not_found(&resource.group_resource(), name));
     let mut entry = storage.get(resource, namespace, name).await?;
     for _ in 0..CONFLICT_ATTEMPTS {
@@ -382,18 +388,6 @@ fn decide(cx: &Cx, object: &mut Value, options: &DeleteOptions) -> Decision {
             return Decision::Update;
         }
         // The namespace controller takes its finalizer off when the content is gone.
-        if !object.array_at(&["spec", "finalizers"]).is_empty() {
-            return Decision::AlreadyDeleting;
-        }
-    }
-    if cx.resource.gvk.group.is_empty() && cx.resource.gvk.kind == "Namespace" {
-        // Its content goes first: it stays until `spec.finalizers` is empty.
-        if !object.is_terminating() {
-            object.metadata_mut().insert("deletionTimestamp", now.to_rfc3339().into());
-            object.set_at(&["status", "phase"], "Terminating".into());
-            set_propagation_finalizers(cx, object, options);
-            return Decision::Update;
-        }
         if !object.array_at(&["spec", "finalizers"]).is_empty() {
             return Decision::AlreadyDeleting;
         }

@@ -2,7 +2,7 @@
 //!
 //! Follows: `pkg/registry/core/pod/storage/{storage,eviction}.go`.
 
-use apimachinery::field::{FieldError, FieldPath};
+use apimachinery::field::aggregate;
 use apimachinery::gvk::{GroupResource, GroupVersionKind};
 use apimachinery::labels::Selector;
 use apimachinery::meta::ObjectMeta;
@@ -41,6 +41,7 @@ fn on(cx: &Cx, resource: ResourceHandle, name: &str, subresource: &str) -> Cx {
         uri: cx.uri.clone(),
         resource,
         warnings: Default::default(),
+        conversions: Default::default(),
     }
 }
 
@@ -74,21 +75,16 @@ pub async fn bind(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     let form = Form::negotiate(&cx.resource, &cx.info, &cx.headers)?;
     let kind = GroupVersionKind::new("", "v1", "Binding");
     let (binding, options) = read_body(cx, &kind, body).await?;
-    let target_kind = binding.str_at(&["target", "kind"]);
-    if !target_kind.is_empty() && target_kind != "Node" {
-        let path = FieldPath::new("target").child("kind");
-        let error = FieldError::not_supported(&path, target_kind, &["Node", "<empty>"]);
-        return Err(Box::new(Status::invalid(&kind.group_kind(), binding.name(), &[error])));
-    }
-    let node = binding.str_at(&["target", "name"]).to_owned();
-    if node.is_empty() {
-        let error = FieldError::required(&FieldPath::new("target").child("name"), "");
-        return Err(Box::new(Status::invalid(&kind.group_kind(), binding.name(), &[error])));
-    }
     let name = if cx.info.name.is_empty() { binding.name().to_owned() } else { cx.info.name.clone() };
     if !cx.info.name.is_empty() && binding.name() != cx.info.name {
         return Err(Box::new(Status::bad_request("name in URL does not match name in Binding object")));
     }
+    let errors = apimachinery::kinds::validate_create(&kind, &binding);
+    if !errors.is_empty() {
+        // Upstream does not make a Status of these.
+        return Err(Box::new(Status::plain_error(aggregate(&errors))));
+    }
+    let node = binding.str_at(&["target", "name"]).to_owned();
     let pod_cx = on(cx, pods(cx)?, &name, "binding");
     let refuse = |text: String| Box::new(Status::conflict(&GroupResource::new("", "pods/binding"), &name, text));
     let uid = binding.uid().to_owned();

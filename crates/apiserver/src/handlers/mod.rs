@@ -9,6 +9,7 @@ pub mod connect;
 pub mod delete;
 pub mod eviction;
 pub mod patch;
+pub mod permissions;
 pub mod read;
 pub mod reviews;
 pub mod scale;
@@ -29,6 +30,7 @@ use crate::admission::{AdmissionRequest, Operation};
 use crate::authn::UserInfo;
 use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, ReadBodyError, RequestBody, read_body};
+use crate::managed_fields::Conversions;
 use crate::negotiate::{self, Encoding};
 use crate::registry::{Resource, ResourceHandle};
 use crate::request_info::RequestInfo;
@@ -50,6 +52,7 @@ pub struct Cx {
     pub resource: ResourceHandle,
     /// Texts for `Warning` headers of the answer.
     pub warnings: Mutex<Vec<String>>,
+    pub conversions: Conversions,
 }
 
 impl Cx {

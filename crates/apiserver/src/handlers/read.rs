@@ -61,9 +61,14 @@ impl ListOptions {
         let query = &info.query;
         let limit = parse_int(query, "limit")?.unwrap_or(0).max(0) as u64;
         let timeout = parse_int(query, "timeoutSeconds")?;
-        let send_initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let mut send_initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
         let version = query.str("resourceVersion");
-        let version_match = query.str("resourceVersionMatch");
+        let mut version_match = query.str("resourceVersionMatch");
+        // A watch from nowhere is one with initial events. Source: `SetListOptionsDefaults`.
+        if watch && send_initial_events.is_none() && version_match.is_empty() && matches!(version, "" | "0") {
+            send_initial_events = Some(true);
+            version_match = "NotOlderThan";
+        }
         let continue_token = query.str("continue");
 
         let mut errors = Vec::new();

@@ -18,7 +18,7 @@ use apimachinery::status::{Status, StatusResult};
 use http::Response;
 use rand::Rng;
 
-use super::{Cx, body_bytes, delete};
+use super::{Cx, body_bytes, delete, permissions};
 use crate::admission::Operation;
 use crate::body::{Body, RequestBody};
 use crate::cache::Entry;
@@ -199,7 +199,10 @@ async fn check_create<'a>(
     if cx.resource.builtin {
         set_by_server(cx, object);
     }
-    let errors = strategy.validate_create(object);
+    let mut errors = strategy.validate_create(object);
+    if cx.resource.builtin {
+        permissions::check(cx, "", object, None, &mut errors).await?;
+    }
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), object.name(), &errors)));
     }
@@ -335,7 +338,7 @@ pub async fn change_object(
             if let Some(uid) = change.precondition_uid.filter(|_| !change.force_create) {
                 return Err(Box::new(precondition_failed(cx, uid, "")));
             }
-            let mut object = make(None)?;
+            let mut object = made(cx, &mut make, None).await?;
             // Only a create by POST refuses a resourceVersion.
             object.set_resource_version("");
             match try_create(cx, object, change.options, true).await {
@@ -357,6 +360,20 @@ pub async fn change_object(
                 }
                 entry = newer.map(|e| Arc::new(*e));
             }
+        }
+    }
+}
+
+/// What `make` makes, with the help of the webhook that converts between versions.
+async fn made(
+    cx: &Cx,
+    make: &mut (impl FnMut(Option<&Value>) -> StatusResult<Value> + Send),
+    current: Option<&Value>,
+) -> StatusResult<Value> {
+    loop {
+        let result = make(current);
+        if !managed_fields::resolve(cx).await {
+            return result;
         }
     }
 }
@@ -399,7 +416,7 @@ async fn try_update(
     {
         return Err(Box::new(precondition_failed(cx, uid, current.uid())));
     }
-    let new = make(Some(current))?;
+    let new = made(cx, make, Some(current)).await?;
     let options_value = options.to_value(change.options_kind);
     let admission = |new: Value| {
         cx.admission(
@@ -490,7 +507,13 @@ async fn check_update<'a>(
         metadata.remove("selfLink");
     }
     let mut errors = kinds::validate_common_update(new, current, cx.resource.namespaced);
-    errors.extend(strategy.validate_update(subresource, new, current));
+    let mut excused = Vec::new();
+    let mut own = strategy.validate_update(subresource, new, current, &mut excused);
+    if cx.resource.builtin {
+        permissions::check(cx, subresource, new, Some(current), &mut own).await?;
+    }
+    errors.append(&mut own);
+    cx.warn_all(excused);
     if !errors.is_empty() {
         return Err(Box::new(Status::invalid(&cx.resource.group_kind(), new.name(), &errors)));
     }

@@ -166,7 +166,7 @@ async fn a_webhook_converts_between_versions() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v2", "Thing"));
         let client = server.kube_client(UserInfo::admin());
         let newer: Api<DynamicObject> = Api::namespaced_with(client, "default", &resource);
-        let mut watch = newer.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+        let mut watch = newer.watch(&WatchParams::default().disable_bookmarks(), "0").await.unwrap().boxed();
 
         let created = post(&server, &path("v1", ""), thing("v1", "a", "old", "x")).await.unwrap();
         let read = get(&server, &path("v2", "/a")).await.unwrap();

@@ -1,6 +1,7 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
 mod crd;
+mod custom_objects;
 mod real_crds;
 mod security;
 
@@ -65,5 +66,92 @@ async fn objects_are_created_read_listed_watched_updated_and_deleted() {
         })
         .collect();
     assert_eq!(kinds, ["ADDED", "MODIFIED", "DELETED"]);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_expired_continue_token_goes_on_from_a_newer_version() {
+    let store = store::Store::in_memory(store::Options::default()).await;
+    let server = ApiServer::start(Config::default(), store.clone()).await.expect("a server over an empty store starts");
+    let client = server.kube_client(UserInfo::admin());
+    let api = config_maps(client.clone());
+    for i in 0..6 {
+        api.create(&PostParams::default(), &config_map(&format!("m{i}"), "1")).await.unwrap();
+    }
+    let first = api.list(&ListParams::default().limit(2)).await.unwrap();
+    let token = first.metadata.continue_.clone().expect("there is more");
+    // One of the rest changes, and the version of the first page is forgotten.
+    let mut changed = api.get("m3").await.unwrap();
+    changed.data["data"]["k"] = "2".into();
+    api.replace("m3", &PostParams::default(), &changed).await.unwrap();
+    store.compact(store.current_revision()).await.expect("a compaction");
+    let list = async |token: &str| {
+        let uri = format!("/api/v1/namespaces/default/configmaps?limit=2&continue={token}");
+        let request = http::Request::get(uri).body(kube::client::Body::empty()).unwrap();
+        let response = client.send(request).await.unwrap();
+        let code = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (code, serde_json::from_slice::<serde_json::Value>(&body).unwrap())
+    };
+    let (code, expired) = list(&token).await;
+    assert_eq!((code, expired["reason"].as_str()), (410, Some("Expired")), "{expired}");
+    let token = expired["metadata"]["continue"].as_str().expect("a token to go on with").to_owned();
+    let (code, page) = list(&token).await;
+    assert_eq!(code, 200, "{page}");
+    let names: Vec<&str> =
+        page["items"].as_array().unwrap().iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["m2", "m3"]);
+    assert_eq!(page["items"][1]["data"]["k"], "2", "the list is newer than its beginning");
+    assert_ne!(page["metadata"]["resourceVersion"].as_str(), first.metadata.resource_version.as_deref());
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_watch_from_nowhere_says_where_its_initial_events_end() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    for version in ["", "0"] {
+        let path = format!(
+            "/api/v1/namespaces/default/configmaps?watch=true&allowWatchBookmarks=true&resourceVersion={version}"
+        );
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        let events = server.kube_client(UserInfo::admin()).request_events::<serde_json::Value>(request).await.unwrap();
+        let events = tokio::time::timeout(Duration::from_secs(10), events.take(2).try_collect::<Vec<_>>());
+        let events = events.await.expect("two events come").unwrap();
+        assert!(matches!(&events[0], WatchEvent::Added(object) if object["metadata"]["name"] == "a"), "{version:?}");
+        let WatchEvent::Bookmark(bookmark) = &events[1] else { panic!("{:?}", events[1]) };
+        assert_eq!(bookmark.metadata.annotations["k8s.io/initial-events-end"], "true", "{version:?}");
+    }
+    let late = http::Request::get("/api/v1/namespaces?timeout=soon").body(Vec::new()).unwrap();
+    let refused = server.kube_client(UserInfo::admin()).request_text(late).await;
+    let message = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+    assert!(matches!(refused, Err(kube::Error::Api(s)) if s.code == 400 && s.message == message));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_fields_of_the_version_that_is_asked() {
+    let server = server().await;
+    let client = server.kube_client(UserInfo::admin());
+    let ask = async |method: &str, path: &str, body: serde_json::Value| {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+        client.request::<serde_json::Value>(request.body(body.to_string().into_bytes()).unwrap()).await.unwrap()
+    };
+    for name in ["a", "b"] {
+        let event = serde_json::json!({"metadata": {"name": name, "namespace": "default"}, "reason": "Tested", "type": "Normal",
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": format!("pod-{name}")}});
+        ask("POST", "/api/v1/namespaces/default/events", event).await;
+    }
+    for (path, selector) in [
+        ("/api/v1/namespaces/default/events", "involvedObject.name%3Dpod-b"),
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "regarding.name%3Dpod-b"),
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "reason%3DTested,regarding.name!%3Dpod-a"),
+    ] {
+        let list = ask("GET", &format!("{path}?fieldSelector={selector}"), serde_json::Value::Null).await;
+        let names: Vec<&str> =
+            list["items"].as_array().unwrap().iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+        assert_eq!(names, ["b"], "{path} {selector}");
+    }
     server.shutdown().await;
 }

@@ -155,7 +155,7 @@ async fn gateway_api_is_installed_and_its_rules_hold() {
             ),
             (
                 object(V1, "GatewayClass", "class", json!({"controllerName": "example.com/other"})),
-                "Value is immutable",
+                "is immutable",
             ),
             (object(V1, "GatewayClass", "c2", json!({"controllerName": "bad"})), "spec.controllerName in body should match"),
         ],

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::args::{Connect, Create, Global, PlacementArg};
 use crate::clusters::{self, Cluster};
-use crate::commands::{config, connect};
+use crate::commands::{config, connect, snapshot};
 use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::{self, found, poll};
@@ -23,6 +23,10 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     if args.expose {
         values.set.push("controlPlane.service.spec.type=LoadBalancer".into());
     }
+    let restored = match &args.restore {
+        Some(url) => Some(snapshot::fetch(url, args.snapshot_temp_dir.as_deref(), &mut values, ui).await?),
+        None => None,
+    };
     // Everything that can be wrong on this side is found before anything changes on the other.
     let config = config::load(&values)?;
     let host = host::connect(global).await?;
@@ -48,6 +52,9 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
     put(&host, &release, Duration::from_secs(args.timeout)).await?;
     step.done(&format!("Successfully created virtual cluster {} in namespace {namespace}", args.name));
+    if let Some(restored) = restored {
+        restored.fill(&host, &args.name, &namespace, Duration::from_secs(args.timeout), ui).await?;
+    }
 
     if !args.connect && !args.print {
         ui.info(&format!("Use `alcove connect {} --namespace {namespace}` to access it", args.name));
@@ -57,16 +64,9 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let connect_args = Connect {
-        name: args.name.clone(),
-        print: args.print,
-        server: None,
-        insecure: false,
-        kube_config_context_name: None,
-        timeout: args.timeout,
-        command: Vec::new(),
-    };
-    connect::to_cluster(&host, &namespace, &connect_args, ui).await
+    let cluster = clusters::find(&host, &args.name, Some(&namespace)).await?;
+    let connect_args = Connect::after_create(&args.name, args.print, args.timeout);
+    connect::to_cluster(global, &host, &cluster, &connect_args, ui).await
 }
 
 /// One virtual cluster per namespace, and none of this name yet unless it is to be changed.

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use apimachinery::time::{Timestamp, human_duration};
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::args::{Describe, Global, List, Output};
@@ -50,25 +50,70 @@ pub async fn run(global: &Global, args: &List) -> anyhow::Result<ExitCode> {
 pub async fn describe(global: &Global, args: &Describe) -> anyhow::Result<ExitCode> {
     let host = host::connect(global).await?;
     let cluster = clusters::find(&host, &args.name, global.namespace.as_deref()).await?;
+    let text = config_text(&host, &cluster).await?;
+    if args.config_only {
+        print!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let description = description(&host, &cluster).await?;
+    match args.output {
+        Output::Json => println!("{description:#}"),
+        Output::Yaml => print!("{}", config::yaml::to_string(&description)?),
+        Output::Table => {
+            for key in ["Name", "Namespace", "Version", "Placement", "Backing Store", "Created", "Status", "Images"] {
+                println!("{:<15} {}", format!("{key}:"), shown(&description[key]));
+            }
+            println!("\n------------------- vcluster.yaml -------------------");
+            print!("{text}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A value in a line of text.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) if !all.is_empty() => all.iter().map(shown).collect::<Vec<_>>().join(", "),
+        _ => "-".to_string(),
+    }
+}
+
+/// The text of the cluster's `vcluster.yaml`.
+async fn config_text(host: &Host, cluster: &Cluster) -> anyhow::Result<String> {
     let secrets: Api<Secret> = Api::namespaced(host.client.clone(), &cluster.namespace);
     let secret_name = deploy::names::config_secret(&cluster.name);
-    let secret =
-        secrets.get_opt(&secret_name).await.map_err(|error| host::unreachable(&host.context, error))?.ok_or_else(
-            || Failure::not_found(format!("Secret {secret_name} does not exist in namespace {}", cluster.namespace)),
-        )?;
+    let secret = secrets.get_opt(&secret_name).await.map_err(|error| host::unreachable(&host.context, error))?;
+    let secret = secret.ok_or_else(|| {
+        Failure::not_found(format!("Secret {secret_name} does not exist in namespace {}", cluster.namespace))
+    })?;
     let bytes =
         secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone()).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let values: Value = config::yaml::from_str(&text).unwrap_or(Value::Null);
     // Kept as one canonical text, shown as people write it.
-    let text = if values.is_object() { config::yaml::to_string(&values)? } else { text };
-    if args.config_only {
-        print!("{text}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let store =
-        config::Config::from_yaml(&secret_name, &text).map(|config| config.store_type().as_str()).unwrap_or("unknown");
-    let description = json!({
+    Ok(if values.is_object() { config::yaml::to_string(&values)? } else { text })
+}
+
+/// Images of the control plane's pods; none in a hub.
+async fn images(host: &Host, cluster: &Cluster) -> Vec<String> {
+    let pods: Api<Pod> = Api::namespaced(host.client.clone(), &cluster.namespace);
+    let params = ListParams::default().labels(&format!("app=vcluster,release={}", cluster.name));
+    let list = pods.list(&params).await.map(|list| list.items).unwrap_or_default();
+    let mut images: Vec<String> =
+        list.into_iter().filter_map(|pod| pod.spec).flat_map(|spec| spec.containers).filter_map(|c| c.image).collect();
+    images.sort();
+    images.dedup();
+    images
+}
+
+/// All that is known about a cluster.
+pub async fn description(host: &Host, cluster: &Cluster) -> anyhow::Result<Value> {
+    let text = config_text(host, cluster).await?;
+    let config = config::Config::from_yaml(&deploy::names::config_secret(&cluster.name), &text);
+    let store = config.map(|config| config.store_type().as_str()).unwrap_or("unknown");
+    let values: Value = config::yaml::from_str(&text).unwrap_or(Value::Null);
+    Ok(json!({
         "Name": cluster.name,
         "Namespace": cluster.namespace,
         "Version": cluster.version,
@@ -76,18 +121,7 @@ pub async fn describe(global: &Global, args: &Describe) -> anyhow::Result<ExitCo
         "Backing Store": store,
         "Created": cluster.created.map(Timestamp::to_rfc3339),
         "Status": cluster.status,
+        "Images": images(host, cluster).await,
         "vcluster.yaml": values,
-    });
-    match args.output {
-        Output::Json => println!("{description:#}"),
-        Output::Yaml => print!("{}", config::yaml::to_string(&description)?),
-        Output::Table => {
-            for key in ["Name", "Namespace", "Version", "Placement", "Backing Store", "Created", "Status"] {
-                println!("{:<15} {}", format!("{key}:"), description[key].as_str().unwrap_or("-"));
-            }
-            println!("\n------------------- vcluster.yaml -------------------");
-            print!("{text}");
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    }))
 }

@@ -1,16 +1,21 @@
 //! One module per command; each returns the exit code or an error with advice.
 
 pub mod apiserver;
+mod certs;
 mod config;
-mod connect;
+pub mod connect;
 mod create;
+mod debug;
 mod delete;
 pub mod demo;
 pub mod etcd;
 pub mod etcd_placeholder;
 pub mod hub;
 mod list;
+mod mappings;
+pub mod pause;
 pub mod serve;
+mod snapshot;
 pub mod store;
 pub mod template;
 pub mod up;
@@ -28,10 +33,17 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Create(command) => create::run(&global, &command, ui).await,
         Command::Template(command) => template::run(&global, &command, ui),
         Command::Connect(command) => connect::run(&global, &command, ui).await,
-        Command::Disconnect => connect::disconnect(&global, ui),
+        Command::Disconnect => connect::disconnect(&global, ui).await,
         Command::List(command) => list::run(&global, &command).await,
         Command::Describe(command) => list::describe(&global, &command).await,
         Command::Delete(command) => delete::run(&global, &command, ui).await,
+        Command::Pause(command) => pause::pause(&global, &command, ui).await,
+        Command::Resume(command) => pause::resume(&global, &command, ui).await,
+        Command::Snapshot(command) => snapshot::run(&global, &command, ui).await,
+        Command::Restore(command) => snapshot::restore(&global, &command, ui).await,
+        Command::Certs(command) => certs::run(&global, &command, ui).await,
+        Command::Debug(command) => debug::run(&global, &command, ui).await,
+        Command::Forward(command) => crate::reach::serve(&global, &command).await,
         Command::Demo(command) => demo::run(&command, ui).await,
         Command::Up(command) => up::up(&global, &command, ui).await,
         Command::Down => up::down(&global, ui).await,

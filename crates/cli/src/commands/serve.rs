@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use config::Config;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options, Replica, StartError};
 use tokio::net::TcpListener;
 
@@ -80,6 +81,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
     let listen = SocketAddr::new(address, args.port.unwrap_or(proxy.port));
     let replica = Replica {
         identity: args.pod_name.clone().unwrap_or_else(|| args.name.clone()),
+        elects: config.control_plane.stateful_set.high_availability.replicas > 1,
         pod_ip: args.pod_ip,
         node_ip: args.node_ip,
     };
@@ -98,9 +100,11 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 name: args.name.clone(),
                 config: config.clone(),
                 data_dir: Some(data_dir.to_path_buf()),
+                store: None,
                 listener,
                 public_url: args.server.clone(),
                 replica: Some(replica.clone()),
+                dns: Some(DnsPlace::pod(address, replica.identity.as_str(), replica.pod_ip)),
             };
             match ControlPlane::start(options, Some(host)).await {
                 Ok(control_plane) => return anyhow::Ok(control_plane),
@@ -119,6 +123,8 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
             control_plane = start() => control_plane?,
             () = signals::wait() => return Ok(ExitCode::SUCCESS),
         };
+        // The container is the cluster's own: snapshots go to whatever volume is mounted in it.
+        control_plane.set_container_root("/".into());
         ui.done(&format!("serving virtual cluster {} on https://{}", args.name, control_plane.address()));
         tokio::select! {
             () = signals::wait() => break control_plane,

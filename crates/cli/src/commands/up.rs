@@ -104,6 +104,7 @@ impl Running {
                 bind_address: bind.ip(),
                 public_address: bind.ip().to_string(),
                 sleep_after,
+                advertised: None,
             },
         );
         Ok(Running { host, hub })

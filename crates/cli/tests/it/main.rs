@@ -1,7 +1,10 @@
 //! The binary as its users meet it.
 
+mod dedicated;
+mod docs;
 mod envtest;
 mod kubectl;
+mod life;
 mod lifecycle;
 mod serve;
 mod snapshots;

@@ -96,7 +96,7 @@ impl World {
             config: &config,
             version: "0.0.0",
         };
-        for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release)) {
+        for object in std::iter::once(deploy::namespace(NAMESPACE)).chain(deploy::host_objects(&release).unwrap()) {
             let object = Value::from(object);
             if ["StatefulSet", "Deployment"].contains(&object.str_at(&["kind"])) {
                 // The process is started by the test in place of the pod.

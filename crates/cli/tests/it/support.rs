@@ -37,8 +37,14 @@ impl World {
     /// `alcove up`.
     #[track_caller]
     pub fn up() -> World {
+        World::up_with(&[])
+    }
+
+    /// `alcove up` with more arguments.
+    #[track_caller]
+    pub fn up_with(arguments: &[&str]) -> World {
         let world = World { home: tempfile::Builder::new().prefix("alcove-test-").tempdir().unwrap() };
-        world.alcove(&["up", "--nodes", "2"]);
+        world.alcove(&[&["up", "--nodes", "2"], arguments].concat());
         world
     }
 
@@ -67,12 +73,18 @@ impl World {
 
     /// Runs `kubectl` with an input; returns exit code and both outputs.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> (i32, String) {
+        self.kubectl_with(&[], arguments, input)
+    }
+
+    /// The same with variables of the environment.
+    pub fn kubectl_with(&self, environment: &[(&str, &str)], arguments: &[&str], input: &str) -> (i32, String) {
         use std::io::Write;
         use std::process::Stdio;
         let mut child = Command::new("kubectl")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.home.path())
+            .envs(environment.iter().copied())
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -86,6 +98,22 @@ impl World {
         (output.status.code().unwrap_or(-1), text)
     }
 
+    /// Starts `kubectl`, which ends with what is returned.
+    pub fn kubectl_in_background(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Background {
+        let child = Command::new("kubectl")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .envs(environment.iter().copied())
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .current_dir(self.home.path())
+            .spawn()
+            .unwrap();
+        Background { child, output: None }
+    }
+
     /// What the host process has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join(".alcove/alcove.log")).unwrap_or_default()
@@ -95,5 +123,32 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let _ = alcove(self.home.path()).arg("down").output();
+    }
+}
+
+/// A process that is killed at the end.
+pub struct Background {
+    child: std::process::Child,
+    /// Kept open: a process whose output nobody reads may end.
+    output: Option<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Background {
+    /// The next line of its output.
+    pub fn line(&mut self) -> String {
+        use std::io::BufRead;
+        if self.output.is_none() {
+            self.output = self.child.stdout.take().map(std::io::BufReader::new);
+        }
+        let mut line = String::new();
+        self.output.as_mut().unwrap().read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

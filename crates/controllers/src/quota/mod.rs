@@ -30,6 +30,8 @@ use crate::types::{PersistentVolumeClaim, Pod, cached};
 
 /// Deletions come in swarms: one recalculation for many.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How long an admitted object may take until it is stored.
+const RECHECK: Duration = Duration::from_secs(2);
 /// Objects that plain names (`secrets`) count, beside `count/secrets`.
 const PLAIN: [&str; 4] = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
 
@@ -43,7 +45,7 @@ struct ResourceQuota {
 
 cached!(ResourceQuota);
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct QuotaSpec {
     #[serde(deserialize_with = "null_default")]
@@ -53,7 +55,7 @@ struct QuotaSpec {
     scope_selector: Option<ScopeSelector>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ScopeSelector {
     #[serde(deserialize_with = "null_default")]
@@ -111,20 +113,30 @@ pub(crate) fn start(context: &Context) {
     let pods = context.pods();
     let adds = queue.clone();
     quotas.on_change(move |change| {
-        if !change.is_deleted() {
+        // Admission counts an object in the status before the object is stored: to calculate then would take it back.
+        let due = match &change {
+            informer::Change::Added(_) => true,
+            informer::Change::Updated { old, new } => old.spec != new.spec || !equal(&new.spec.hard, &new.status.hard),
+            informer::Change::Deleted(_) => false,
+        };
+        if due {
             adds.add(change.object().metadata.key());
         }
     });
     let (adds, all) = (queue.clone(), quotas.clone());
     pods.on_change(move |change| {
         let pod = change.object();
-        let ended = match &change {
-            informer::Change::Updated { old, new } => crate::pod::is_terminal(old) != crate::pod::is_terminal(new),
-            other => other.is_deleted(),
+        let delay = match &change {
+            informer::Change::Updated { old, new } => {
+                (crate::pod::is_terminal(old) != crate::pod::is_terminal(new)).then_some(SETTLE)
+            }
+            // Admission has counted it, and a calculation that did not know of it yet may have taken it back.
+            informer::Change::Added(_) => Some(RECHECK),
+            informer::Change::Deleted(_) => Some(SETTLE),
         };
-        if ended {
+        if let Some(delay) = delay {
             for quota in all.list_namespace(&pod.metadata.namespace) {
-                adds.add_after(quota.metadata.key(), SETTLE);
+                adds.add_after(quota.metadata.key(), delay);
             }
         }
     });
@@ -159,6 +171,8 @@ impl Controller {
                 patch[field] = value;
             }
             ignore_not_found(self.context.patch_status(&RESOURCE_QUOTAS, &quota.metadata, patch).await)?;
+            // An object that was on its way while this was calculated is counted a moment later.
+            return Ok(Outcome::After(RECHECK));
         }
         Ok(Outcome::Done)
     }

@@ -1,20 +1,22 @@
-//! pvc-protection and pv-protection: keep claims that pods use, and volumes that are bound, until they are not.
+//! pvc-protection, pv-protection and vac-protection: keep claims that pods use, volumes that are bound, and classes of
+//! attributes that claims and volumes name, until they are not.
 //!
-//! Follows: `pkg/controller/volume/pvcprotection`, `pkg/controller/volume/pvprotection`.
+//! Follows: `pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
 
 use std::sync::Arc;
 
 use apimachinery::Value;
-use informer::{Informer, ObjectKey, ObjectMeta, Outcome, Resource};
+use informer::{Header, Informer, ObjectKey, ObjectMeta, Outcome, Resource};
 
 use super::{BY_CLAIM, PersistentVolume, add_claim_index};
 use crate::context::{Context, ReconcileResult, ignore_not_found, key_queue};
 use crate::pod;
-use crate::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
+use crate::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTRIBUTES_CLASSES};
 use crate::types::{PersistentVolumeClaim, Pod};
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+pub const ATTRIBUTES_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 /// The finalizers an object should have; `None` when they are right.
 fn wanted(metadata: &ObjectMeta, finalizer: &'static str, in_use: bool) -> Option<Vec<String>> {
@@ -122,10 +124,76 @@ pub(crate) fn start_volumes(context: &Context) {
     });
 }
 
+/// Whether a claim or volume names a class, wants it, or has it.
+fn names_class(object: &Value, class: &str) -> bool {
+    let paths: [&[&str]; 3] = [
+        &["spec", "volumeAttributesClassName"],
+        &["status", "currentVolumeAttributesClassName"],
+        &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+    ];
+    paths.iter().any(|path| object.str_at(path) == class)
+}
+
+pub(crate) fn start_attributes_classes(context: &Context) {
+    let context = context
+        .for_controller("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller");
+    let queue = key_queue();
+    let classes: Informer<Header> = context.factory.informer(VOLUME_ATTRIBUTES_CLASSES);
+    let claims: Informer<PersistentVolumeClaim> = context.factory.informer(PERSISTENT_VOLUME_CLAIMS);
+    let volumes: Informer<PersistentVolume> = context.factory.informer(PERSISTENT_VOLUMES);
+    let adds = queue.clone();
+    classes.on_change(move |change| {
+        if !change.is_deleted() {
+            adds.add(change.object().metadata.key());
+        }
+    });
+    // A claim or volume that changes or goes may be the last one that a class waits for.
+    let (adds, all) = (queue.clone(), classes.clone());
+    let look_again = move || {
+        for class in all.list().iter().filter(|c| c.metadata.is_deleting()) {
+            adds.add(class.metadata.key());
+        }
+    };
+    let look = look_again.clone();
+    claims.on_change(move |_| look());
+    volumes.on_change(move |_| look_again());
+    let synced = vec![classes.synced(), claims.synced(), volumes.synced()];
+    context.clone().run("volumeattributesclass-protection", 1, &queue, synced, move |key| {
+        let (context, classes) = (context.clone(), classes.clone());
+        async move {
+            let Some(class) = classes.get(&key) else { return Ok(Outcome::Done) };
+            let mut in_use = false;
+            if class.metadata.is_deleting() {
+                for resource in [&PERSISTENT_VOLUME_CLAIMS, &PERSISTENT_VOLUMES] {
+                    let all: Vec<Value> = context.rest.list_as(resource, "", "", "").await?;
+                    in_use |= all.iter().any(|object| names_class(object, &key.name));
+                }
+            }
+            match wanted(&class.metadata, ATTRIBUTES_FINALIZER, in_use) {
+                Some(finalizers) => write(&context, &VOLUME_ATTRIBUTES_CLASSES, &class.metadata, finalizers).await,
+                None => Ok(Outcome::Done),
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use apimachinery::json;
+
+    #[test]
+    fn a_class_is_used_by_what_names_wants_or_has_it() {
+        for (object, want) in [
+            (json!({"spec": {"volumeAttributesClassName": "gold"}}), true),
+            (json!({"spec": {"volumeAttributesClassName": "silver"}}), false),
+            (json!({"status": {"currentVolumeAttributesClassName": "gold"}}), true),
+            (json!({"status": {"modifyVolumeStatus": {"targetVolumeAttributesClassName": "gold"}}}), true),
+            (json!({}), false),
+        ] {
+            assert_eq!(names_class(&object, "gold"), want, "{object}");
+        }
+    }
 
     #[test]
     fn the_finalizer_stays_while_in_use() {

@@ -7,6 +7,19 @@ use apiserver::{ApiServer, Config, UserInfo};
 use controllers::{Manager, ManagerConfig, TokenSigner, VolumeProvisioner};
 use informer::{ApiError, Header, Informer, PatchType, Resource, Rest, TreeObject};
 
+pub const CERTIFICATE_SIGNING_REQUESTS: Resource =
+    Resource::new("certificates.k8s.io", "v1", "certificatesigningrequests");
+pub const CRON_JOBS: Resource = Resource::new("batch", "v1", "cronjobs");
+pub const CUSTOM_RESOURCE_DEFINITIONS: Resource =
+    Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+pub const EVENTS: Resource = Resource::new("", "v1", "events");
+pub const IP_ADDRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ipaddresses");
+pub const REPLICATION_CONTROLLERS: Resource = Resource::new("", "v1", "replicationcontrollers");
+pub const RESOURCE_CLAIM_TEMPLATES: Resource = Resource::new("resource.k8s.io", "v1", "resourceclaimtemplates");
+pub const RESOURCE_CLAIMS: Resource = Resource::new("resource.k8s.io", "v1", "resourceclaims");
+pub const SERVICE_CIDRS: Resource = Resource::new("networking.k8s.io", "v1", "servicecidrs");
+pub const VALIDATING_ADMISSION_POLICIES: Resource =
+    Resource::new("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies");
 pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 pub const CONTROLLER_REVISIONS: Resource = Resource::new("apps", "v1", "controllerrevisions");
 pub const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets");
@@ -41,6 +54,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Cluster {
+        Cluster::start_with(|config| config).await
+    }
+
+    /// Starts controllers that are configured in another way.
+    pub async fn start_with(change: impl FnOnce(ManagerConfig) -> ManagerConfig) -> Cluster {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
         let store = store::Store::in_memory(store::Options::default()).await;
         let server = ApiServer::start(Config::default(), store).await.expect("a server over an empty store starts");
@@ -52,7 +70,7 @@ impl Cluster {
             })),
             ..ManagerConfig::default()
         };
-        let manager = Manager::start(server.kube_client(UserInfo::admin()), config).expect("known controllers");
+        let manager = Manager::start(server.kube_client(UserInfo::admin()), change(config)).expect("known controllers");
         let rest = Rest::new(server.kube_client(UserInfo::admin()), "test");
         let kubelet = informer::Factory::new(rest.clone());
         Cluster { server, rest, manager, kubelet }

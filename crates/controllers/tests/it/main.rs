@@ -2,4 +2,6 @@
 
 mod cluster;
 mod objects;
+mod schedules;
+mod smaller;
 mod workloads;

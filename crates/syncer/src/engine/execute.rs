@@ -203,7 +203,7 @@ impl Engine {
             settings: &self.settings,
             owner: owner_reference.as_ref(),
             facts: &facts,
-            patches: self.settings.patches.get("services").map_or(&[], Vec::as_slice),
+            patches: self.patches(&kind::SERVICE),
             now: self.clock.now(),
         };
         let name = crate::metadata::name_of(service);

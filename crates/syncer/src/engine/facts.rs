@@ -5,15 +5,14 @@ use informer::ObjectKey;
 
 use super::Engine;
 use super::tokens::belongs_to;
-use crate::kind::{self, Kind};
-use crate::metadata::{UID_ANNOTATION, annotation, name_of, string_map, uid_of};
+use crate::kind::{self, GATEWAY_GROUP, Kind};
+use crate::metadata::{Owner, UID_ANNOTATION, annotation, name_of, owner, string_map, uid_of};
 use crate::names::NamespacedName;
-use crate::types::Facts;
 use crate::types::endpoints::service_of;
+use crate::types::{Facts, Reference};
 
-/// Index of virtual pods and ingresses by what they refer to: `namespace/name`.
-pub const BY_CONFIG_MAP: &str = "configmap";
-pub const BY_SECRET: &str = "secret";
+/// Index of virtual objects by what they refer to: `Kind/namespace/name`.
+pub const BY_REFERENCE: &str = "reference";
 
 impl Engine {
     pub(super) fn facts(&self, kind: &Kind, virtual_: Option<&Value>, host: Option<&Value>) -> Facts {
@@ -21,25 +20,70 @@ impl Engine {
         let Some(virtual_) = virtual_ else { return facts };
         let name = name_of(virtual_);
         let side = &self.virtual_side;
-        let referred = |kind: &Kind, index: &'static str| {
-            let value = format!("{}/{}", name.namespace, name.name);
-            side.cache(kind).is_some_and(|c| c.count_index(index, &value) > 0)
-        };
         if *kind == kind::POD {
             self.pod_facts(&mut facts, virtual_, host);
-        } else if *kind == kind::CONFIG_MAP {
-            facts.referred = referred(&kind::POD, BY_CONFIG_MAP);
-        } else if *kind == kind::SECRET {
-            facts.referred = referred(&kind::POD, BY_SECRET) || referred(&kind::INGRESS, BY_SECRET);
+        } else if *kind == kind::CONFIG_MAP || *kind == kind::SECRET {
+            facts.referred = self.is_referred(kind, &name);
+        } else if *kind == kind::RESOURCE_CLAIM {
+            facts.users = host.map(|h| self.claim_users(h)).unwrap_or_default();
+        } else if kind.group == GATEWAY_GROUP {
+            self.gateway_facts(&mut facts, virtual_);
         } else if *kind == kind::ENDPOINTS || *kind == kind::ENDPOINT_SLICE {
             let service = NamespacedName::new(name.namespace, service_of(virtual_));
             facts.service = side.get(&kind::SERVICE, &service);
+        } else if *kind == kind::PERSISTENT_VOLUME {
+            facts.claim = host.and_then(|h| self.claim_of(h));
         } else if *kind == kind::PERSISTENT_VOLUME_CLAIM {
+            if self.settings.persistent_volumes {
+                facts.volume = host.and_then(|h| self.virtual_volume(h.str_at(&["spec", "volumeName"])));
+            }
             self.class_fact(&mut facts, &kind::HOST_STORAGE_CLASS, virtual_.str_at(&["spec", "storageClassName"]));
         } else if *kind == kind::INGRESS {
+            facts.hostnames_taken = self.hostnames_taken(virtual_, host);
             self.class_fact(&mut facts, &kind::INGRESS_CLASS, virtual_.str_at(&["spec", "ingressClassName"]));
         }
         facts
+    }
+
+    fn claim_users(&self, host_claim: &Value) -> Vec<(String, NamespacedName, String)> {
+        let namespace = host_claim.str_at(&["metadata", "namespace"]);
+        let users = host_claim.array_at(&["status", "reservedFor"]).iter();
+        let pod = |user: &Value| {
+            let host = self.host_side.get(&kind::POD, &NamespacedName::new(namespace, user.str_at(&["name"])))?;
+            match owner(&host, &kind::POD, &self.names) {
+                Owner::Ours { name, uid } if uid_of(&host) == user.str_at(&["uid"]) => {
+                    Some((uid_of(&host).to_owned(), name, uid))
+                }
+                _ => None,
+            }
+        };
+        users.filter_map(pod).collect()
+    }
+
+    fn is_referred(&self, kind: &Kind, name: &NamespacedName) -> bool {
+        let value = Reference::new(kind.kind.as_ref(), &name.namespace, &name.name).index_value();
+        self.types
+            .read()
+            .iter()
+            .any(|ty| self.virtual_side.cache(ty.ty.kind()).is_some_and(|c| c.count_index(BY_REFERENCE, &value) > 0))
+    }
+
+    fn gateway_facts(&self, facts: &mut Facts, object: &Value) {
+        let all = |plural: &str| -> Vec<Value> {
+            let cache = self.virtual_side.cache_named(&format!("{plural}.{GATEWAY_GROUP}"));
+            cache.map(|c| c.list()).unwrap_or_default().iter().filter_map(|o| o.to_tree().ok()).collect()
+        };
+        facts.grants = all("referencegrants");
+        facts.gateways = all("gateways");
+        facts.host_gateways = self.shown_gateways();
+        let namespaces = self.virtual_side.cache(&kind::NAMESPACE).map(|c| c.list()).unwrap_or_default();
+        facts.namespaces =
+            namespaces.iter().map(|n| (n.metadata.name.to_string(), n.metadata.labels.to_value())).collect();
+        let class = object.str_at(&["spec", "gatewayClassName"]);
+        if !class.is_empty() {
+            let found = all("gatewayclasses").into_iter().find(|c| c.str_at(&["metadata", "name"]) == class);
+            facts.classes.push(("GatewayClass", found));
+        }
     }
 
     fn pod_facts(&self, facts: &mut Facts, pod: &Value, host: Option<&Value>) {

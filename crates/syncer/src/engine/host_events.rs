@@ -12,8 +12,13 @@ use crate::types::event;
 impl Engine {
     /// The virtual object a host event is about.
     fn involved(&self, host_event: &Value) -> Option<Value> {
-        let kind = event::involved_kind(host_event)?;
+        let types = self.all_types();
         let reference = &host_event["involvedObject"];
+        let of_type = types
+            .iter()
+            .map(|t| t.ty.kind())
+            .find(|k| k.kind == reference.str_at(&["kind"]) && k.api_version() == reference.str_at(&["apiVersion"]));
+        let kind = of_type.or_else(|| event::involved_kind(host_event))?;
         let host_name = NamespacedName::new(reference.str_at(&["namespace"]), reference.str_at(&["name"]));
         if let Some(host) = self.host_side.get(kind, &host_name) {
             let uid = reference.str_at(&["uid"]);
@@ -44,6 +49,7 @@ impl Engine {
                 None => return Ok(Outcome::Done),
             },
         };
+        let Some(wanted) = self.patch_import(&kind::EVENT, &host_event, wanted) else { return Ok(Outcome::Done) };
         let name = name_of(&wanted);
         let namespace = self.virtual_side.get(&kind::NAMESPACE, &NamespacedName::new("", name.namespace.clone()));
         if namespace.is_none_or(|n| is_deleting(&n)) {

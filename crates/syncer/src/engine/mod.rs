@@ -9,10 +9,15 @@
 //! - No lock is held while a request is on its way, but the one that makes nodes one at a time.
 
 mod api_service;
+mod children;
+mod definitions;
 mod execute;
 mod facts;
 mod host_events;
+mod host_volumes;
+mod hostnames;
 mod imports;
+pub mod mappings;
 mod metrics;
 mod namespaces;
 mod nodes;
@@ -53,7 +58,7 @@ pub enum ControlPlaneAddress {
 }
 
 /// What a syncer is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SyncerConfig {
     pub names: Names,
     pub settings: Settings,
@@ -61,6 +66,8 @@ pub struct SyncerConfig {
     pub clock: Clock,
     /// Objects of one type worked on at a time.
     pub workers: usize,
+    /// Where the pairs of objects are kept; nowhere without.
+    pub mappings: Option<Arc<dyn mappings::MappingStore>>,
 }
 
 impl SyncerConfig {
@@ -72,6 +79,7 @@ impl SyncerConfig {
             control_plane: ControlPlaneAddress::HostService(name.to_owned()),
             clock: Clock::system(),
             workers: 16,
+            mappings: None,
         }
     }
 }
@@ -109,7 +117,8 @@ impl SyncError {
 
 /// One type that goes to the host.
 struct TypeState {
-    name: &'static str,
+    /// As in metrics.
+    name: String,
     ty: Box<dyn ToHost>,
     queue: Queue<NamespacedName>,
     seen: Mutex<HashMap<NamespacedName, (String, LastSeen)>>,
@@ -117,10 +126,10 @@ struct TypeState {
 }
 
 impl TypeState {
-    fn new(name: &'static str, ty: impl ToHost + 'static) -> TypeState {
+    fn new(name: impl Into<String>, ty: impl ToHost + 'static) -> TypeState {
         let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
         TypeState {
-            name,
+            name: name.into(),
             ty: Box::new(ty),
             queue: Queue::new(config),
             seen: Mutex::default(),
@@ -152,13 +161,31 @@ struct Engine {
     recorder: Recorder,
     owner: RwLock<Option<HostOwner>>,
     kube_ip: RwLock<String>,
-    types: Vec<Arc<TypeState>>,
+    /// Grows when definitions of custom resources become known.
+    types: RwLock<Vec<Arc<TypeState>>>,
+    definitions: OnceLock<Vec<definitions::Definition>>,
+    definition_queue: Queue<usize>,
     node_queue: Queue<String>,
     node_creation: tokio::sync::Mutex<()>,
     volume_queue: Queue<String>,
+    host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
     event_queue: Queue<NamespacedName>,
     imports: imports::Imports,
+    mappings: mappings::Mappings,
+    children: OnceLock<Vec<children::Children>>,
+    child_queue: Queue<children::ChildKey>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    workers: usize,
     control_plane: ControlPlaneAddress,
+    /// The pods behind the control plane's Service; empty where it has none of its own.
+    control_plane_selector: RwLock<Value>,
+    node_services: OnceLock<informer::Informer<informer::RawObject>>,
+    /// All pods of the host, with a scheduler inside the virtual cluster.
+    all_pods: OnceLock<informer::Informer<informer::RawObject>>,
+    /// What is watched beyond this virtual cluster, and nothing waits for.
+    host_wide: informer::Factory,
+    host_ingresses: OnceLock<informer::Informer<informer::RawObject>>,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -169,9 +196,28 @@ struct Engine {
     synced: AtomicBool,
 }
 
+/// Patches are listed by plural, those of custom resources by plural and group.
+fn patches_of<'a>(
+    all: &'a std::collections::BTreeMap<String, Vec<crate::patches::Patch>>,
+    kind: &Kind,
+) -> &'a [crate::patches::Patch] {
+    let full = format!("{}.{}", kind.plural, kind.group);
+    let built_in = !kind.group.contains('.') || kind.group.ends_with(".k8s.io");
+    all.get(&full).or_else(|| all.get(kind.plural.as_ref()).filter(|_| built_in)).map_or(&[], Vec::as_slice)
+}
+
 impl Engine {
-    fn type_of(&self, kind: &Kind) -> Option<&Arc<TypeState>> {
-        self.types.iter().find(|t| t.ty.kind() == kind)
+    fn type_of(&self, kind: &Kind) -> Option<Arc<TypeState>> {
+        self.types.read().iter().find(|t| t.ty.kind() == kind).cloned()
+    }
+
+    fn all_types(&self) -> Vec<Arc<TypeState>> {
+        self.types.read().clone()
+    }
+
+    /// The configuration's patches of a kind that goes to the host.
+    fn patches(&self, kind: &Kind) -> &[crate::patches::Patch] {
+        patches_of(&self.settings.patches, kind)
     }
 
     fn enqueue(&self, kind: &Kind, namespace: &str, name: &str) {
@@ -186,6 +232,7 @@ impl Engine {
         let host_name = kind.host_name(&self.names, key);
         let virtual_ = self.virtual_side.get(kind, key);
         let host = self.host_side.get(kind, &host_name);
+        let believed = self.virtual_side.believes(kind, key) || self.host_side.believes(kind, &host_name);
         let uid = virtual_.as_ref().map_or("", uid_of).to_owned();
         let last = ty.last_seen(key, &uid);
         let facts = self.facts(kind, virtual_.as_ref(), host.as_ref());
@@ -195,11 +242,12 @@ impl Engine {
             settings: &self.settings,
             owner: owner.as_ref(),
             facts: &facts,
-            patches: self.settings.patches.get(ty.ty.kind().plural.as_ref()).map_or(&[], Vec::as_slice),
+            patches: self.patches(kind),
             now: self.clock.now(),
         };
         let plan = plan(ty.ty.as_ref(), virtual_.as_ref(), host.as_ref(), &last, &ctx);
         ty.remember(key, &uid, plan.seen);
+        self.map(kind, key, &host_name, virtual_.is_some(), host.as_ref());
         let result = self.execute(ty, key, &host_name, virtual_.as_ref(), host.as_ref(), plan.actions).await;
         if let Err(error) = &result {
             ty.metrics.errors.fetch_add(1, Ordering::Relaxed);
@@ -223,7 +271,25 @@ impl Engine {
         match result {
             Err(SyncError::Api(ApiError::Status { retry_after: Some(after), .. })) => Ok(Outcome::After(after)),
             Err(error) if error.api().is_some_and(ApiError::is_conflict) => Ok(Outcome::Retry),
+            Ok(Outcome::Done) if believed => Ok(Outcome::After(Side::DOUBT)),
             other => other,
+        }
+    }
+
+    /// Keeps the pair of objects while either is there.
+    fn map(&self, kind: &Kind, key: &NamespacedName, host_name: &NamespacedName, exists: bool, host: Option<&Value>) {
+        if !self.mappings.is_on() {
+            return;
+        }
+        let pair = mappings::Pair::new(kind, key, host_name);
+        match (exists, host) {
+            (true, Some(_)) => {
+                if !self.mappings.record(pair) {
+                    tracing::warn!(kind = %kind.kind, host = %host_name, "two virtual objects have one host name");
+                }
+            }
+            (false, None) => self.mappings.forget(&pair),
+            _ => {}
         }
     }
 
@@ -247,7 +313,6 @@ pub struct Syncer {
     engine: Arc<Engine>,
     cancel: CancellationToken,
     tasks: TaskTracker,
-    workers: usize,
     active: AtomicBool,
 }
 
@@ -294,7 +359,7 @@ impl Syncer {
 
     /// Whether the caches of both sides have been complete and all that was found then has been worked on once.
     pub fn has_synced(&self) -> bool {
-        self.engine.synced.load(Ordering::Acquire) && self.engine.types.iter().all(|t| t.queue.is_idle())
+        self.engine.synced.load(Ordering::Acquire) && self.engine.all_types().iter().all(|t| t.queue.is_idle())
     }
 
     /// Whether the caches of both sides have been complete once.
@@ -315,6 +380,7 @@ impl Syncer {
         self.tasks.wait().await;
         self.engine.virtual_side.factory.shutdown().await;
         self.engine.host_side.factory.shutdown().await;
+        self.engine.host_wide.shutdown().await;
     }
 
     /// Requests sent to the host and to the virtual cluster so far, watches aside.
@@ -325,16 +391,39 @@ impl Syncer {
 
     /// Host names that were found taken, so far.
     pub fn name_clashes(&self) -> u64 {
-        self.engine.types.iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+        self.engine.all_types().iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The pairs of virtual and host objects, as they are kept.
+    pub fn mappings(&self) -> Vec<mappings::Pair> {
+        self.engine.mappings.all()
     }
 
     /// All metrics in Prometheus's text format.
     pub fn metrics(&self) -> String {
         let mut out = String::new();
-        for ty in &self.engine.types {
-            ty.metrics.render(ty.name, ty.queue.len(), &mut out);
+        for ty in self.engine.all_types() {
+            ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
+        }
+        let engine = &self.engine;
+        for (name, depth) in [
+            ("nodes", engine.node_queue.len()),
+            ("shownvolumes", engine.volume_queue.len()),
+            ("events", engine.event_queue.len()),
+            ("imports", engine.imports.queue.len()),
+            ("children", engine.child_queue.len()),
+            ("mappings", engine.mappings.queue.len()),
+            ("replicas", engine.replica_queue.len()),
+            ("namespaces", engine.namespace_queue.len()),
+        ] {
+            out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
         out
+    }
+
+    /// Which host object stands for which virtual one.
+    pub fn names(&self) -> &Names {
+        &self.engine.names
     }
 
     /// The name of the host pod of a virtual pod, when it is there and is this very pod's.
@@ -367,5 +456,6 @@ impl Drop for Syncer {
         self.cancel.cancel();
         self.engine.virtual_side.factory.cancellation().cancel();
         self.engine.host_side.factory.cancellation().cancel();
+        self.engine.host_wide.cancellation().cancel();
     }
 }

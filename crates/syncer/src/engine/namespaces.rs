@@ -29,8 +29,37 @@ impl Engine {
             && label(host, INSTALL_NAMESPACE_LABEL) == self.names.install_namespace()
     }
 
+    pub(super) fn looks_at_namespaces(&self) -> bool {
+        self.names.syncs_namespaces() || self.settings.pod_security.is_some()
+    }
+
+    /// The Pod Security Standard of the configuration on every virtual namespace. A tenant may ask for a stricter one in
+    /// words of its own; here the labels always say the administrator's.
+    async fn label_namespace(&self, name: &NamespacedName) -> Result<(), SyncError> {
+        let Some(level) = self.settings.pod_security else { return Ok(()) };
+        let Some(existing) = self.virtual_side.get(&kind::NAMESPACE, name).filter(|n| !is_deleting(n)) else {
+            return Ok(());
+        };
+        let level = format!("{level:?}").to_lowercase();
+        let mut missing = Map::new();
+        for mode in ["enforce", "warn"] {
+            let key = format!("pod-security.kubernetes.io/{mode}");
+            for (key, value) in [(key.clone(), level.as_str()), (format!("{key}-version"), "latest")] {
+                if label(&existing, &key) != value {
+                    missing.insert(key, value.into());
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let patch = json!({"metadata": {"uid": (uid_of(&existing)), "labels": (Value::Object(missing))}});
+            self.virtual_side.patch(&kind::NAMESPACE, name, "", &patch).await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn reconcile_namespace(&self, namespace: &str) -> Result<Outcome, SyncError> {
         let name = NamespacedName::new("", namespace);
+        self.label_namespace(&name).await?;
         let Some(host_name) = self.names.mapped_namespace(namespace) else {
             return Ok(Outcome::Done);
         };
@@ -51,7 +80,7 @@ impl Engine {
                         return Ok(Outcome::Done);
                     }
                 }
-                self.write_namespace(&host_name, host).await?;
+                self.write_namespace(&host_name, &virtual_, host).await?;
             }
             (_, Some(host)) if self.owns_namespace(&host) => {
                 // The objects in it go first, by their own types; a namespace that was there before stays.
@@ -64,19 +93,58 @@ impl Engine {
         Ok(Outcome::Done)
     }
 
-    async fn write_namespace(&self, name: &NamespacedName, host: Option<Value>) -> Result<(), SyncError> {
-        let labels = self.namespace_labels();
+    /// The host namespace with the configuration's patches, which see the tenant's labels and annotations and change ours.
+    fn wanted_namespace(&self, name: &NamespacedName, virtual_: &Value) -> Value {
+        let plain = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": (name.name.as_str())}});
+        let mut wanted = plain.clone();
+        let facts = crate::types::Facts::default();
+        let ctx = crate::types::Context {
+            names: &self.names,
+            settings: &self.settings,
+            owner: None,
+            facts: &facts,
+            patches: &[],
+            now: self.clock.now(),
+        };
+        for member in ["labels", "annotations"] {
+            wanted["metadata"][member] = json!({});
+        }
+        let patches = self.patches(&kind::NAMESPACE);
+        if let Err(refusal) = crate::patches::apply_to_host(patches, virtual_, &mut wanted, &ctx) {
+            let message = format!("a patch of the namespace failed: {refusal:?}");
+            self.warn(&kind::NAMESPACE, virtual_, "SyncError", &message);
+            wanted = plain;
+        }
+        // Whatever a patch says: it is this cluster's namespace under this name.
+        wanted["metadata"]["name"] = name.name.as_str().into();
+        let labels = wanted["metadata"].make_object().object_mut("labels");
+        for (key, value) in self.namespace_labels() {
+            labels.insert(key, value);
+        }
+        wanted
+    }
+
+    async fn write_namespace(
+        &self,
+        name: &NamespacedName,
+        virtual_: &Value,
+        host: Option<Value>,
+    ) -> Result<(), SyncError> {
+        let wanted = self.wanted_namespace(name, virtual_);
         match host {
-            None => {
-                let object = json!({"apiVersion": "v1", "kind": "Namespace",
-                    "metadata": {"name": (name.name.as_str()), "labels": (Value::Object(labels))}});
-                self.host_side.create(&kind::NAMESPACE, &object).await?;
-            }
+            None => drop(self.host_side.create(&kind::NAMESPACE, &wanted).await?),
             Some(host) => {
-                let missing: Map =
-                    labels.into_iter().filter(|(k, v)| host.at(&["metadata", "labels", k]) != Some(v)).collect();
+                let mut missing = Map::new();
+                for member in ["labels", "annotations"] {
+                    let of = wanted.at(&["metadata", member]).and_then(Value::as_object).cloned().unwrap_or_default();
+                    let new: Map =
+                        of.into_iter().filter(|(k, v)| host.at(&["metadata", member, k]) != Some(v)).collect();
+                    if !new.is_empty() {
+                        missing.insert(member, new.into());
+                    }
+                }
                 if !missing.is_empty() {
-                    let mut patch = json!({"metadata": {"labels": (Value::Object(missing))}});
+                    let mut patch = json!({"metadata": (Value::Object(missing))});
                     if label(&host, VIRTUAL_CLUSTER_LABEL).is_empty() {
                         patch.set_at(&["metadata", "annotations", IMPORTED_ANNOTATION], "true".into());
                     }

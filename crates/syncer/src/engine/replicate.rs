@@ -16,6 +16,9 @@ use crate::settings::ReplicatedService;
 use crate::types::Context;
 use crate::types::classes::{CONTROLLED_BY, replicated};
 
+/// On virtual Services and Endpoints that stand for a Service of the host.
+const REPLICA_ANNOTATION: &str = "alcove.dev/replica";
+
 /// Which replica to look at: `(to the host, place in the list)`.
 pub type ReplicaKey = (bool, usize);
 
@@ -133,6 +136,7 @@ impl Engine {
         };
         let metadata = json!({
             "name": (mapping.to.name.as_str()), "namespace": (mapping.to.namespace.as_str()), "labels": labels,
+            "annotations": {REPLICA_ANNOTATION: "true"},
         });
         match existing {
             None => {
@@ -171,6 +175,29 @@ impl Engine {
             Err(error) => return Err(error.into()),
         }
         Ok(Outcome::Done)
+    }
+
+    /// Replicas that no mapping asks for any more.
+    pub(super) async fn sweep_replicas(&self) -> Result<(), SyncError> {
+        let selector = format!("{CONTROLLED_BY_LABEL}={CONTROLLED_BY}");
+        let wanted: Vec<NamespacedName> = self.settings.replicate_to_host.iter().map(|m| self.host_target(m)).collect();
+        let services = resource(&kind::SERVICE);
+        let install = self.names.install_namespace();
+        for service in self.host_side.rest.list_as::<Value>(&services, install, &selector, "").await? {
+            let name = crate::metadata::name_of(&service);
+            if !wanted.contains(&name) {
+                self.host_side.delete(&kind::SERVICE, &name, uid_of(&service), None).await?;
+            }
+        }
+        for service in self.virtual_side.rest.list_as::<Value>(&services, "", &selector, "").await? {
+            let name = crate::metadata::name_of(&service);
+            // The label alone is the tenant's to set.
+            let ours = crate::metadata::annotation(&service, REPLICA_ANNOTATION) == "true";
+            if ours && !self.settings.replicate_from_host.iter().any(|m| m.to == name) {
+                self.virtual_side.delete(&kind::SERVICE, &name, uid_of(&service), None).await?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn ensure_namespace(&self, namespace: &str) -> Result<(), SyncError> {

@@ -35,6 +35,9 @@ pub struct Side {
     pub factory: Factory,
     caches: RwLock<HashMap<String, Informer<RawObject>>>,
     written: Arc<Mutex<HashMap<Address, Written>>>,
+    /// Uids of objects whose deletion was seen lately: the answer to a write can come after the object is gone again, and
+    /// nothing would ever say so a second time.
+    gone: Arc<Mutex<HashMap<Address, (String, Instant)>>>,
     /// Deletions that were asked for, so that they are not asked again before they show.
     deleted: Mutex<HashMap<Address, (String, Option<i64>, Instant)>>,
     /// Requests sent, watches aside.
@@ -68,6 +71,7 @@ impl Side {
             rest,
             caches: RwLock::default(),
             written: Arc::default(),
+            gone: Arc::default(),
             deleted: Mutex::default(),
             requests: AtomicU64::new(0),
         }
@@ -80,13 +84,21 @@ impl Side {
             return cache.clone();
         }
         let informer: Informer<RawObject> = self.factory.informer(source);
-        let written = self.written.clone();
+        let (written, gone) = (self.written.clone(), self.gone.clone());
         let plural = name.clone();
         informer.on_change(move |change| {
             let object = change.object();
             let at = NamespacedName::new(object.metadata.namespace.as_str(), object.metadata.name.as_str());
-            let mut written = written.lock();
             let address = (plural.clone(), at);
+            // One lock after the other, in the order in which `remember` takes them.
+            let mut written = written.lock();
+            if let Change::Deleted(object) = &change {
+                let mut gone = gone.lock();
+                if gone.len() > 1_000 {
+                    gone.retain(|_, (_, at)| at.elapsed() < WRITTEN_MAX);
+                }
+                gone.insert(address.clone(), (object.metadata.uid.to_string(), Instant::now()));
+            }
             let Some(known) = written.get(&address) else { return };
             let seen: u64 = object.metadata.resource_version.parse().unwrap_or(u64::MAX);
             let same = uid_of(&known.value) == object.metadata.uid.as_str();
@@ -100,6 +112,11 @@ impl Side {
 
     pub fn cache(&self, kind: &Kind) -> Option<Informer<RawObject>> {
         self.caches.read().get(&cache_name(kind)).cloned()
+    }
+
+    /// The cache of `plural.group`, whatever version was asked for.
+    pub fn cache_named(&self, name: &str) -> Option<Informer<RawObject>> {
+        self.caches.read().get(name).cloned()
     }
 
     /// The object as it is known: from the cache, or newer from our own last write.
@@ -121,6 +138,15 @@ impl Side {
         cached.and_then(|c| c.to_tree().ok())
     }
 
+    /// Whether [`Side::get`] gave what we wrote, because the cache does not have it. When no event ever comes about it, only
+    /// another look after [`Side::DOUBT`] finds out.
+    pub fn believes(&self, kind: &Kind, name: &NamespacedName) -> bool {
+        self.written.lock().contains_key(&address(kind, name))
+    }
+
+    /// When what was written is not believed any more.
+    pub const DOUBT: Duration = Duration::from_secs(WRITTEN_MAX.as_secs() + 1);
+
     /// All cached objects that an index gives, as trees.
     pub fn by_index(&self, kind: &Kind, index: &'static str, value: &str) -> Vec<Value> {
         let Some(cache) = self.cache(kind) else { return Vec::new() };
@@ -135,6 +161,9 @@ impl Side {
         }
         let written = Written { value: value.clone(), version, at: Instant::now() };
         let mut all = self.written.lock();
+        if self.gone.lock().get(&address(kind, name)).is_some_and(|(uid, _)| uid == uid_of(value)) {
+            return;
+        }
         if all.len() > 10_000 {
             all.retain(|_, w| w.at.elapsed() < WRITTEN_MAX);
         }
@@ -209,8 +238,8 @@ impl Side {
         let result = self.rest.delete(&resource(kind), &name.namespace, &name.name, &options).await;
         self.written.lock().remove(&at);
         match result {
-            // Gone, or another object has the name by now: what was to be deleted is.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            // A conflict is not the same: another object has the name, or the server wants to be asked again.
+            Err(error) if error.is_not_found() => Ok(()),
             Err(error) => {
                 self.deleted.lock().remove(&at);
                 Err(error)

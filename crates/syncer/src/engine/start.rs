@@ -1,53 +1,56 @@
 //! Wiring: which caches there are, and which queue a change puts which key into.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::events::Recorder;
-use informer::{Change, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
+use informer::{Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::facts::{BY_CONFIG_MAP, BY_SECRET};
-use super::imports::{ImportKey, Imports};
+use super::facts::BY_REFERENCE;
+use super::imports::{ImportKey, ImportedKind, Imports};
 use super::nodes::BY_NODE;
 use super::shown_volumes::BY_VOLUME;
 use super::side::{Side, resource};
 use super::{ControlPlaneAddress, Engine, Syncer, SyncerConfig, TypeState};
-use crate::kind::{self, Kind};
+use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{HostOwner, KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
 use crate::settings::{Nodes, Settings, Wanted};
-use crate::types::classes::OwnClasses;
+use crate::types::Reference;
+use crate::types::classes::{IMPORTED_FROM_ANNOTATION, OwnClasses};
 use crate::types::configs::Configs;
 use crate::types::custom::Custom;
 use crate::types::endpoints::{EndpointKinds, service_of};
-use crate::types::ingress::{self, Ingresses};
+use crate::types::ingress::Ingresses;
 use crate::types::network_policy::NetworkPolicies;
-use crate::types::pod::{Pods, volumes};
+use crate::types::pod::Pods;
 use crate::types::policies::{DisruptionBudgets, ServiceAccounts};
+use crate::types::real_volumes::RealVolumes;
 use crate::types::service::Services;
 use crate::types::volumes::Claims;
 
 const FIELD_MANAGER: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
-    let mut out = vec![TypeState::new("pods", Pods)];
+    let mut out = Vec::new();
     let mut add = |on: bool, make: &dyn Fn() -> TypeState| {
         if on {
             out.push(make());
         }
     };
+    add(settings.sync_pods, &|| TypeState::new("pods", Pods));
     add(settings.services, &|| TypeState::new("services", Services));
     add(settings.config_maps != Wanted::Off, &|| TypeState::new("configmaps", Configs::ConfigMaps));
     add(settings.secrets != Wanted::Off, &|| TypeState::new("secrets", Configs::Secrets));
     add(settings.endpoints, &|| TypeState::new("endpoints", EndpointKinds::Endpoints));
     add(settings.endpoint_slices, &|| TypeState::new("endpointslices", EndpointKinds::EndpointSlices));
     add(settings.persistent_volume_claims, &|| TypeState::new("persistentvolumeclaims", Claims));
+    add(settings.persistent_volumes, &|| TypeState::new("persistentvolumes", RealVolumes));
     add(settings.ingresses, &|| TypeState::new("ingresses", Ingresses));
     add(settings.network_policies, &|| TypeState::new("networkpolicies", NetworkPolicies));
     add(settings.pod_disruption_budgets, &|| TypeState::new("poddisruptionbudgets", DisruptionBudgets));
@@ -58,47 +61,27 @@ fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
     add(settings.resource_claim_templates, &|| {
         TypeState::new("resourceclaimtemplates", Custom(kind::RESOURCE_CLAIM_TEMPLATE.clone()))
     });
-    for kind in &settings.custom_resources {
-        add(true, &|| TypeState::new("customresources", Custom(kind.clone())));
-    }
     out.into_iter().map(Arc::new).collect()
 }
 
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
     let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, FIELD_MANAGER)));
     let host_side = Arc::new(Side::new(Rest::new(host_client, FIELD_MANAGER)));
+    let host_rest = host_side.rest.clone();
     let recorder = Recorder::start(&virtual_side.factory, config.clock.clone(), "syncer");
-    let mut imports = Imports::new(&config.settings);
-    let install = config.names.install_namespace().to_owned();
-    for from in &mut imports.kinds {
-        if from.kind.namespaced {
-            let mappings = if from.kind.kind == "Secret" {
-                &config.settings.import_secrets
-            } else {
-                &config.settings.import_config_maps
-            };
-            let mut namespaces: Vec<&str> = mappings
-                .iter()
-                .map(|m| match m.from.split_once('/') {
-                    Some(("", _)) | None => install.as_str(),
-                    Some((namespace, _)) => namespace,
-                })
-                .collect();
-            namespaces.sort_unstable();
-            namespaces.dedup();
-            from.namespaces = namespaces
-                .into_iter()
-                .map(|n| host_side.factory.informer(Source::namespaced(resource(from.kind), n)))
-                .collect();
-        }
-    }
+    let imports = Imports::default();
     let control_plane = config.control_plane.clone();
     let kube_ip = match &config.control_plane {
         ControlPlaneAddress::Ip(ip) => ip.clone(),
         ControlPlaneAddress::HostService(_) => String::new(),
     };
     let engine = Arc::new(Engine {
-        types: types(&config.settings),
+        types: RwLock::new(types(&config.settings)),
+        definitions: OnceLock::new(),
+        definition_queue: Queue::default(),
+        cancel: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        workers: config.workers.max(1),
         names: config.names,
         settings: config.settings,
         clock: config.clock,
@@ -110,9 +93,18 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         node_queue: Queue::default(),
         node_creation: tokio::sync::Mutex::new(()),
         volume_queue: Queue::default(),
+        host_volumes: OnceLock::new(),
         event_queue: Queue::default(),
         imports,
+        mappings: super::mappings::Mappings::new(config.mappings),
+        children: OnceLock::new(),
+        child_queue: Queue::default(),
         control_plane: config.control_plane,
+        control_plane_selector: RwLock::default(),
+        node_services: OnceLock::new(),
+        all_pods: OnceLock::new(),
+        host_wide: informer::Factory::new(host_rest),
+        host_ingresses: OnceLock::new(),
         api_queue: Queue::default(),
         api_endpoints: OnceLock::new(),
         kube_service_refused: Mutex::new(None),
@@ -121,15 +113,22 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         namespace_queue: Queue::default(),
         synced: AtomicBool::new(false),
     });
-    let cancel = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let (cancel, tasks) = (engine.cancel.clone(), engine.tasks.clone());
     watch_control_plane(&engine, &control_plane);
     watch_virtual(&engine);
     watch_host(&engine);
-    watch_imports(&engine);
+    for kind in super::imports::built_in(&engine.settings) {
+        drop(watch_import(&engine, kind));
+    }
+    // Once per engine.
+    let _ = engine.definitions.set(engine.watch_definitions());
+    engine.watch_host_volumes();
+    engine.watch_node_services();
+    engine.watch_children();
+    engine.watch_all_pods();
     engine.watch_api_endpoints();
     engine.watch_replicas();
-    Syncer { engine, cancel, tasks, workers: config.workers.max(1), active: AtomicBool::new(false) }
+    Syncer { engine, cancel, tasks, active: AtomicBool::new(false) }
 }
 
 /// Starts the workers of a syncer that only watched so far.
@@ -138,12 +137,76 @@ pub fn activate(syncer: &Syncer) {
         return;
     }
     let (engine, cancel, tasks) = (syncer.engine.clone(), syncer.cancel.clone(), syncer.tasks.clone());
-    let workers = syncer.workers;
-    syncer.tasks.spawn(async move { run(engine, workers, cancel, tasks).await });
+    syncer.tasks.spawn(async move { run(engine, cancel, tasks).await });
+}
+
+/// Starts the workers of a type.
+fn run_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) {
+    let (task_engine, task_type) = (engine.clone(), ty.clone());
+    let (workers, cancel) = (engine.workers, engine.cancel.clone());
+    engine.tasks.spawn(run_workers("types", workers, ty.queue.clone(), cancel, stats(), move |key| {
+        let (engine, ty) = (task_engine.clone(), task_type.clone());
+        async move { engine.reconcile(&ty, &key).await }
+    }));
+}
+
+/// Starts syncing a kind that became known while running.
+pub(super) fn start_type(engine: &Arc<Engine>, ty: TypeState) {
+    let ty = Arc::new(ty);
+    engine.types.write().push(ty.clone());
+    let virtual_ = watch_virtual_type(engine, &ty);
+    let host = watch_host_type(engine, &ty);
+    let (of, cancel) = (engine.clone(), engine.cancel.clone());
+    engine.tasks.spawn(async move {
+        let synced = async {
+            virtual_.wait_synced().await;
+            host.wait_synced().await;
+        };
+        tokio::select! {
+            // Cancel-safe: nothing was started yet.
+            () = cancel.cancelled() => {}
+            () = synced => run_type(&of, &ty),
+        }
+    });
+}
+
+/// Starts to show a kind that became known while running.
+pub(super) fn start_import(engine: &Arc<Engine>, kind: ImportedKind) {
+    let (n, caches) = watch_import(engine, kind);
+    let (of, cancel) = (engine.clone(), engine.cancel.clone());
+    engine.tasks.spawn(async move {
+        let synced = async {
+            for cache in &caches {
+                cache.wait_synced().await;
+            }
+        };
+        tokio::select! {
+            // Cancel-safe: nothing was started yet.
+            () = cancel.cancelled() => {}
+            () = synced => sweep(&of, n).await,
+        }
+    });
+}
+
+async fn sweep(engine: &Engine, n: usize) {
+    if let Err(error) = engine.sweep_imports(n).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated imports");
+    }
+}
+
+/// Starts to look at a kind that others refer to.
+pub(super) fn watch_known(engine: &Arc<Engine>, kind: &Kind) {
+    let cache = engine.virtual_side.watch(kind, Source::all(resource(kind)));
+    let of = Arc::downgrade(engine);
+    cache.on_change(move |_| {
+        if let Some(engine) = of.upgrade() {
+            engine.enqueue_gateway_kinds();
+        }
+    });
 }
 
 /// Starts the workers once both sides are known.
-async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tasks: TaskTracker) {
+async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker) {
     let synced = async {
         engine.virtual_side.factory.wait_synced().await;
         engine.host_side.factory.wait_synced().await;
@@ -153,13 +216,40 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
         () = cancel.cancelled() => return,
         () = synced => {}
     }
-    for ty in &engine.types {
-        let (task_engine, task_type) = (engine.clone(), ty.clone());
-        tasks.spawn(run_workers(ty.name, workers, ty.queue.clone(), cancel.clone(), stats(), move |key| {
-            let (engine, ty) = (task_engine.clone(), task_type.clone());
-            async move { engine.reconcile(&ty, &key).await }
+    engine.mappings.load().await;
+    for ty in engine.all_types() {
+        run_type(&engine, &ty);
+    }
+    let of = engine.clone();
+    let queue = engine.child_queue.clone();
+    tasks.spawn(run_workers("children", 2, queue, cancel.clone(), stats(), move |key| {
+        let engine = of.clone();
+        async move { engine.reconcile_child(&key).await }
+    }));
+    if engine.mappings.is_on() {
+        let of = engine.clone();
+        let queue = engine.mappings.queue.clone();
+        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: String| {
+            let engine = of.clone();
+            async move { engine.mappings.write(&key, engine.names.virtual_cluster()).await }
+        }));
+        let of = engine.clone();
+        let queue: Queue<()> = Queue::default();
+        queue.add_after((), super::mappings::COLLECT_EVERY);
+        tasks.spawn(run_workers("mapping-collector", 1, queue, cancel.clone(), stats(), move |()| {
+            let engine = of.clone();
+            async move { engine.collect_mappings().await }
         }));
     }
+    if engine.settings.ingresses {
+        tasks.spawn(engine.clone().watch_hostnames());
+    }
+    let of = engine.clone();
+    let queue = engine.definition_queue.clone();
+    tasks.spawn(run_workers("definitions", 1, queue, cancel.clone(), stats(), move |key: usize| {
+        let engine = of.clone();
+        async move { engine.reconcile_definition(key).await }
+    }));
     let of = engine.clone();
     tasks.spawn(run_workers("nodes", 2, engine.node_queue.clone(), cancel.clone(), stats(), move |key: String| {
         let engine = of.clone();
@@ -174,7 +264,12 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
         stats(),
         move |key: String| {
             let engine = of.clone();
-            async move { engine.reconcile_volume(&key).await }
+            async move {
+                match engine.settings.persistent_volumes {
+                    true => engine.reconcile_host_volume(&key).await,
+                    false => engine.reconcile_volume(&key).await,
+                }
+            }
         },
     ));
     let of = engine.clone();
@@ -194,7 +289,7 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
         let engine = of.clone();
         async move { engine.reconcile_replica(&key).await }
     }));
-    if engine.names.syncs_namespaces() {
+    if engine.looks_at_namespaces() {
         let of = engine.clone();
         let queue = engine.namespace_queue.clone();
         tasks.spawn(run_workers("namespaces", 2, queue, cancel.clone(), stats(), move |key: String| {
@@ -202,17 +297,19 @@ async fn run(engine: Arc<Engine>, workers: usize, cancel: CancellationToken, tas
             async move { engine.reconcile_namespace(&key).await }
         }));
     }
-    if !engine.imports.kinds.is_empty() {
-        if let Err(error) = engine.sweep_imports().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated imports");
-        }
-        let of = engine.clone();
-        let queue = engine.imports.queue.clone();
-        tasks.spawn(run_workers("imports", 4, queue, cancel.clone(), stats(), move |key: ImportKey| {
-            let engine = of.clone();
-            async move { engine.reconcile_import(&key).await }
-        }));
+    if let Err(error) = engine.sweep_replicas().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");
     }
+    let imported = engine.imports.kinds.read().len();
+    for n in 0..imported {
+        sweep(&engine, n).await;
+    }
+    let of = engine.clone();
+    let queue = engine.imports.queue.clone();
+    tasks.spawn(run_workers("imports", 4, queue, cancel.clone(), stats(), move |key: ImportKey| {
+        let engine = of.clone();
+        async move { engine.reconcile_import(&key).await }
+    }));
     engine.synced.store(true, Ordering::Release);
     tracing::info!(virtual_cluster = engine.names.virtual_cluster(), "syncing");
 }
@@ -241,6 +338,7 @@ fn watch_control_plane(engine: &Arc<Engine>, address: &ControlPlaneAddress) {
             name: object.metadata.name.to_string(),
             uid: object.metadata.uid.to_string(),
         });
+        *engine.control_plane_selector.write() = service["spec"]["selector"].clone();
         let ip = service.str_at(&["spec", "clusterIP"]);
         if ip != "None" {
             *engine.kube_ip.write() = ip.to_owned();
@@ -257,11 +355,6 @@ fn index_by(values: impl Fn(&Value) -> Vec<String> + Send + Sync + 'static) -> i
     }
 }
 
-fn refs_of(pod: &Value, names: Vec<&str>) -> Vec<String> {
-    let namespace = pod.str_at(&["metadata", "namespace"]);
-    names.into_iter().map(|n| format!("{namespace}/{n}")).collect()
-}
-
 fn tree(object: &RawObject) -> Value {
     object.to_tree().unwrap_or_default()
 }
@@ -275,60 +368,77 @@ fn both<'a>(change: &Change<'a, RawObject>) -> (Option<Value>, Option<Value>) {
     }
 }
 
-fn enqueue_refs(engine: &Engine, kind: &Kind, refs: impl IntoIterator<Item = String>) {
-    for reference in refs {
-        if let Some((namespace, name)) = reference.split_once('/') {
-            engine.enqueue(kind, namespace, name);
-        }
-    }
+fn references_of(ty: &TypeState, patches: &[crate::patches::Patch], object: &Value) -> Vec<Reference> {
+    let mut out = ty.ty.references(object);
+    out.extend(crate::patches::references(patches, object));
+    out.retain(|r| !r.name.name.is_empty());
+    out.sort();
+    out.dedup();
+    out
 }
 
-/// What appeared or disappeared between two lists.
-fn changed(before: Vec<String>, after: Vec<String>) -> Vec<String> {
-    let mut out: Vec<String> = before.iter().filter(|r| !after.contains(r)).cloned().collect();
-    out.extend(after.into_iter().filter(|r| !before.contains(r)));
-    out
+/// Watches the virtual objects of a type, and what they refer to.
+fn watch_virtual_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<RawObject> {
+    let kind = ty.ty.kind();
+    let informer = engine.virtual_side.watch(kind, Source::all(resource(kind)));
+    // Indexes before handlers: a handler may read them.
+    if *kind == kind::PERSISTENT_VOLUME_CLAIM {
+        informer.add_index(BY_VOLUME, index_by(|c| vec![c.str_at(&["spec", "volumeName"]).to_owned()]));
+    }
+    let (of_type, patches) = (ty.clone(), engine.patches(kind).to_vec());
+    let gateway = kind.group == GATEWAY_GROUP && matches!(kind.plural.as_ref(), "gateways" | "referencegrants");
+    let refers = ty.ty.refers() || patches.iter().any(|p| matches!(p.mode, crate::patches::Mode::Reference { .. }));
+    if refers {
+        let (indexed, patches) = (of_type.clone(), patches.clone());
+        informer.add_index(
+            BY_REFERENCE,
+            index_by(move |o| references_of(&indexed, &patches, o).iter().map(Reference::index_value).collect()),
+        );
+    }
+    // What a controller of the host makes for such an object is shown.
+    let custom = engine.settings.custom_resources.iter().any(|c| c.plural == kind.plural && c.group == kind.group);
+    let queue = ty.queue.clone();
+    let of = Arc::downgrade(engine);
+    informer.on_change(move |change| {
+        let metadata = &change.object().metadata;
+        queue.add(NamespacedName::new(metadata.namespace.as_str(), metadata.name.as_str()));
+        let Some(engine) = of.upgrade().filter(|_| refers || gateway || custom) else { return };
+        if gateway {
+            engine.enqueue_gateway_kinds();
+        }
+        if custom {
+            engine.enqueue_children();
+        }
+        if !refers {
+            return;
+        }
+        let (old, new) = both(&change);
+        let references =
+            |object: Option<&Value>| object.map(|o| references_of(&of_type, &patches, o)).unwrap_or_default();
+        let (before, after) = (references(old.as_ref()), references(new.as_ref()));
+        let gone = before.iter().filter(|r| !after.contains(r));
+        for reference in gone.chain(after.iter().filter(|r| !before.contains(r))) {
+            engine.enqueue_reference(reference);
+        }
+    });
+    informer
 }
 
 fn watch_virtual(engine: &Arc<Engine>) {
     let side = &engine.virtual_side;
     let watch = |kind: &Kind| side.watch(kind, Source::all(resource(kind)));
-    // Indexes before handlers: a handler may read them.
     let pods = watch(&kind::POD);
     pods.add_index(BY_NODE, index_by(|p| vec![p.str_at(&["spec", "nodeName"]).to_owned()]));
-    pods.add_index(BY_CONFIG_MAP, index_by(|p| refs_of(p, volumes::config_map_refs(p))));
-    pods.add_index(BY_SECRET, index_by(|p| refs_of(p, volumes::secret_refs(p))));
     for kind in [&kind::NAMESPACE, &kind::NODE, &kind::SERVICE] {
         watch(kind);
     }
-    for ty in &engine.types {
-        let informer = watch(ty.ty.kind());
-        if *ty.ty.kind() == kind::INGRESS {
-            informer.add_index(
-                BY_SECRET,
-                index_by(|i| ingress::secret_refs(i).into_iter().map(|(ns, n)| format!("{ns}/{n}")).collect()),
-            );
-        }
-        if *ty.ty.kind() == kind::PERSISTENT_VOLUME_CLAIM {
-            informer.add_index(BY_VOLUME, index_by(|c| vec![c.str_at(&["spec", "volumeName"]).to_owned()]));
-        }
-        let queue = ty.queue.clone();
-        informer.on_change(move |change| {
-            let metadata = &change.object().metadata;
-            queue.add(NamespacedName::new(metadata.namespace.as_str(), metadata.name.as_str()));
-        });
+    for ty in engine.all_types() {
+        watch_virtual_type(engine, &ty);
     }
     let of = Arc::downgrade(engine);
     pods.on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
         let (old, new) = both(&change);
-        let refs = |pod: &Option<Value>, get: fn(&Value) -> Vec<&str>| {
-            pod.as_ref().map(|p| refs_of(p, get(p))).unwrap_or_default()
-        };
-        let config_maps = changed(refs(&old, volumes::config_map_refs), refs(&new, volumes::config_map_refs));
-        enqueue_refs(&engine, &kind::CONFIG_MAP, config_maps);
-        let secrets = changed(refs(&old, volumes::secret_refs), refs(&new, volumes::secret_refs));
-        enqueue_refs(&engine, &kind::SECRET, secrets);
         let node = |pod: &Option<Value>| pod.as_ref().map_or(String::new(), |p| p.str_at(&["spec", "nodeName"]).into());
         let (before, after) = (node(&old), node(&new));
         for node in [&before, &after] {
@@ -337,21 +447,33 @@ fn watch_virtual(engine: &Arc<Engine>) {
             }
         }
     });
-    if engine.settings.ingresses
-        && let Some(ingresses) = side.cache(&kind::INGRESS)
-    {
-        let of = Arc::downgrade(engine);
-        ingresses.on_change(move |change| {
-            let Some(engine) = of.upgrade() else { return };
-            let (old, new) = both(&change);
-            for ingress in [old, new].into_iter().flatten() {
-                for (namespace, name) in ingress::secret_refs(&ingress) {
-                    engine.enqueue(&kind::SECRET, &namespace, &name);
-                }
-            }
-        });
-    }
     watch_virtual_dependencies(engine);
+}
+
+impl Engine {
+    fn enqueue_reference(&self, reference: &Reference) {
+        let types = self.types.read();
+        let of_kind = types.iter().filter(|t| t.ty.kind().kind == reference.kind.as_str());
+        of_kind.for_each(|t| t.queue.add(reference.name.clone()));
+    }
+
+    /// Objects of the Gateway API decide about each other: there are few, so all are looked at again.
+    pub(super) fn enqueue_gateway_kinds(&self) {
+        for ty in self.all_types().iter().filter(|t| t.ty.kind().group == GATEWAY_GROUP) {
+            for object in self.virtual_side.cache(ty.ty.kind()).map(|c| c.keys()).unwrap_or_default() {
+                ty.queue.add(NamespacedName::new(object.namespace.as_str(), object.name.as_str()));
+            }
+        }
+    }
+
+    /// All objects of a type.
+    pub(super) fn enqueue_all(&self, kind: &Kind) {
+        if let Some(ty) = self.type_of(kind) {
+            for object in self.virtual_side.cache(kind).map(|c| c.keys()).unwrap_or_default() {
+                ty.queue.add(NamespacedName::new(object.namespace.as_str(), object.name.as_str()));
+            }
+        }
+    }
 }
 
 /// Objects whose change is felt by others.
@@ -361,7 +483,7 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
     let namespaces = side.watch(&kind::NAMESPACE, Source::all(resource(&kind::NAMESPACE)));
     namespaces.on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
-        if engine.names.syncs_namespaces() {
+        if engine.looks_at_namespaces() {
             engine.namespace_queue.add(change.object().metadata.name.to_string());
         }
         // Pods carry the labels of their namespace.
@@ -393,7 +515,9 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
     let of = Arc::downgrade(engine);
     side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
-        engine.node_queue.add(change.object().metadata.name.to_string());
+        let name = change.object().metadata.name.to_string();
+        engine.enqueue_import(&kind::CSI_NODE, &name);
+        engine.node_queue.add(name);
     });
     if let Some(claims) = side.cache(&kind::PERSISTENT_VOLUME_CLAIM)
         && !engine.settings.persistent_volumes
@@ -430,6 +554,22 @@ fn host_source(engine: &Engine, kind: &Kind) -> Source {
     source.labels(format!("{MANAGED_BY_LABEL}={}", engine.names.virtual_cluster()))
 }
 
+/// Watches the host objects of a type, those of this virtual cluster.
+fn watch_host_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<RawObject> {
+    let queue = ty.queue.clone();
+    let kind = ty.ty.kind();
+    let gvk = kind.gvk();
+    let informer = engine.host_side.watch(kind, host_source(engine, kind));
+    informer.on_change(move |change| {
+        let annotations = &change.object().metadata.annotations;
+        let of = |key| annotations.get(key).unwrap_or("");
+        if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk) {
+            queue.add(NamespacedName::new(of(NAMESPACE_ANNOTATION), of(NAME_ANNOTATION)));
+        }
+    });
+    informer
+}
+
 fn watch_host(engine: &Arc<Engine>) {
     let side = &engine.host_side;
     let pods = side.watch(&kind::POD, host_source(engine, &kind::POD));
@@ -458,17 +598,8 @@ fn watch_host(engine: &Arc<Engine>) {
     });
     // The name server's address is read from there.
     side.watch(&kind::SERVICE, host_source(engine, &kind::SERVICE));
-    for ty in &engine.types {
-        let queue = ty.queue.clone();
-        let gvk = ty.ty.kind().gvk();
-        side.watch(ty.ty.kind(), host_source(engine, ty.ty.kind())).on_change(move |change| {
-            let annotations = &change.object().metadata.annotations;
-            let of = |key| annotations.get(key).unwrap_or("");
-            if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk)
-            {
-                queue.add(NamespacedName::new(of(NAMESPACE_ANNOTATION), of(NAME_ANNOTATION)));
-            }
-        });
+    for ty in engine.all_types() {
+        watch_host_type(engine, &ty);
     }
     if engine.settings.events {
         let source = if engine.names.syncs_namespaces() {
@@ -492,27 +623,41 @@ fn watch_host(engine: &Arc<Engine>) {
     }
 }
 
-fn watch_imports(engine: &Arc<Engine>) {
-    let mut virtual_names: HashMap<usize, &'static Kind> = HashMap::new();
-    for (n, from) in engine.imports.kinds.iter().enumerate() {
-        let queue = engine.imports.queue.clone();
-        let add = move |change: Change<'_, RawObject>| {
+/// Watches a host kind that is shown. Gives its place in the list, and the caches of both sides.
+fn watch_import(engine: &Arc<Engine>, from: ImportedKind) -> (usize, Vec<Informer<RawObject>>) {
+    let kind = from.kind.clone();
+    let n = engine.imports.kinds.read().len();
+    let install = engine.names.install_namespace();
+    let namespaces: Vec<Informer<RawObject>> = from
+        .host_namespaces(install)
+        .into_iter()
+        .map(|namespace| engine.host_side.factory.informer(Source::namespaced(resource(&kind), namespace)))
+        .collect();
+    let virtual_ = engine.virtual_side.watch(&kind, Source::all(resource(&kind)));
+    let cluster = (!kind.namespaced).then(|| engine.host_side.watch(&kind, Source::all(resource(&kind))));
+    let all: Vec<Informer<RawObject>> = namespaces.iter().cloned().chain(cluster.clone()).collect();
+    engine.imports.kinds.write().push(Arc::new(ImportedKind { namespaces, ..from }));
+    let queue = engine.imports.queue.clone();
+    for cache in &all {
+        let (queue, of, changed_kind) = (queue.clone(), Arc::downgrade(engine), kind.clone());
+        cache.on_change(move |change| {
             let metadata = &change.object().metadata;
             queue.add((n, NamespacedName::new(metadata.namespace.as_str(), metadata.name.as_str())));
-        };
-        if from.kind.namespaced {
-            for cache in &from.namespaces {
-                cache.on_change(add.clone());
+            if let Some(engine) = of.upgrade() {
+                engine.import_changed(&changed_kind);
             }
-        } else {
-            engine.host_side.watch(from.kind, Source::all(resource(from.kind))).on_change(add.clone());
-            // The tenant's edits of a copy are undone.
-            let cache = engine.virtual_side.watch(from.kind, Source::all(resource(from.kind)));
-            cache.on_change(add);
+        });
+    }
+    // The tenant's edits of a copy are undone.
+    let of = Arc::downgrade(engine);
+    virtual_.on_change(move |change| {
+        let object = change.object();
+        if object.metadata.annotations.get(IMPORTED_FROM_ANNOTATION) == Some("true")
+            && let Some(engine) = of.upgrade()
+            && let Ok(copy) = object.to_tree()
+        {
+            engine.enqueue_import_of(n, &copy);
         }
-        virtual_names.insert(n, from.kind);
-    }
-    for kind in virtual_names.into_values() {
-        engine.virtual_side.watch(kind, Source::all(resource(kind)));
-    }
+    });
+    (n, all.into_iter().chain([virtual_]).collect())
 }

@@ -26,6 +26,22 @@ fn hash(virtual_: &Value) -> String {
     hash_value(uid_of(virtual_), &content(virtual_))
 }
 
+/// Who uses a resource claim: pods, by the names and uids that the tenant knows. Others are not the tenant's business.
+fn show_users(status: &mut Value, ctx: &Context<'_>) {
+    let Some(users) = status.get_mut("reservedFor").and_then(Value::as_array_mut) else { return };
+    users.retain_mut(|user| {
+        if user.str_at(&["resource"]) != "pods" {
+            return false;
+        }
+        let known = ctx.facts.users.iter().find(|(uid, ..)| *uid == user.str_at(&["uid"]));
+        if let Some((_, name, uid)) = known {
+            user["name"] = name.name.as_str().into();
+            user["uid"] = uid.as_str().into();
+        }
+        known.is_some()
+    });
+}
+
 impl ToHost for Custom {
     fn kind(&self) -> &Kind {
         &self.0
@@ -76,7 +92,12 @@ impl ToHost for Custom {
             Some(&last.host_only),
         );
         if let Some(status) = host.get("status").filter(|s| !s.is_null()) {
-            new_virtual["status"] = status.clone();
+            let mut status = status.clone();
+            let (from, to) = (metadata::name_of(host), metadata::name_of(virtual_));
+            super::show_messages(&mut status, &|text| ctx.names.to_virtual_text(text, Some((&from, &to))));
+            super::own_generations(&mut status, host, virtual_);
+            show_users(&mut status, ctx);
+            new_virtual["status"] = status;
         }
         Ok(Desired {
             virtual_: new_virtual,

@@ -6,7 +6,7 @@ use crate::diff::put;
 use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules, string_map};
 use crate::plan::{Action, LastSeen};
-use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
+use crate::types::{Context, Desired, Reference, Refusal, ToHost, check_class, object};
 
 /// Annotations whose value is `[namespace/]secret`.
 const SECRET_ANNOTATIONS: [&str; 3] = [
@@ -107,6 +107,12 @@ fn spec(ingress: &Value, ctx: &Context<'_>) -> Value {
 }
 
 fn check(ingress: &Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    if let Some(hostname) = ctx.facts.hostnames_taken.first() {
+        return Err(Refusal::warning(format!(
+            "did not sync ingress {:?} to host because another ingress of the host has the host name {hostname:?}",
+            ingress.str_at(&["metadata", "name"])
+        )));
+    }
     let what = format!("ingress \"{}\"", ingress.str_at(&["metadata", "name"]));
     let class = match ingress.str_at(&["spec", "ingressClassName"]) {
         "" => metadata::annotation(ingress, "kubernetes.io/ingress.class"),
@@ -123,6 +129,15 @@ impl ToHost for Ingresses {
 
     fn wanted(&self, _ingress: &Value, ctx: &Context<'_>) -> bool {
         ctx.settings.ingresses
+    }
+
+    fn refers(&self) -> bool {
+        true
+    }
+
+    fn references(&self, ingress: &Value) -> Vec<Reference> {
+        let refs = secret_refs(ingress).into_iter();
+        refs.map(|(namespace, name)| Reference::new("Secret", &namespace, &name)).collect()
     }
 
     fn translate(&self, ingress: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {

@@ -7,20 +7,23 @@ use jiff::Timestamp;
 
 use crate::kind::Kind;
 use crate::metadata::HostOwner;
-use crate::names::Names;
+use crate::names::{Names, NamespacedName};
 use crate::plan::{Action, LastSeen};
 use crate::settings::Settings;
 
 pub mod classes;
 pub mod configs;
 pub mod custom;
+pub mod definition;
 pub mod endpoints;
 pub mod event;
+pub mod gateway;
 pub mod ingress;
 pub mod network_policy;
 pub mod node;
 pub mod pod;
 pub mod policies;
+pub mod real_volumes;
 pub mod service;
 pub mod volumes;
 
@@ -43,6 +46,19 @@ pub struct Facts {
     pub node_exists: bool,
     /// Something refers to this config map or secret.
     pub referred: bool,
+    /// Virtual reference grants and Gateways; only filled for kinds of the Gateway API.
+    pub grants: Vec<Value>,
+    pub gateways: Vec<Value>,
+    /// Host Gateways that the configuration shows.
+    pub host_gateways: Vec<Value>,
+    /// Host pods of this cluster by uid, with the virtual pods they stand for: who uses a resource claim.
+    pub users: Vec<(String, NamespacedName, String)>,
+    /// Host names of an Ingress that another tenant's has.
+    pub hostnames_taken: Vec<String>,
+    /// The virtual name of the volume a host claim is bound to, when volumes are synced.
+    pub volume: Option<String>,
+    /// The virtual claim a host volume is bound to.
+    pub claim: Option<Value>,
     /// The virtual Service an Endpoints or EndpointSlice belongs to.
     pub service: Option<Value>,
     /// The host Secret that holds the pod's tokens.
@@ -103,6 +119,25 @@ pub struct Desired {
     pub seen: LastSeen,
 }
 
+/// A virtual object that another one needs on the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// `Secret`, `ConfigMap`, ...
+    pub kind: String,
+    pub name: NamespacedName,
+}
+
+impl Reference {
+    pub fn new(kind: impl Into<String>, namespace: &str, name: &str) -> Reference {
+        Reference { kind: kind.into(), name: NamespacedName::new(namespace, name) }
+    }
+
+    /// As an index has it.
+    pub fn index_value(&self) -> String {
+        format!("{}/{}", self.kind, self.name)
+    }
+}
+
 /// A type that goes from the virtual cluster to the host.
 pub trait ToHost: Send + Sync {
     fn kind(&self) -> &Kind;
@@ -110,6 +145,16 @@ pub trait ToHost: Send + Sync {
     /// Whether the object has a host object at all.
     fn wanted(&self, _virtual: &Value, _ctx: &Context<'_>) -> bool {
         true
+    }
+
+    /// Whether [`ToHost::references`] can give anything.
+    fn refers(&self) -> bool {
+        false
+    }
+
+    /// Secrets and ConfigMaps that have to be on the host for this object.
+    fn references(&self, _virtual: &Value) -> Vec<Reference> {
+        Vec::new()
     }
 
     /// The host object to create, with what to do after it exists.
@@ -150,6 +195,47 @@ pub fn copy_members(from: &Value, to: &mut Value, members: &[&str]) {
         if let Some(value) = from.get(member).filter(|v| !v.is_null()) {
             to[*member] = value.clone();
         }
+    }
+}
+
+/// Puts the tenant's names into every `message` of a status.
+pub fn show_messages(value: &mut Value, to_virtual: &dyn Fn(&str) -> String) {
+    match value {
+        Value::Object(map) => {
+            for (key, member) in map.iter_mut() {
+                match member {
+                    Value::String(text) if key.as_str() == "message" => {
+                        let shown = to_virtual(text);
+                        if shown != text.as_str() {
+                            *member = shown.into();
+                        }
+                    }
+                    other => show_messages(other, to_virtual),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| show_messages(v, to_virtual)),
+        _ => {}
+    }
+}
+
+/// Generations in a status count changes of the host object: the current one is the virtual object's current one, and an
+/// older one says nothing.
+pub fn own_generations(value: &mut Value, host: &Value, virtual_: &Value) {
+    const OBSERVED: &str = "observedGeneration";
+    match value {
+        Value::Object(map) => {
+            if let Some(observed) = map.get(OBSERVED) {
+                let generation = |o: &Value| o.at(&["metadata", "generation"]).cloned();
+                match generation(virtual_).filter(|_| Some(observed) == generation(host).as_ref()) {
+                    Some(own) => map.insert(OBSERVED, own),
+                    None => map.remove(OBSERVED),
+                };
+            }
+            map.iter_mut().for_each(|(_, v)| own_generations(v, host, virtual_));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| own_generations(v, host, virtual_)),
+        _ => {}
     }
 }
 

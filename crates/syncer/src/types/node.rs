@@ -11,6 +11,8 @@ use crate::types::object;
 
 pub const FAKE_NODE_LABEL: &str = "vcluster.loft.sh/fake-node";
 pub const ORIGINAL_TAINTS_ANNOTATION: &str = "vcluster.loft.sh/original-taints";
+/// What of a node was last shown, so that the tenant's changes can be told from the host's.
+const SEEN_ANNOTATION: &str = "alcove.dev/node-seen";
 const KUBELET_PORT: i64 = 10250;
 
 /// The host name under which a node's kubelet is reached through the control plane.
@@ -32,7 +34,8 @@ fn guid(node: &str, what: &str) -> String {
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 
-fn addresses(node: &str, kubelet_ip: Option<&str>, settings: &Settings) -> Value {
+/// What a node's kubelet is shown under.
+pub fn addresses(node: &str, kubelet_ip: Option<&str>, settings: &Settings) -> Value {
     let mut out = Vec::new();
     if settings.proxy_kubelets_by_hostname {
         out.push(json!({"type": "Hostname", "address": (kubelet_host(node))}));
@@ -168,6 +171,10 @@ pub fn real_node(host: &Value, virtual_: Option<&Value>, kubelet_ip: Option<&str
         status.remove_at(&[member]);
     }
     node["status"] = status;
+    if let crate::settings::Nodes::Real { sync_back_changes: true, .. } = &settings.nodes {
+        let text = seen(&node).to_string();
+        node.set_at(&["metadata", "annotations", SEEN_ANNOTATION], text.into());
+    }
     node
 }
 
@@ -185,6 +192,166 @@ fn merge_keys(host: &Value, virtual_: Option<&Value>, member: &str, before: &[St
         }
     }
     out
+}
+
+/// Marks host Services that stand for kubelets.
+pub const BELONGS_TO_LABEL: &str = "vcluster.loft.sh/belongs-to";
+const NODE_LABEL: &str = "vcluster.loft.sh/node";
+/// The node's name, which can be too long for a label.
+pub const NODE_ANNOTATION: &str = "alcove.dev/node";
+/// The control plane's port.
+const PROXY_PORT: i64 = 8443;
+
+/// The host Service that stands for a node's kubelet: what comes to it goes to the control plane.
+pub fn node_service(
+    node: &str,
+    name: &crate::names::NamespacedName,
+    selector: &Value,
+    owner: Option<&crate::metadata::HostOwner>,
+    names: &crate::names::Names,
+) -> Value {
+    let mut metadata = json!({
+        "name": (name.name.as_str()),
+        "namespace": (name.namespace.as_str()),
+        "labels": {BELONGS_TO_LABEL: (names.virtual_cluster()), NODE_LABEL: (safe_concat(&[node]))},
+        "annotations": {NODE_ANNOTATION: node},
+    });
+    if let Some(owner) = owner {
+        metadata["ownerReferences"] = json!([{
+            "apiVersion": (owner.api_version.as_str()), "kind": (owner.kind.as_str()),
+            "name": (owner.name.as_str()), "uid": (owner.uid.as_str()), "controller": false,
+        }]);
+    }
+    let mut service = object(&kind::SERVICE, metadata);
+    service["spec"] = json!({
+        "selector": selector,
+        "ports": [{"name": "kubelet", "port": KUBELET_PORT, "targetPort": PROXY_PORT, "protocol": "TCP"}],
+    });
+    service
+}
+
+/// Keys of nodes that the tenant must not change on the host: others find nodes and each other by them.
+fn is_protected(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    matches!(domain, "vcluster.loft.sh" | "alcove.dev" | "node.kubernetes.io" | "kubernetes.io")
+        || domain.ends_with(".node.kubernetes.io")
+        || domain.ends_with("node-restriction.kubernetes.io")
+}
+
+/// What the tenant changed on a node since it was last written, as a merge patch of the host node: labels, taints, and
+/// whether pods may be placed there. `None`: nothing.
+pub fn node_changes(virtual_: &Value, host: &Value) -> Option<Value> {
+    let seen = Value::from_slice(crate::metadata::annotation(virtual_, SEEN_ANNOTATION).as_bytes()).ok()?;
+    let mut labels = Map::new();
+    let now = virtual_.at(&["metadata", "labels"]);
+    let of_host = |key: &str| host.str_at(&["metadata", "labels", key]);
+    for (key, value) in string_map(now) {
+        let before = seen.str_at(&["labels", key]);
+        if before != value && of_host(key) == before && !is_protected(key) {
+            labels.insert(key, value.into());
+        }
+    }
+    for (key, value) in string_map(seen.get("labels")) {
+        if now.and_then(|l| l.get(key)).is_none() && of_host(key) == value && !is_protected(key) {
+            labels.insert(key, Value::Null);
+        }
+    }
+    let mut spec = Map::new();
+    let blocked = |node: &Value| node.at(&["spec", "unschedulable"]).is_some_and(|v| *v == true);
+    let was_blocked = seen["unschedulable"] == true;
+    if blocked(virtual_) != was_blocked && blocked(host) == was_blocked {
+        spec.insert("unschedulable", if blocked(virtual_) { true.into() } else { Value::Null });
+    }
+    let before = seen.array_at(&["taints"]);
+    let shown = virtual_.array_at(&["spec", "taints"]);
+    let same = |a: &Value, b: &Value| a["key"] == b["key"] && a["effect"] == b["effect"] && a["value"] == b["value"];
+    let mut taints: Vec<Value> = host.array_at(&["spec", "taints"]).to_vec();
+    let count = taints.len();
+    taints.retain(|t| {
+        let gone = before.iter().any(|b| same(b, t)) && !shown.iter().any(|s| same(s, t));
+        !gone || is_protected(t.str_at(&["key"]))
+    });
+    let mut changed = taints.len() != count;
+    for taint in shown {
+        let new = !before.iter().any(|b| same(b, taint)) && !taints.iter().any(|t| same(t, taint));
+        // Cordoning adds its taint on each side by itself.
+        if new && !is_protected(taint.str_at(&["key"])) {
+            taints.push(taint.clone());
+            changed = true;
+        }
+    }
+    if changed {
+        spec.insert("taints", Value::Array(taints));
+    }
+    if labels.is_empty() && spec.is_empty() {
+        return None;
+    }
+    let mut metadata = Map::new();
+    metadata.insert("uid", crate::metadata::uid_of(host).into());
+    metadata.insert("resourceVersion", host.str_at(&["metadata", "resourceVersion"]).into());
+    if !labels.is_empty() {
+        metadata.insert("labels", labels.into());
+    }
+    let mut patch = Map::new();
+    patch.insert("metadata", metadata.into());
+    if !spec.is_empty() {
+        patch.insert("spec", spec.into());
+    }
+    Some(patch.into())
+}
+
+/// What is remembered of a node for [`node_changes`].
+fn seen(shown: &Value) -> Value {
+    json!({
+        "labels": (shown.at(&["metadata", "labels"]).cloned().unwrap_or_else(|| json!({}))),
+        "taints": (Value::Array(shown.array_at(&["spec", "taints"]).to_vec())),
+        "unschedulable": (shown.at(&["spec", "unschedulable"]).is_some_and(|v| *v == true)),
+    })
+}
+
+/// Takes what pods of others ask for off what a node has to give.
+pub fn reduce_allocatable(node: &mut Value, pods: &[Value]) {
+    use apimachinery::quantity::Quantity;
+    let Some(allocatable) = node.at_mut(&["status", "allocatable"]).and_then(Value::as_object_mut) else { return };
+    for (resource, value) in allocatable.iter_mut() {
+        let Ok(mut rest) = Quantity::from_value(value) else { continue };
+        for pod in pods {
+            let used = match resource.as_str() {
+                "pods" => Quantity::parse("1").ok(),
+                resource => requested(pod, resource),
+            };
+            if let Some(used) = used {
+                rest.sub(&used);
+            }
+        }
+        *value = if rest.sign() < 0 { "0".into() } else { rest.to_string().into() };
+    }
+}
+
+/// What a pod asks for of a resource: its containers together, or an init container that asks for more.
+fn requested(pod: &Value, resource: &str) -> Option<apimachinery::quantity::Quantity> {
+    use apimachinery::quantity::Quantity;
+    let of = |container: &Value| {
+        let value = container.at(&["resources", "requests", resource])?;
+        Quantity::from_value(value).ok()
+    };
+    let mut sum = Quantity::parse("0").ok()?;
+    let sidecars = pod.array_at(&["spec", "initContainers"]).iter();
+    let sidecars = sidecars.filter(|c| c.str_at(&["restartPolicy"]) == "Always");
+    for quantity in pod.array_at(&["spec", "containers"]).iter().chain(sidecars).filter_map(of) {
+        sum.add(&quantity);
+    }
+    for quantity in pod.array_at(&["spec", "initContainers"]).iter().filter_map(of) {
+        let mut rest = quantity.clone();
+        rest.sub(&sum);
+        if rest.sign() > 0 {
+            sum = quantity;
+        }
+    }
+    if let Some(overhead) = pod.at(&["spec", "overhead", resource]).and_then(|v| Quantity::from_value(v).ok()) {
+        sum.add(&overhead);
+    }
+    Some(sum)
 }
 
 /// Whether a toleration covers a taint.

@@ -7,7 +7,9 @@ use apimachinery::{Value, json};
 
 use crate::diff::{present, put};
 use crate::kind::{self, Kind};
-use crate::metadata::{self, MetadataRules, SKIP_TRANSLATE_ANNOTATION, annotation, is_deleting, uid_of};
+use crate::metadata::{
+    self, MANAGED_BY_LABEL, MetadataRules, SKIP_TRANSLATE_ANNOTATION, annotation, is_deleting, uid_of,
+};
 use crate::plan::{Action, LastSeen};
 use crate::selectors::host_selector;
 use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
@@ -76,20 +78,23 @@ impl ToHost for Claims {
             host["spec"]["storageClassName"] = names.host_name_cluster(&class).into();
             host.remove_at(&["metadata", "annotations", OLD_CLASS_ANNOTATION]);
         }
-        let translate_references = annotation(claim, SKIP_TRANSLATE_ANNOTATION) != "true";
-        if settings.persistent_volumes && translate_references {
+        let translate_class = annotation(claim, SKIP_TRANSLATE_ANNOTATION) != "true";
+        if settings.persistent_volumes {
             if let Some(selector) = present(claim, &["spec", "selector"]) {
-                host["spec"]["selector"] = host_selector(selector, names);
+                // Volumes of this cluster only: labels of the host's own are anybody's guess.
+                let mut selector = host_selector(selector, names);
+                selector["matchLabels"].make_object().insert(MANAGED_BY_LABEL, names.cluster_marker().into());
+                host["spec"]["selector"] = selector;
             }
             let volume = claim.str_at(&["spec", "volumeName"]);
             if !volume.is_empty() {
                 host["spec"]["volumeName"] = names.host_name_cluster(volume).into();
             }
             let is_static = present(claim, &["spec", "selector"]).is_some() || !volume.is_empty();
-            if is_static && !settings.storage_classes && !class.is_empty() {
+            if is_static && translate_class && !settings.storage_classes && !class.is_empty() {
                 host["spec"]["storageClassName"] = names.host_name_cluster(&class).into();
             }
-        } else if !settings.persistent_volumes {
+        } else {
             // A volume name of the tenant's choice would bind a volume of the host that is not the tenant's.
             host.remove_at(&["spec", "volumeName"]);
             host.remove_at(&["spec", "selector"]);
@@ -149,8 +154,12 @@ impl ToHost for Claims {
             new_virtual["status"] = status;
         }
         let seen = LastSeen { on_host: true, host_only };
-        let host_volume = host.str_at(&["spec", "volumeName"]);
-        if !host_volume.is_empty() && !ctx.settings.persistent_volumes {
+        let host_volume = match &ctx.facts.volume {
+            Some(volume) => volume.as_str(),
+            None if ctx.settings.persistent_volumes => "",
+            None => host.str_at(&["spec", "volumeName"]),
+        };
+        if !host_volume.is_empty() {
             let shown = claim.str_at(&["spec", "volumeName"]);
             if shown.is_empty() {
                 new_virtual["spec"]["volumeName"] = host_volume.into();

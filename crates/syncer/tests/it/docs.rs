@@ -21,6 +21,7 @@ fn every_test_named_on_the_page_exists() {
         include_str!("hostile.rs"),
         include_str!("services.rs"),
         include_str!("sync_more.rs"),
+        include_str!("configured.rs"),
     ]
     .concat();
     for entry in syncer::registry::ENTRIES {

@@ -1,10 +1,11 @@
-//! A client that fails: some requests are refused, some are answered with an error after they were carried out, watches
-//! break off. What fails follows from a seed.
+//! A client that fails: some requests are refused, some are answered with an error after they were carried out, some are
+//! answered late, watches break off or lag behind each other. What fails follows from a seed.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -60,7 +61,7 @@ fn status(code: u16, reason: &str) -> Response<Breaking> {
     let text = format!(
         r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","code":{code},"reason":"{reason}","message":"injected"}}"#
     );
-    let body = Breaking { inner: Body::from(text.into_bytes()), faults: None };
+    let body = Breaking { inner: Body::from(text.into_bytes()), faults: None, held: None };
     Response::builder().status(code).header("content-type", "application/json").body(body).expect("a response")
 }
 
@@ -79,7 +80,7 @@ impl Service<Request<Body>> for Faulty {
             let watch = request.uri().query().is_some_and(|q| q.contains("watch=true"));
             let writes = request.method() != Method::GET;
             if faults.strikes() {
-                match faults.next() % 5 {
+                match faults.next() % 7 {
                     0 => return Ok(status(429, "TooManyRequests")),
                     1 => return Ok(status(500, "InternalError")),
                     2 if writes => return Ok(status(409, "Conflict")),
@@ -88,19 +89,27 @@ impl Service<Request<Body>> for Faulty {
                         let _ = client.send(request).await;
                         return Ok(status(504, "Timeout"));
                     }
-                    _ => return Err("injected: connection refused".into()),
+                    4 => return Err("injected: connection refused".into()),
+                    5 => {
+                        // Never answered, as far as the caller knows.
+                        tokio::time::sleep(Duration::from_millis(faults.next() % 40)).await;
+                        return Err("injected: timed out".into());
+                    }
+                    // Late: what was asked after it is answered before it.
+                    _ => tokio::time::sleep(Duration::from_millis(faults.next() % 40)).await,
                 }
             }
             let answer = client.send(request).await?;
-            Ok(answer.map(|inner| Breaking { inner, faults: watch.then_some(faults) }))
+            Ok(answer.map(|inner| Breaking { inner, faults: watch.then_some(faults), held: None }))
         })
     }
 }
 
-/// A body that may end early.
+/// A body that may end early, or hold its events back for a while so that others come first.
 struct Breaking {
     inner: Body,
     faults: Option<Arc<Faults>>,
+    held: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl http_body::Body for Breaking {
@@ -108,6 +117,22 @@ impl http_body::Body for Breaking {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(held) = &mut self.held {
+            match held.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => self.held = None,
+            }
+        }
+        if let Some(faults) = self.faults.clone()
+            && faults.strikes()
+        {
+            let pause = Duration::from_millis(faults.next() % 30);
+            let mut held = Box::pin(tokio::time::sleep(pause));
+            if held.as_mut().poll(cx).is_pending() {
+                self.held = Some(held);
+                return Poll::Pending;
+            }
+        }
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         if let (Poll::Ready(Some(_)), Some(faults)) = (&frame, &self.faults)
             && faults.strikes()

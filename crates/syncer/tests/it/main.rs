@@ -4,6 +4,7 @@
 
 mod clash;
 mod cluster;
+mod configured;
 mod docs;
 mod faults;
 mod hostile;

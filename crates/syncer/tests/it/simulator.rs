@@ -1,5 +1,6 @@
-//! The real engine between two real API servers while requests fail, watches break, the syncer restarts and both sides are
-//! changed at random. At the end everything must agree. A failure prints the seed; `SIM_SEED` and `SIM_STEPS` choose.
+//! The real engine between two real API servers while requests fail or are late, watches break and lag, the syncer restarts
+//! and both sides are changed at random. At the end everything must agree. A failure prints the seed; `SIM_SEED` and
+//! `SIM_STEPS` choose. `cargo test --release -p syncer -- --ignored a_million_steps` is the long run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -22,6 +23,19 @@ async fn whatever_fails_both_sides_agree_in_the_end() {
         seed => vec![seed],
     };
     for seed in seeds {
+        println!("SIM_SEED={seed} SIM_STEPS={steps}");
+        simulate(seed, steps).await;
+    }
+}
+
+/// Rounds of 10,000 steps, each between new clusters with a seed of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes an hour; SIM_STEPS chooses another length"]
+async fn a_million_steps_end_in_agreement() {
+    let (steps, first) = (from_env("SIM_STEPS", 1_000_000), from_env("SIM_SEED", 1));
+    let rounds = steps.div_ceil(10_000);
+    for seed in first..first + rounds {
+        let steps = steps.min(10_000);
         println!("SIM_SEED={seed} SIM_STEPS={steps}");
         simulate(seed, steps).await;
     }
@@ -56,7 +70,7 @@ async fn simulate(seed: u64, steps: u64) {
         let n = dice.next() % 12;
         let (pod, map) = (format!("pod-{n}"), format!("map-{n}"));
         // Random edits race with the syncer and with each other: that one fails is part of the game.
-        match dice.next() % 12 {
+        match dice.next() % 16 {
             0..=3 => {
                 let from = json!([{"configMapRef": {"name": map, "optional": true}}]);
                 let p = crate::cluster::pod(&pod, json!([{"name": "app", "image": "nginx", "envFrom": from}]));
@@ -79,6 +93,27 @@ async fn simulate(seed: u64, steps: u64) {
             }
             9 => {
                 let _ = tenant.api.try_delete(&CONFIG_MAPS, "default", &map).await;
+            }
+            12 => {
+                let service = json!({"metadata": {"name": (format!("svc-{n}"))},
+                    "spec": {"selector": {"app": pod}, "ports": [{"port": 80}]}});
+                let _ = tenant.api.try_create(&SERVICES, "default", service).await;
+            }
+            13 => {
+                let kind = if dice.next().is_multiple_of(2) { "NodePort" } else { "ClusterIP" };
+                let patch = json!({"spec": {"type": kind, "selector": {"step": (step.to_string())}}});
+                let _ = tenant.api.try_patch(&SERVICES, "default", &format!("svc-{n}"), patch).await;
+            }
+            14 => {
+                let _ = tenant.api.try_delete(&SERVICES, "default", &format!("svc-{n}")).await;
+            }
+            // The foreign object stays as its owner made it.
+            15 if n == 0 => {}
+            15 => {
+                // The host's administrator changes what a tenant made.
+                let on_host = tenant.on_host("default", &map);
+                let patch = json!({"data": {"host": (step.to_string())}});
+                let _ = host_api.try_patch(&CONFIG_MAPS, &on_host.namespace, &on_host.name, patch).await;
             }
             10 => {
                 let on_host = tenant.on_host("default", &pod);
@@ -152,6 +187,30 @@ async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
     }
     if host_pods.len() != pods.len() {
         return Some(format!("{} pods, {} on the host", pods.len(), host_pods.len()));
+    }
+    let services = by_name(tenant.api.list(&SERVICES, "default").await);
+    let host_services = by_name(host.list(&SERVICES, &tenant.host_namespace).await);
+    for (name, service) in services.iter().filter(|(name, _)| *name != "kubernetes") {
+        let Some(on_host) = host_services.get(&tenant.on_host("default", name).name) else {
+            return Some(format!("service {name} is not on the host"));
+        };
+        for field in ["clusterIP", "type"] {
+            if service["spec"][field] != on_host["spec"][field] {
+                return Some(format!("service {name} has another {field} on the host"));
+            }
+        }
+        let marker = on_host.str_at(&["spec", "selector", metadata::MANAGED_BY_LABEL]);
+        if marker != tenant.name {
+            return Some(format!("service {name} selects others' pods on the host"));
+        }
+        let app = |s: &Value| s.at(&["spec", "selector", "step"]).cloned();
+        if app(service) != app(on_host) {
+            return Some(format!("service {name} has another selector on the host"));
+        }
+    }
+    // The control plane's own and those of the tenant.
+    if host_services.len() != services.len() {
+        return Some(format!("{} services, {} on the host", services.len(), host_services.len()));
     }
     let maps = by_name(tenant.api.list(&CONFIG_MAPS, "default").await);
     let wanted: BTreeSet<&str> = pods

@@ -142,9 +142,7 @@ fn config_map(map: &Value, errors: &mut Errors) {
         size += decoded_len(value.as_str().unwrap_or(""));
     }
     if size > MAX_BYTES {
-        let mut error = FieldError::too_long(&FieldPath::nil(), MAX_BYTES as i64);
-        error.field = String::new();
-        errors.push(error);
+        errors.push(FieldError::too_long(&FieldPath::unnamed(), MAX_BYTES as i64));
     }
 }
 

@@ -424,7 +424,7 @@ pub(crate) fn update_ephemeral_containers(new: &Value, old: &Value, errors: &mut
     annotation_updates(new, old, options, errors);
     if old.v("metadata").members("annotations").contains_key(MIRROR) {
         errors.clear();
-        errors.forbidden(&FieldPath::nil(), "static pods do not support ephemeral containers");
+        errors.forbidden(&FieldPath::unnamed(), "static pods do not support ephemeral containers");
         return;
     }
     let path = FieldPath::new("spec").child("ephemeralContainers");
@@ -450,12 +450,12 @@ pub(crate) fn resize(new: &Value, old: &Value, errors: &mut Errors) {
     metadata_and_spec(new, options, errors);
     if old.v("metadata").members("annotations").contains_key(MIRROR) {
         errors.clear();
-        return errors.forbidden(&FieldPath::nil(), "static pods cannot be resized");
+        return errors.forbidden(&FieldPath::unnamed(), "static pods cannot be resized");
     }
     let (spec, old_spec, path) = (new.v("spec"), old.v("spec"), FieldPath::new("spec"));
     if old_spec.v("os").s("name") == "windows" {
         errors.clear();
-        return errors.forbidden(&FieldPath::nil(), "windows pods cannot be resized");
+        return errors.forbidden(&FieldPath::unnamed(), "windows pods cannot be resized");
     }
     let stored_qos = old.v("status").s("qosClass");
     let old_qos = if stored_qos.is_empty() { resources::qos_class(old_spec) } else { stored_qos };

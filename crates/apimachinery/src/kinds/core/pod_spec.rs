@@ -222,7 +222,7 @@ fn resource_claims(spec: &Value, meta: Option<&Value>, path: &FieldPath, errors:
     let mut names: Vec<&str> = Vec::new();
     for (i, claim) in spec.list("resourceClaims").iter().enumerate() {
         if mirror {
-            errors.forbidden(&FieldPath::nil(), "static pods do not support resource claims");
+            errors.forbidden(&FieldPath::unnamed(), "static pods do not support resource claims");
             continue;
         }
         let path = path.index(i);

@@ -38,6 +38,8 @@ struct Webhook {
     reinvoke: bool,
     /// The first version of AdmissionReview that both sides know.
     review_version: Option<&'static str>,
+    /// Members for the request's `options`, so that one webhook can tell many servers apart.
+    options: Value,
 }
 
 impl Webhook {
@@ -62,6 +64,7 @@ impl Webhook {
             has_side_effects: !matches!(webhook.str_at(&["sideEffects"]), "None" | "NoneOnDryRun"),
             reinvoke: webhook.str_at(&["reinvocationPolicy"]) == "IfNeeded",
             review_version: versions.filter_map(known).next(),
+            options: Value::Null,
         }
     }
 }
@@ -143,6 +146,10 @@ async fn call(
     let uid = uuid::Uuid::new_v4().to_string();
     let mut body = request_value(request, &call.resource, &call.kind);
     body["uid"] = uid.as_str().into();
+    if let Some(more) = webhook.options.as_object() {
+        let options = body["options"].make_object();
+        more.iter().for_each(|(key, value)| drop(options.insert(key.clone(), value.clone())));
+    }
     body["object"] = objects.0.unwrap_or(Value::Null);
     body["oldObject"] = objects.1.unwrap_or(Value::Null);
     let review = json!({"kind": "AdmissionReview", "apiVersion": version, "request": body});
@@ -224,6 +231,12 @@ fn failed_call(webhook: &Webhook, reason: &str) -> Box<Status> {
     Box::new(Status::internal_error(format!("failed calling webhook {:?}: {reason}", webhook.name)))
 }
 
+/// Webhooks of configurations that are not objects of this server: nobody can change or delete them through it.
+fn fixed(configurations: &[Value], options: &Value) -> Arc<Vec<Webhook>> {
+    let webhooks = configurations.iter().flat_map(|c| c.array_at(&["webhooks"]));
+    Arc::new(webhooks.map(|w| Webhook { options: options.clone(), ..Webhook::read(w) }).collect())
+}
+
 fn handles(operation: Operation, gvr: &GroupVersionResource) -> bool {
     let _ = operation;
     !is_admission_configuration(gvr)
@@ -233,11 +246,19 @@ fn handles(operation: Operation, gvr: &GroupVersionResource) -> bool {
 pub struct MutatingAdmissionWebhook {
     authorizer: Arc<dyn Authorizer>,
     cached: Cached<Vec<Webhook>>,
+    fixed: Option<Arc<Vec<Webhook>>>,
 }
 
 impl MutatingAdmissionWebhook {
     pub fn new(authorizer: Arc<dyn Authorizer>) -> Self {
-        MutatingAdmissionWebhook { authorizer, cached: Cached::default() }
+        MutatingAdmissionWebhook { authorizer, cached: Cached::default(), fixed: None }
+    }
+
+    /// Webhooks of these MutatingWebhookConfigurations only, which are no objects of the server. `options` is added to the
+    /// `options` of each request.
+    pub fn central(authorizer: Arc<dyn Authorizer>, configurations: &[Value], options: &Value) -> Self {
+        let fixed = Some(fixed(configurations, options));
+        MutatingAdmissionWebhook { authorizer, cached: Cached::default(), fixed }
     }
 
     /// Calls one webhook; true when it changed the object.
@@ -317,9 +338,11 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
     }
 
     async fn admit(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
-        let Some(webhooks) = webhooks(&self.cached, request, "mutatingwebhookconfigurations").await? else {
-            return Ok(());
+        let known = match &self.fixed {
+            Some(fixed) => Some(fixed.clone()),
+            None => webhooks(&self.cached, request, "mutatingwebhookconfigurations").await?,
         };
+        let Some(webhooks) = known else { return Ok(()) };
         let mut last_change = None;
         for (i, webhook) in webhooks.iter().enumerate() {
             if self.invoke(webhook, request).await? {
@@ -338,11 +361,18 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
 pub struct ValidatingAdmissionWebhook {
     authorizer: Arc<dyn Authorizer>,
     cached: Cached<Vec<Webhook>>,
+    fixed: Option<Arc<Vec<Webhook>>>,
 }
 
 impl ValidatingAdmissionWebhook {
     pub fn new(authorizer: Arc<dyn Authorizer>) -> Self {
-        ValidatingAdmissionWebhook { authorizer, cached: Cached::default() }
+        ValidatingAdmissionWebhook { authorizer, cached: Cached::default(), fixed: None }
+    }
+
+    /// As [`MutatingAdmissionWebhook::central`].
+    pub fn central(authorizer: Arc<dyn Authorizer>, configurations: &[Value], options: &Value) -> Self {
+        let fixed = Some(fixed(configurations, options));
+        ValidatingAdmissionWebhook { authorizer, cached: Cached::default(), fixed }
     }
 }
 
@@ -357,9 +387,11 @@ impl AdmissionPlugin for ValidatingAdmissionWebhook {
     }
 
     async fn validate(&self, request: &mut AdmissionRequest<'_>) -> StatusResult<()> {
-        let Some(webhooks) = webhooks(&self.cached, request, "validatingwebhookconfigurations").await? else {
-            return Ok(());
+        let known = match &self.fixed {
+            Some(fixed) => Some(fixed.clone()),
+            None => webhooks(&self.cached, request, "validatingwebhookconfigurations").await?,
         };
+        let Some(webhooks) = known else { return Ok(()) };
         let mut calls = Vec::new();
         for webhook in webhooks.iter() {
             calls.extend(should_call(webhook, request, self.authorizer.as_ref()).await?);

@@ -4,16 +4,17 @@
 
 pub mod downward;
 pub mod env;
+pub mod host_paths;
 pub mod scheduling;
 pub mod update;
 pub mod volumes;
 
-use apimachinery::{Map, Value, json};
+use apimachinery::{Map, Value, json, pod_security};
 
 use crate::kind::{self, Kind};
 use crate::metadata::{self, controller_of, is_deleting, name_of, uid_of};
 use crate::plan::{Action, LastSeen};
-use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
+use crate::types::{Context, Desired, Reference, Refusal, ToHost, check_class, object};
 use env::rename;
 
 pub const OWNER_REFERENCES_ANNOTATION: &str = "vcluster.loft.sh/owner-references";
@@ -62,6 +63,20 @@ impl ToHost for Pods {
     fn wanted(&self, pod: &Value, ctx: &Context<'_>) -> bool {
         // A pod that is placed inside the virtual cluster is of no use to the host before it has a node.
         !(ctx.settings.scheduled_in_virtual_cluster(scheduler(pod)) && pod.str_at(&["spec", "nodeName"]).is_empty())
+    }
+
+    fn refers(&self) -> bool {
+        true
+    }
+
+    fn references(&self, pod: &Value) -> Vec<Reference> {
+        let namespace = pod.str_at(&["metadata", "namespace"]);
+        let of = |kind: &'static str, names: Vec<&str>| -> Vec<Reference> {
+            names.into_iter().map(|name| Reference::new(kind, namespace, name)).collect()
+        };
+        let mut out = of("ConfigMap", volumes::config_map_refs(pod));
+        out.extend(of("Secret", volumes::secret_refs(pod)));
+        out
     }
 
     fn translate(&self, pod: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
@@ -192,6 +207,18 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
         return Err(Refusal::not_yet("the control plane's Service has no cluster IP yet", 1));
     }
 
+    if let Some(level) = settings.pod_security {
+        let findings = pod_security::evaluate(level, pod_security::NEWEST_MINOR, pod);
+        if !findings.is_empty() {
+            let name = format!("{level:?}").to_lowercase();
+            let details = pod_security::details(&findings);
+            return Err(Refusal::error(format!(
+                "Pod {:?} is forbidden: violates PodSecurity \"{name}:latest\": {details}",
+                pod.str_at(&["metadata", "name"])
+            )));
+        }
+    }
+
     if ctx.facts.dns_pending && scheduling::is_cluster_first(pod) {
         return Err(Refusal::not_yet("the DNS Service has no cluster IP yet", 1));
     }
@@ -240,6 +267,9 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
         }
     }
     volumes::translate(pod, &mut host, ctx)?;
+    if settings.host_path_mapper {
+        host_paths::translate(&mut host, ctx);
+    }
     translate_hostname(pod, &mut host, ctx);
 
     if let Some(claims) = host.at_mut(&["spec", "resourceClaims"]).and_then(Value::as_array_mut) {
@@ -341,6 +371,18 @@ fn translate_hostname(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
         return;
     }
     host.remove_at(&["spec", "subdomain"]);
+    // A host that can give any name to a pod needs no container for it.
+    if pod.at(&["spec", "setHostnameAsFQDN"]).is_some_and(|v| *v == true) {
+        host.remove_at(&["spec", "setHostnameAsFQDN"]);
+        let namespace = pod.str_at(&["metadata", "namespace"]);
+        let hostname = host.str_at(&["spec", "hostname"]);
+        let fqdn = format!("{hostname}.{subdomain}.{namespace}.svc.{}", ctx.settings.cluster_domain);
+        // The kernel takes no longer ones.
+        if !ctx.settings.host_older_than(35) && ctx.settings.host_version.is_some() && fqdn.len() <= 64 {
+            host["spec"]["hostnameOverride"] = fqdn.into();
+            return;
+        }
+    }
     let Some(rewrite) = &ctx.settings.pods.rewrite_hosts else { return };
     if metadata::annotation(pod, DISABLE_REWRITE_ANNOTATION) == "true" {
         return;

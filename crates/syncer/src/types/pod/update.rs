@@ -174,7 +174,7 @@ pub fn reflect_status(pod: &mut Value, host: &Value, ctx: &Context<'_>) {
         status["conditions"] = Value::Array(conditions);
     }
     let (host_name, name) = (name_of(host), name_of(pod));
-    show_virtual_names(&mut status, &|text| {
+    crate::types::show_messages(&mut status, &|text| {
         ctx.names.to_virtual_text(text, Some((&host_name, &name))).replace(uid_of(host), uid_of(pod))
     });
     if let Some(claims) = status.get_mut("resourceClaimStatuses").and_then(Value::as_array_mut) {
@@ -193,27 +193,6 @@ pub fn reflect_status(pod: &mut Value, host: &Value, ctx: &Context<'_>) {
         }
     }
     pod["status"] = status;
-}
-
-/// Texts that people read: host names in them become the tenant's.
-fn show_virtual_names(value: &mut Value, to_virtual: &dyn Fn(&str) -> String) {
-    match value {
-        Value::Object(map) => {
-            for (key, member) in map.iter_mut() {
-                match member {
-                    Value::String(text) if key.as_str() == "message" => {
-                        let shown = to_virtual(text);
-                        if shown != text.as_str() {
-                            *member = shown.into();
-                        }
-                    }
-                    other => show_virtual_names(other, to_virtual),
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(|v| show_virtual_names(v, to_virtual)),
-        _ => {}
-    }
 }
 
 fn gate_conditions(pod: &Value, status_of: &Value) -> Vec<Value> {

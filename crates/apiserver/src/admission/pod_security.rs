@@ -4,8 +4,6 @@
 //!
 //! Follows: `k8s.io/pod-security-admission/admission`.
 
-mod checks;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use apimachinery::Value;
@@ -16,7 +14,7 @@ use apimachinery::status::{Status, StatusResult};
 use async_trait::async_trait;
 
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
-use checks::{Finding, Level, NEWEST_MINOR, evaluate};
+use apimachinery::pod_security::{Finding, Level, NEWEST_MINOR, details, evaluate};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// How many pods of a namespace are looked at when its level is raised. Source: `defaultNamespaceMaxPodsToCheck`.
@@ -121,14 +119,6 @@ impl Policy {
         }
         (policy, errors.into_iter().map(|(_, e)| e).collect())
     }
-}
-
-fn details(findings: &[Finding]) -> String {
-    let text = |(reason, detail): &Finding| match detail.as_str() {
-        "" => reason.clone(),
-        detail => format!("{reason} ({detail})"),
-    };
-    findings.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn reasons(findings: &[Finding]) -> String {

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use apimachinery::Value;
+use crate::Value;
 
 /// The newest version of the standards that is known: 1.36.
 pub const NEWEST_MINOR: u32 = 36;
 
+/// A level of the standards, from lax to strict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Privileged,
@@ -85,6 +86,15 @@ fn setters(pod: bool, names: &[&str]) -> String {
 
 fn found(reason: &str, detail: String) -> Option<Finding> {
     Some((reason.to_owned(), detail))
+}
+
+/// Findings as messages show them.
+pub fn details(findings: &[Finding]) -> String {
+    let text = |(reason, detail): &Finding| match detail.as_str() {
+        "" => reason.clone(),
+        detail => format!("{reason} ({detail})"),
+    };
+    findings.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// What forbids the pod (or pod template) at this level and minor version, in the order of messages.
@@ -543,7 +553,7 @@ fn run_as_user(pod: &Pod<'_>) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use apimachinery::json;
+    use crate::json;
 
     use super::*;
 

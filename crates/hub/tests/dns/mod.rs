@@ -1,0 +1,182 @@
+//! The names of a tenant, asked at the port its cluster really has.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use apimachinery::{Value, json};
+use devhost::{DevHost, DevHostConfig};
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+use hub::{Hub, HubConfig};
+use informer::{PatchType, Resource, Rest};
+use tokio::net::UdpSocket;
+
+use crate::{NAMESPACE, PODS, SECRETS, eventually, put_release, virtual_client};
+
+const SERVICES: Resource = Resource::new("", "v1", "services");
+const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
+const DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments");
+const SYSTEM: &str = "kube-system";
+
+struct Tenant {
+    _data: tempfile::TempDir,
+    host: DevHost,
+    host_rest: Rest,
+    hub: Hub,
+    rest: Rest,
+}
+
+impl Tenant {
+    async fn start(config: &str) -> Tenant {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let host = DevHost::start(DevHostConfig::default()).await.expect("the host starts");
+        let host_rest = Rest::new(host.client(), "test");
+        let data = tempfile::tempdir().expect("a directory");
+        let hub_config = HubConfig {
+            data_dir: Some(data.path().to_owned()),
+            bind_address: [127, 0, 0, 1].into(),
+            public_address: "127.0.0.1".into(),
+            sleep_after: None,
+            advertised: None,
+        };
+        let hub = Hub::start(host.client(), hub_config);
+        put_release(&host_rest, config).await;
+        let rest = virtual_client(&host_rest).await;
+        Tenant { _data: data, host, host_rest, hub, rest }
+    }
+
+    async fn dns(&self) -> SocketAddr {
+        eventually("the cluster's DNS", async || self.hub.clusters().first().and_then(|cluster| cluster.dns)).await
+    }
+
+    async fn stop(self) {
+        self.hub.shutdown().await;
+        self.host.stop().await;
+    }
+}
+
+/// Code and data of an answer.
+async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> (String, Vec<String>) {
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    socket.send_to(&message.to_vec().expect("a question"), server).await.expect("sent");
+    let mut buffer = [0; 4096];
+    let received = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer));
+    let length = received.await.expect("an answer in time").expect("an answer");
+    let answer = Message::from_vec(&buffer[..length]).expect("a message");
+    let mut data: Vec<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();
+    data.sort();
+    (format!("{:?}", answer.metadata.response_code), data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_names_resolve_at_the_clusters_own_port() {
+    let tenant = Tenant::start("networking: {advanced: {clusterDomain: team.internal}}").await;
+    let server = tenant.dns().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]}});
+    tenant.rest.create(&SERVICES, "default", &service).await.expect("the Service is accepted");
+    // The address may change once, to the one the host chose.
+    eventually("the Service's name", async || {
+        let service = tenant.rest.get(&SERVICES, "default", "web").await.ok()?;
+        let host = tenant.host_rest.get(&SERVICES, NAMESPACE, "web-x-default-x-team-a").await.ok()?;
+        let address = service.str_at(&["spec", "clusterIP"]).to_string();
+        let (_, data) = ask(server, "web.default.svc.team.internal.", RecordType::A).await;
+        (data == [address.clone()] && host.str_at(&["spec", "clusterIP"]) == address).then_some(())
+    })
+    .await;
+    let (code, _) = ask(server, "nope.default.svc.team.internal.", RecordType::A).await;
+    assert_eq!(code, "NXDomain");
+
+    // Pods get the host's address of the Service that leads here.
+    let kube_dns = eventually("the Service of DNS on the host", async || {
+        let service = tenant.host_rest.get(&SERVICES, NAMESPACE, "kube-dns-x-kube-system-x-team-a").await.ok()?;
+        let address = service.str_at(&["spec", "clusterIP"]).to_string();
+        (!address.is_empty()).then_some(address)
+    })
+    .await;
+    let headless = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"},
+        "spec": {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"port": 5432}]}});
+    tenant.rest.create(&SERVICES, "default", &headless).await.expect("the Service is accepted");
+    let name = "db.default.svc.team.internal.";
+    let pod = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": (name), "labels": {"app": "db"}},
+        "spec": {"hostname": (name), "subdomain": "db", "containers": [{"name": "c", "image": "db"}]}})
+    };
+    for (number, want) in [(0, 1), (1, 2)] {
+        let object = pod(&format!("db-{number}"));
+        eventually("the pod is accepted", async || tenant.rest.create(&PODS, "default", &object).await.ok()).await;
+        eventually("the pod's address", async || {
+            (ask(server, name, RecordType::A).await.1.len() == want).then_some(())
+        })
+        .await;
+    }
+    let (_, data) = ask(server, "db-1.db.default.svc.team.internal.", RecordType::A).await;
+    let pod = tenant.rest.get(&PODS, "default", "db-1").await.expect("the pod");
+    assert_eq!(data, [pod.str_at(&["status", "podIP"])]);
+    let on_host = tenant.host_rest.get(&PODS, NAMESPACE, "db-1-x-default-x-team-a").await.expect("the host pod");
+    assert_eq!(on_host["spec"]["dnsConfig"]["nameservers"][0], kube_dns.as_str());
+    assert_eq!(on_host["spec"]["dnsConfig"]["searches"][0], "default.svc.team.internal");
+
+    // Endpoints that go are gone within a second after the API says so.
+    tenant.rest.delete(&PODS, "default", "db-1", &Default::default()).await.expect("deleted");
+    eventually("the end of the endpoint", async || {
+        let slices: Vec<Value> = tenant
+            .rest
+            .list_as(
+                &Resource::new("discovery.k8s.io", "v1", "endpointslices"),
+                "default",
+                "kubernetes.io/service-name=db",
+                "",
+            )
+            .await
+            .ok()?;
+        let ready = slices.iter().flat_map(|slice| slice.array_at(&["endpoints"]));
+        (ready.filter(|endpoint| endpoint["conditions"]["ready"] != false).count() == 1).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    eventually("the end of the name", async || (ask(server, name, RecordType::A).await.1.len() == 1).then_some(()))
+        .await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    tenant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coredns_is_deployed_when_asked_for_and_removed_when_not() {
+    let tenant = Tenant::start("controlPlane: {coredns: {embedded: false, deployment: {replicas: 2}}}").await;
+    eventually("CoreDNS runs", async || {
+        let deployment = tenant.rest.get(&DEPLOYMENTS, SYSTEM, "coredns").await.ok()?;
+        (deployment["status"]["readyReplicas"] == 2).then_some(())
+    })
+    .await;
+    assert_eq!(tenant.hub.clusters()[0].dns, None);
+    let service = tenant.rest.get(&SERVICES, SYSTEM, "kube-dns").await.expect("the Service");
+    assert_eq!(service["spec"]["selector"]["k8s-app"], "vcluster-kube-dns");
+    let map = eventually("the nodes' lines", async || {
+        let map = tenant.rest.get(&CONFIG_MAPS, SYSTEM, "coredns").await.ok()?;
+        map.str_at(&["data", "NodeHosts"]).contains("nodes.vcluster.com").then_some(map)
+    })
+    .await;
+    assert!(map.str_at(&["data", "Corefile"]).starts_with(".:1053 {"));
+
+    // The config Secret says otherwise now: the hub starts the cluster anew, with `{}`.
+    let patch = json!({"data": {"config.yaml": "e30K"}});
+    tenant
+        .host_rest
+        .patch(&SECRETS, "", NAMESPACE, "vc-config-team-a", PatchType::Merge, &patch)
+        .await
+        .expect("patched");
+    let server = tenant.dns().await;
+    let rest = virtual_client(&tenant.host_rest).await;
+    eventually("the Service leads to the embedded server", async || {
+        let service = rest.get(&SERVICES, SYSTEM, "kube-dns").await.ok()?;
+        let gone = rest.get(&DEPLOYMENTS, SYSTEM, "coredns").await.is_err_and(|error| error.is_not_found());
+        (gone && service.at(&["spec", "selector"]).is_none_or(Value::is_null)).then_some(())
+    })
+    .await;
+    let (code, data) = ask(server, "kubernetes.default.svc.cluster.local.", RecordType::A).await;
+    assert_eq!((code.as_str(), data.len()), ("NoError", 1));
+    tenant.stop().await;
+}
