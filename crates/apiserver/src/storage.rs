@@ -448,8 +448,10 @@ fn store_unavailable() -> Status {
 
 /// Nothing can be written until there is room; reads and deletes go on.
 fn store_full() -> Status {
-    Status::service_unavailable("there is no space left for the store of this API server: nothing can be written until some is made")
-        .with_retry_after(6 * STORE_RETRY_SECONDS)
+    Status::service_unavailable(
+        "there is no space left for the store of this API server: nothing can be written until some is made",
+    )
+    .with_retry_after(6 * STORE_RETRY_SECONDS)
 }
 
 fn read_status(error: ReadError) -> Box<Status> {

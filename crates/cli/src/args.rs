@@ -29,7 +29,11 @@ impl Args {
         match &self.command {
             Command::Up(up) => up.foreground,
             Command::Hub(hub) => hub.command.is_none(),
-            Command::Apiserver(_) | Command::Etcd(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) | Command::Forward(_) => true,
+            Command::Apiserver(_)
+            | Command::Etcd(_)
+            | Command::EtcdPlaceholder(_)
+            | Command::Serve(_)
+            | Command::Forward(_) => true,
             _ => false,
         }
     }

@@ -16,7 +16,9 @@ pub enum BackingStoreError {
     Missing { path: &'static str },
     #[error("{path} is not built in this version; use controlPlane.backingStore.etcd.external or a database")]
     NotBuilt { path: &'static str },
-    #[error("a snapshot waits to be restored, which is built for the embedded database only; the data is in {endpoint}")]
+    #[error(
+        "a snapshot waits to be restored, which is built for the embedded database only; the data is in {endpoint}"
+    )]
     Restore { endpoint: String },
 }
 
@@ -80,7 +82,9 @@ mod tests {
             ),
             (
                 "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: /data/state.db}}}}",
-                Err("controlPlane.backingStore.database.external.dataSource: sqlite:///data/state.db is not a database server"),
+                Err(
+                    "controlPlane.backingStore.database.external.dataSource: sqlite:///data/state.db is not a database server",
+                ),
             ),
         ];
         for (text, expected) in table {

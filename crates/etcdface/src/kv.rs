@@ -67,10 +67,8 @@ impl Face {
     }
 
     async fn one(&self, request: Request) -> Result<(Option<pb::ResponseHeader>, Vec<Response>), Status> {
-        let txn = pb::TxnRequest {
-            success: vec![pb::RequestOp { request: Some(request) }],
-            ..pb::TxnRequest::default()
-        };
+        let txn =
+            pb::TxnRequest { success: vec![pb::RequestOp { request: Some(request) }], ..pb::TxnRequest::default() };
         let answer = self.txn(txn).await?;
         Ok((answer.header, answer.responses.into_iter().filter_map(|op| op.response).collect()))
     }
@@ -95,12 +93,8 @@ pub(crate) fn check_range(request: &pb::RangeRequest) -> Result<(), Status> {
 /// Whether all keys have to be looked at, because the first ones of the range are not the first ones of the answer.
 pub(crate) fn needs_whole(request: &pb::RangeRequest) -> bool {
     let (order, target) = order(request);
-    let filtered = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let filtered =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     !request.count_only
         && (filtered.iter().any(|bound| *bound != 0)
             || order == pb::SortOrder::Descend
@@ -122,9 +116,8 @@ pub(crate) fn shape(request: &pb::RangeRequest, mut kvs: Vec<KeyValue>) -> pb::R
     if request.count_only {
         return pb::RangeResponse { count, ..pb::RangeResponse::default() };
     }
-    let within = |value: u64, min: i64, max: i64| {
-        (min == 0 || number(value) >= min) && (max == 0 || number(value) <= max)
-    };
+    let within =
+        |value: u64, min: i64, max: i64| (min == 0 || number(value) >= min) && (max == 0 || number(value) <= max);
     kvs.retain(|kv| {
         within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
             && within(kv.create_revision, request.min_create_revision, request.max_create_revision)

@@ -68,12 +68,7 @@ impl Face {
     }
 
     fn header(&self, revision: Revision) -> Option<pb::ResponseHeader> {
-        Some(pb::ResponseHeader {
-            cluster_id: CLUSTER,
-            member_id: MEMBER,
-            revision: number(revision),
-            raft_term: TERM,
-        })
+        Some(pb::ResponseHeader { cluster_id: CLUSTER, member_id: MEMBER, revision: number(revision), raft_term: TERM })
     }
 
     fn header_now(&self) -> Option<pb::ResponseHeader> {

@@ -1,6 +1,5 @@
 //! What is left of Cluster and Maintenance for a store that is one member and has its own file format.
 
-
 use etcd::proto as pb;
 use store::{KeyRange, RangeRequest};
 use tonic::Status;

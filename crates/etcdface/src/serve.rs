@@ -61,12 +61,7 @@ impl Face {
         Ok(())
     }
 
-    async fn accept(
-        &self,
-        listener: &Listener,
-        connections: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> io::Result<()> {
+    async fn accept(&self, listener: &Listener, connections: &TaskTracker, stop: &CancellationToken) -> io::Result<()> {
         let (face, stop) = (self.clone(), stop.clone());
         match listener {
             Listener::Tcp(listener) => {

@@ -47,10 +47,7 @@ impl Drop for Running {
 }
 
 impl Face {
-    pub(crate) async fn watch(
-        &self,
-        requests: Streaming<pb::WatchRequest>,
-    ) -> Result<ReceiverStream<Answer>, Status> {
+    pub(crate) async fn watch(&self, requests: Streaming<pb::WatchRequest>) -> Result<ReceiverStream<Answer>, Status> {
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         let stream = Stream { face: self.clone(), answers, watches: HashMap::new(), next_id: 0 };
         tokio::spawn(stream.run(requests));
@@ -184,11 +181,8 @@ impl Stream {
                     let _ = answered.await;
                 }
             }
-            let told = pb::WatchResponse {
-                header: face.header(revision),
-                watch_id: NO_WATCH,
-                ..pb::WatchResponse::default()
-            };
+            let told =
+                pb::WatchResponse { header: face.header(revision), watch_id: NO_WATCH, ..pb::WatchResponse::default() };
             let _ = answers.send(Ok(told)).await;
         });
     }
@@ -354,8 +348,7 @@ impl Watch {
             }
         };
         let puts = kvs.into_iter().filter(|kv| kv.mod_revision == revision);
-        let events: Vec<Arc<Event>> =
-            puts.map(|kv| Arc::new(Event { kind: EventKind::Put, kv, prev: None })).collect();
+        let events: Vec<Arc<Event>> = puts.map(|kv| Arc::new(Event { kind: EventKind::Put, kv, prev: None })).collect();
         self.send_events(&events, revision).await
     }
 }

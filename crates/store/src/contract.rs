@@ -582,7 +582,10 @@ async fn a_seeded_backend_starts_where_the_snapshot_was(place: Arc<dyn Place>) {
     let store = Store::open_from(&snapshot, place.open().await, without_memory()).await.expect("an empty backend");
     if !place.keeps_revisions() {
         let compact = store.compact_revision();
-        assert!(compact > snapshot.revision && compact == store.current_revision(), "readers from before have to begin again");
+        assert!(
+            compact > snapshot.revision && compact == store.current_revision(),
+            "readers from before have to begin again"
+        );
         let pairs = |snapshot: &crate::Snapshot| -> Vec<(Bytes, Bytes, i64)> {
             snapshot.kvs.iter().map(|kv| (kv.key.clone(), kv.value.clone(), kv.lease)).collect()
         };

@@ -167,13 +167,8 @@ impl Etcd {
     }
 
     async fn page(&self, key: Bytes, revision: i64) -> Result<pb::RangeResponse, BackendError> {
-        let request = pb::RangeRequest {
-            key,
-            range_end: ZERO,
-            limit: PAGE_KEYS,
-            revision,
-            ..pb::RangeRequest::default()
-        };
+        let request =
+            pb::RangeRequest { key, range_end: ZERO, limit: PAGE_KEYS, revision, ..pb::RangeRequest::default() };
         self.client.range(request).await.map_err(self.failure("read"))
     }
 
@@ -187,8 +182,7 @@ impl Etcd {
                 writes.spawn(async move { client.put(pb::PutRequest { key: BUMP_KEY, ..Default::default() }).await });
             }
             while let Some(written) = writes.join_next().await {
-                let written =
-                    written.map_err(|error| BackendError::new(format!("write to {}", self.shown), error))?;
+                let written = written.map_err(|error| BackendError::new(format!("write to {}", self.shown), error))?;
                 let answer = written.map_err(self.failure("write to"))?;
                 current = current.max(revision_of(answer.header.as_ref()));
             }
@@ -457,8 +451,7 @@ impl Direct for Etcd {
             };
             pb::RequestOp { request: Some(request) }
         });
-        let request =
-            pb::TxnRequest { compare: compare.collect(), success: success.collect(), failure: Vec::new() };
+        let request = pb::TxnRequest { compare: compare.collect(), success: success.collect(), failure: Vec::new() };
         let answer = self.client.txn(request).await.map_err(|status| refused(&status, records))?;
         let revision = revision_of(answer.header.as_ref());
         Ok(if answer.succeeded { Verdict::Committed { revision } } else { Verdict::Stale { revision } })

@@ -38,8 +38,8 @@ mod types;
 mod watch;
 mod writer;
 
-pub use backend::{Backend, Batch, Direct, Followed, HistoryRange, LeaseChange, Record, Seen, Verdict};
 pub use self::etcd::Etcd;
+pub use backend::{Backend, Batch, Direct, Followed, HistoryRange, LeaseChange, Record, Seen, Verdict};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{AppendError, BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 pub use memory::Memory;

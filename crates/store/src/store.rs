@@ -351,9 +351,9 @@ impl Store {
         }
         let last = self.inner.backend.last_revision().await.map_err(ReadError::Unavailable)?;
         if self.inner.backend.direct().is_some() {
-            direct::wait_for(&self.inner, last).await.map_err(|error| {
-                ReadError::Unavailable(BackendError::new("catch up with the backend", error))
-            })?;
+            direct::wait_for(&self.inner, last)
+                .await
+                .map_err(|error| ReadError::Unavailable(BackendError::new("catch up with the backend", error)))?;
         } else if last > self.current_revision() {
             let _in_order = self.inner.applying.lock().await;
             if last > self.current_revision() && !self.inner.queue.lock().is_unresolved() {

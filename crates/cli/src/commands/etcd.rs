@@ -104,15 +104,15 @@ async fn listen(url: &str, args: &Etcd) -> anyhow::Result<(Listener, String)> {
         if std::os::unix::net::UnixStream::connect(&path).is_err() && path.exists() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
-        let listener = UnixListener::bind(&path).map_err(|error| Failure::failed(format!("cannot listen on {url}: {error}")))?;
+        let listener =
+            UnixListener::bind(&path).map_err(|error| Failure::failed(format!("cannot listen on {url}: {error}")))?;
         return Ok((Listener::Unix(listener), url.to_string()));
     }
     if scheme != "http" && scheme != "https" {
         return Err(wrong(format!("{scheme}:// is not known; there are http, https and unix")));
     }
-    let listener = TcpListener::bind(place)
-        .await
-        .map_err(|error| Failure::failed(format!("cannot listen on {url}: {error}")))?;
+    let listener =
+        TcpListener::bind(place).await.map_err(|error| Failure::failed(format!("cannot listen on {url}: {error}")))?;
     let bound = format!("{scheme}://{}", listener.local_addr()?);
     if scheme == "http" {
         return Ok((Listener::Tcp(listener), bound));

@@ -146,7 +146,10 @@ pub async fn wrong_requests_have_etcds_errors(place: &Place) {
     assert_eq!((refused.code(), refused.message()), empty);
     let table = [
         (pb::PutRequest { ignore_value: true, ..place.put_request("a", "v") }, "etcdserver: value is provided"),
-        (pb::PutRequest { ignore_lease: true, lease: 9, ..place.put_request("a", "v") }, "etcdserver: lease is provided"),
+        (
+            pb::PutRequest { ignore_lease: true, lease: 9, ..place.put_request("a", "v") },
+            "etcdserver: lease is provided",
+        ),
         (pb::PutRequest { ignore_value: true, ..place.put_request("absent", "") }, "etcdserver: key not found"),
         (pb::PutRequest { ignore_lease: true, ..place.put_request("absent", "v") }, "etcdserver: key not found"),
     ];
@@ -159,10 +162,7 @@ pub async fn wrong_requests_have_etcds_errors(place: &Place) {
     assert_eq!((refused.code(), refused.message()), (Code::NotFound, "etcdserver: requested lease not found"));
     let many = (0..129).map(|number| put_op(place, &number.to_string(), "v")).collect();
     let refused = transaction(place, vec![], many).await.expect_err("too many");
-    assert_eq!(
-        (refused.code(), refused.message()),
-        invalid("etcdserver: too many operations in txn request")
-    );
+    assert_eq!((refused.code(), refused.message()), invalid("etcdserver: too many operations in txn request"));
     assert_eq!(place.range(|_| {}).await.expect("a read").count, 0, "nothing was written");
 }
 

@@ -1,9 +1,9 @@
 //! Watches.
 
 use bytes::Bytes;
+use etcd::Streaming;
 use etcd::proto as pb;
 use etcd::proto::watch_request::RequestUnion;
-use etcd::Streaming;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -106,7 +106,10 @@ pub async fn a_watch_has_every_event_from_its_revision_on(place: &Place) {
     let (mut own, mut others) = (Vec::new(), Vec::new());
     while own.is_empty() || others.len() < 2 {
         let news = stream.news().await;
-        assert!(revision(&news.header) >= news.events.iter().map(|e| e.kv.as_ref().expect("a key").mod_revision).max().unwrap_or(0));
+        assert!(
+            revision(&news.header)
+                >= news.events.iter().map(|e| e.kv.as_ref().expect("a key").mod_revision).max().unwrap_or(0)
+        );
         if news.watch_id == second { own.extend(news.events) } else { others.extend(news.events) }
     }
     assert_eq!(shown(place, &own), ["Put b=1"], "what was before and other keys are not told");
@@ -180,7 +183,10 @@ pub async fn events_are_filtered(place: &Place) {
             there.extend(events);
         }
     }
-    assert_eq!((gone, there), (vec!["Delete a=".to_string(), "Delete b=".into()], vec!["Put a=1".to_string(), "Put b=1".into()]));
+    assert_eq!(
+        (gone, there),
+        (vec!["Delete a=".to_string(), "Delete b=".into()], vec!["Put a=1".to_string(), "Put b=1".into()])
+    );
 }
 
 pub async fn progress_comes_after_the_events(place: &Place) {

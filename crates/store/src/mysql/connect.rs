@@ -45,7 +45,11 @@ impl Address {
         };
         let database = if database.is_empty() { DATABASE } else { database }.to_string();
         let mut opts = OptsBuilder::default().user(Some(user)).pass(password).db_name(Some(&database));
-        opts = opts.prefer_socket(false).tcp_keepalive(Some(Duration::from_secs(10))).tcp_nodelay(true).stmt_cache_size(Some(128));
+        opts = opts
+            .prefer_socket(false)
+            .tcp_keepalive(Some(Duration::from_secs(10)))
+            .tcp_nodelay(true)
+            .stmt_cache_size(Some(128));
         let inside = |scheme: &str| {
             target.strip_prefix(scheme).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.strip_suffix(')'))
         };
@@ -93,7 +97,8 @@ impl Address {
 
     /// Connects for statements of this kind.
     pub async fn connect(&self, isolation: &str) -> Result<Conn, BackendError> {
-        let mut connection = self.connect_to(self.opts.clone()).await?.map_err(|error| self.failure("connect to", error))?;
+        let mut connection =
+            self.connect_to(self.opts.clone()).await?.map_err(|error| self.failure("connect to", error))?;
         let settings = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL {isolation}, SESSION innodb_lock_wait_timeout = 8, \
              SESSION wait_timeout = 600, SESSION sql_mode = 'STRICT_ALL_TABLES'"

@@ -66,7 +66,8 @@ const SCHEMA: [&str; 6] = [
     "INSERT IGNORE INTO alcove_head VALUES (1, 1, 1, 0, 0, 0)",
 ];
 
-const HEAD: &str = "SELECT revision, compact_revision, cleaned, lease_epoch, schema_version FROM alcove_head WHERE one = 1";
+const HEAD: &str =
+    "SELECT revision, compact_revision, cleaned, lease_epoch, schema_version FROM alcove_head WHERE one = 1";
 
 const EVENTS: &str = "SELECT l.pos, l.name, l.create_revision, l.version, l.lease, l.value, l.deleted,
   p.pos, p.name, p.create_revision, p.version, p.lease, p.value
@@ -375,8 +376,14 @@ impl Mysql {
         let mut window = (last_position(after), last_position(through), i64::try_from(limit).unwrap_or(i64::MAX));
         loop {
             let (start, end) = (Value::Bytes(range.start().to_vec()), end_value(range));
-            let parameters =
-                vec![Value::Int(sql(window.0)), Value::Int(sql(window.1)), start, end.clone(), end, Value::Int(window.2)];
+            let parameters = vec![
+                Value::Int(sql(window.0)),
+                Value::Int(sql(window.1)),
+                start,
+                end.clone(),
+                end,
+                Value::Int(window.2),
+            ];
             for row in rows(connection, EVENTS, parameters).await? {
                 let kind = if cell::<bool>(&row, 6)? { EventKind::Delete } else { EventKind::Put };
                 let prev = match cell::<Option<i64>>(&row, 7)? {
@@ -568,9 +575,8 @@ impl Backend for Mysql {
                 }
                 let (start, end) = (Value::Bytes(range.start().to_vec()), end_value(range));
                 let at = Value::Int(sql(last_position(at)));
-                let parameters = vec![
-                    start.clone(), end.clone(), end.clone(), at.clone(), at.clone(), at, start, end.clone(), end,
-                ];
+                let parameters =
+                    vec![start.clone(), end.clone(), end.clone(), at.clone(), at.clone(), at, start, end.clone(), end];
                 let keys = rows(connection, KEYS_AT, parameters).await?;
                 let count = keys.len() as u64;
                 let take = match (count_only, limit) {
@@ -578,11 +584,8 @@ impl Backend for Mysql {
                     (false, 0) => usize::MAX,
                     (false, limit) => limit,
                 };
-                let places: Vec<Value> = keys
-                    .iter()
-                    .take(take)
-                    .map(|row| Ok(Value::Int(cell(row, 1)?)))
-                    .collect::<Result<_, Error>>()?;
+                let places: Vec<Value> =
+                    keys.iter().take(take).map(|row| Ok(Value::Int(cell(row, 1)?))).collect::<Result<_, Error>>()?;
                 let mut kvs = Vec::with_capacity(places.len());
                 for places in places.chunks(256) {
                     let statement = format!(
@@ -628,7 +631,8 @@ impl Backend for Mysql {
         let (head, found) = self
             .read(async |connection| {
                 let head = Head::of(&rows(connection, HEAD, ()).await?)?;
-                let statement = "SELECT pos, prev, deleted FROM alcove_log WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?";
+                let statement =
+                    "SELECT pos, prev, deleted FROM alcove_log WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?";
                 let window = (sql(head.cleaned), sql(last_position(head.compact_revision)), CLEAN_ROWS);
                 let mut found: Vec<(i64, i64, bool)> = Vec::new();
                 for row in rows(connection, statement, window).await? {
@@ -692,10 +696,8 @@ impl Backend for Mysql {
         let mut connection = self.address.connect("READ COMMITTED").await?;
         // A commit that is still under way has the row until it has ended.
         let head = self.lock(&mut connection).await?;
-        let writer: Option<i64> = self
-            .address
-            .within(connection.exec_first("SELECT writer FROM alcove_log WHERE pos = ?", (place,)))
-            .await?;
+        let writer: Option<i64> =
+            self.address.within(connection.exec_first("SELECT writer FROM alcove_log WHERE pos = ?", (place,))).await?;
         Ok(match writer {
             Some(writer) => Some(writer == self.writer),
             None if end <= head.compact_revision => None,
