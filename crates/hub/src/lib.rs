@@ -53,6 +53,8 @@ pub struct HubConfig {
     pub public_address: String,
     /// A cluster that nobody has used for this long, and that has nothing to do, sleeps. None: they stay awake.
     pub sleep_after: Option<Duration>,
+    /// The host's DNS servers; without any, those in `/etc/resolv.conf`.
+    pub dns_servers: Vec<SocketAddr>,
 }
 
 /// A running hub.

@@ -72,6 +72,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         bind_address: [127, 0, 0, 1].into(),
         public_address: "127.0.0.1".into(),
         sleep_after: None,
+        dns_servers: Vec::new(),
     };
     let first = Hub::start(host.client(), config.clone());
     put_release(&host_rest, "").await;

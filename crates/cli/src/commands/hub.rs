@@ -53,6 +53,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
             bind_address: args.bind_address,
             public_address: args.public_address.clone().unwrap_or_else(|| args.bind_address.to_string()),
             sleep_after: args.sleep_after.0,
+            dns_servers: Vec::new(),
         },
     );
     ui.done(&format!("running virtual clusters of host {}", host.context));
