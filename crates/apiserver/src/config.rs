@@ -10,6 +10,7 @@ use crate::extension::Extension;
 use crate::groups::ApiGroup;
 use crate::health::HealthCheck;
 use crate::hooks::WriteHooks;
+use crate::kubelets::Kubelets;
 use crate::metrics::MetricsSource;
 use crate::pods::PodBackend;
 use crate::services::ServiceAddressing;
@@ -40,6 +41,8 @@ pub struct Config {
     pub pods: Option<Arc<dyn PodBackend>>,
     /// Answers paths of its own beside the API.
     pub extension: Option<Arc<dyn Extension>>,
+    /// Answers for the kubelets of nodes: `nodes/proxy`, and requests to the host names of nodes.
+    pub kubelets: Option<Arc<dyn Kubelets>>,
     /// API groups beside the built-in and custom ones.
     pub groups: Vec<Arc<dyn ApiGroup>>,
     /// Checks of the health paths, beside the server's own.
@@ -74,6 +77,7 @@ impl Default for Config {
             service_addressing: None,
             pods: None,
             extension: None,
+            kubelets: None,
             groups: Vec::new(),
             health_checks: Vec::new(),
             metrics: Vec::new(),

@@ -26,6 +26,7 @@ pub mod health;
 pub mod hooks;
 pub mod impersonate;
 pub mod in_process;
+pub mod kubelets;
 pub mod managed_fields;
 pub mod metrics;
 pub mod negotiate;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use apimachinery::Value;
-use apimachinery::status::{Status, StatusResult};
+use apimachinery::status::StatusResult;
 use async_trait::async_trait;
 use http::{Request, Response};
 
@@ -31,15 +31,4 @@ pub trait PodBackend: Send + Sync {
     /// Where the pod is reached for `pods/proxy` and `services/proxy`. Never what the pod's status says when others than the
     /// node may write that.
     async fn address(&self, pod: &Value) -> StatusResult<IpAddr>;
-
-    /// Answers `nodes/proxy`; `path` is what follows `proxy`, empty or beginning with `/`.
-    async fn connect_node(
-        &self,
-        node: &Value,
-        _path: &str,
-        _request: Request<RequestBody>,
-    ) -> StatusResult<Response<Body>> {
-        let name = node.str_at(&["metadata", "name"]);
-        Err(Box::new(Status::service_unavailable(format!("this server has no connection to node {name}"))))
-    }
 }

@@ -43,7 +43,7 @@ use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::{RequestInfo, own_timeout};
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, tokens};
+use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, kubelets, tokens};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -291,13 +291,32 @@ impl ApiServer {
         }
     }
 
+    /// The server whose parts these are.
+    pub(crate) fn of(inner: Arc<Inner>) -> ApiServer {
+        ApiServer { inner }
+    }
+
+    /// The node whose kubelet a request from the network is for, by the host name it was sent to.
+    fn kubelet_of(&self, parts: &Parts) -> Option<String> {
+        let kubelets = self.inner.config.kubelets.as_ref()?;
+        let host = match parts.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => parts.headers.get(header::HOST)?.to_str().ok()?,
+        };
+        kubelets.node(host)
+    }
+
     /// Answers one request.
     pub async fn handle(&self, parts: Parts, body: RequestBody) -> Response<Body> {
         if let Some(extension) = self.inner.config.extension.as_ref().filter(|e| e.handles(parts.uri.path())) {
             return extension.answer(parts, body).await;
         }
         let started = Instant::now();
-        let info = RequestInfo::new(&parts.method, parts.uri.path(), parts.uri.query());
+        let kubelet = self.kubelet_of(&parts);
+        let info = match &kubelet {
+            Some(node) => kubelets::attributes(node, &parts.method, parts.uri.path()),
+            None => RequestInfo::new(&parts.method, parts.uri.path(), parts.uri.query()),
+        };
         let headers = parts.headers.clone();
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
@@ -312,7 +331,7 @@ impl ApiServer {
         }
         let _in_flight = (!long_running).then(|| InFlight::begin(&self.inner.in_flight));
         let said = Arc::new(Mutex::new(Said::default()));
-        let work = AssertUnwindSafe(self.answer(parts, body, info, said.clone())).catch_unwind();
+        let work = AssertUnwindSafe(self.answer(parts, body, info, kubelet, said.clone())).catch_unwind();
         let result = if long_running {
             work.await
         } else {
@@ -360,6 +379,7 @@ impl ApiServer {
         parts: Parts,
         body: RequestBody,
         info: RequestInfo,
+        kubelet: Option<String>,
         said: Arc<Mutex<Said>>,
     ) -> Response<Body> {
         let inner = &self.inner;
@@ -378,6 +398,12 @@ impl ApiServer {
         }
         if let Err(status) = self.authorize(&user, &info).await {
             return status_response(&status, &parts.headers);
+        }
+        if let (Some(node), Some(kubelets)) = (kubelet, &inner.config.kubelets) {
+            let (headers, path) = (parts.headers.clone(), parts.uri.path().to_owned());
+            let request = http::Request::from_parts(parts, body);
+            let answer = kubelets.answer(self, &node, &path, request).await;
+            return answer.unwrap_or_else(|status| status_response(&status, &headers));
         }
         let headers = parts.headers;
         if !info.is_resource {

@@ -422,11 +422,12 @@ fn write_failure(error: WriteError, cache: &ResourceCache, namespace: &str, name
             entry.ok().map(Box::new)
         })),
         WriteError::TooLarge { .. } => WriteFailure::Status(Box::new(Status::request_entity_too_large(error))),
-        WriteError::Full
-        | WriteError::EmptyKey
-        | WriteError::LeaseNotFound { .. }
-        | WriteError::LeaseExists { .. }
-        | WriteError::Unavailable { .. } => {
+        // It comes back by itself: clients try again.
+        WriteError::Unavailable { .. } => {
+            tracing::error!(%error, "the store could not be written");
+            WriteFailure::Status(Box::new(Status::service_unavailable(error.to_string()).with_retry_after(1)))
+        }
+        WriteError::Full | WriteError::EmptyKey | WriteError::LeaseNotFound { .. } | WriteError::LeaseExists { .. } => {
             tracing::error!(%error, "the store refused a write");
             WriteFailure::Status(Box::new(Status::internal_error(error)))
         }
@@ -441,7 +442,7 @@ fn read_status(error: ReadError) -> Box<Status> {
         ReadError::FutureRevision { requested, current } => Box::new(too_large(requested, current)),
         ReadError::Unavailable(_) => {
             tracing::error!(%error, "the store could not be read");
-            Box::new(Status::internal_error(error))
+            Box::new(Status::service_unavailable(error.to_string()).with_retry_after(1))
         }
     }
 }

@@ -28,11 +28,8 @@ impl Args {
     pub fn serves(&self) -> bool {
         match &self.command {
             Command::Up(up) => up.foreground,
-            Command::Hub(_)
-            | Command::Apiserver(_)
-            | Command::EtcdPlaceholder(_)
-            | Command::Serve(_)
-            | Command::Forward(_) => true,
+            Command::Hub(hub) => hub.command.is_none(),
+            Command::Apiserver(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) | Command::Forward(_) => true,
             _ => false,
         }
     }
@@ -136,7 +133,7 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Run the virtual clusters of a host that ask for placement hub
     #[command(
-        after_help = "Example:\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
+        after_help = "Examples:\n  alcove hub install     a Deployment on the host\n  alcove hub --context kind-kind --bind-address 0.0.0.0 --public-address hub.example.com"
     )]
     Hub(hub::HubArgs),
     /// Run one virtual cluster, in its own pod on the host

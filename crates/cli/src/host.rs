@@ -40,6 +40,13 @@ pub async fn connect(global: &Global) -> anyhow::Result<Host> {
                 let client = client(&config, None).await?;
                 return Ok(Host { client, context: DEVELOPMENT_CONTEXT.to_string(), paths });
             }
+            // In a pod the host is the cluster that runs it.
+            if let Ok(mut config) = kube::Config::incluster() {
+                config.connect_timeout = Some(Duration::from_secs(10));
+                let client = kube::Client::try_from(config)
+                    .map_err(|error| Failure::failed(format!("cannot make a client: {error}")))?;
+                return Ok(Host { client, context: "in-cluster".to_string(), paths });
+            }
             return Err(Failure::invalid("there is no host cluster: the kubeconfig has no current context")
                 .hint("start a development host with `alcove up`, or choose a cluster with --context or --kubeconfig")
                 .into());

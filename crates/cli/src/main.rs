@@ -12,6 +12,7 @@ mod home;
 mod host;
 mod kubeconfig;
 mod links;
+mod logs;
 mod manifests;
 mod operate;
 mod reach;
@@ -40,10 +41,7 @@ fn main() -> ExitCode {
         (false, true) => "warn",
         (false, false) => "off",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ALCOVE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    logs::start(level);
     let ui = ui::Ui::new(args.global.silent);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -110,16 +110,37 @@ pub async fn placement_of(host: &Host) -> Placement {
     if host.context == crate::host::DEVELOPMENT_CONTEXT {
         return Placement::Hub;
     }
-    let hubs: Api<Deployment> = Api::all(host.client.clone());
-    let params = ListParams::default().labels(&format!("app={}", deploy::HUB_APP)).limit(1);
-    match hubs.list(&params).await {
-        Ok(list) if !list.items.is_empty() => Placement::Hub,
+    match hubs(host).await {
+        Ok(hubs) if !hubs.is_empty() => Placement::Hub,
         _ => Placement::Dedicated,
     }
 }
 
+/// Namespace and name of the hubs that are installed.
+pub async fn hubs(host: &Host) -> kube::Result<Vec<(String, String)>> {
+    let deployments: Api<Deployment> = Api::all(host.client.clone());
+    let params = ListParams::default().labels(&format!("app={}", deploy::HUB_APP));
+    let list = deployments.list(&params).await?;
+    let name = |deployment: Deployment| {
+        let metadata = deployment.metadata;
+        (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default())
+    };
+    Ok(list.items.into_iter().map(name).collect())
+}
+
 /// Until all replicas run the newest revision and are ready.
 pub async fn wait_until_ready(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
+    wait_until_deployed(host, name, namespace, "vcluster", timeout).await
+}
+
+/// [`wait_until_ready`] of pods with another label `app`.
+pub async fn wait_until_deployed(
+    host: &Host,
+    name: &str,
+    namespace: &str,
+    app: &str,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
     let deployments: Api<Deployment> = Api::namespaced(host.client.clone(), namespace);
     let ready = poll(timeout, Duration::from_millis(100), async || {
@@ -133,11 +154,12 @@ pub async fn wait_until_ready(host: &Host, name: &str, namespace: &str, timeout:
         return Ok(());
     }
     let failure = Failure::timed_out(format!(
-        "virtual cluster {name} did not become ready in {} seconds{}",
+        "{} {name} did not become ready in {} seconds{}",
+        if app == "vcluster" { "virtual cluster" } else { "hub" },
         timeout.as_secs(),
-        pod_trouble(host, name, namespace).await
+        pod_trouble(host, app, name, namespace).await
     ));
-    Err(failure.hint(format!("see `kubectl -n {namespace} describe pods -l app=vcluster,release={name}`")).into())
+    Err(failure.hint(format!("see `kubectl -n {namespace} describe pods -l app={app},release={name}`")).into())
 }
 
 fn is_ready(workload: &Value) -> bool {
@@ -150,9 +172,9 @@ fn is_ready(workload: &Value) -> bool {
 }
 
 /// Why the pods are not ready, in one line; empty when they do not say.
-async fn pod_trouble(host: &Host, name: &str, namespace: &str) -> String {
+async fn pod_trouble(host: &Host, app: &str, name: &str, namespace: &str) -> String {
     let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
-    let params = ListParams::default().labels(&format!("app=vcluster,release={name}"));
+    let params = ListParams::default().labels(&format!("app={app},release={name}"));
     let Ok(pods) = pods.list(&params).await else { return String::new() };
     if pods.items.is_empty() {
         return ": it has no pods yet".to_string();

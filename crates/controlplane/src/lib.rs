@@ -17,6 +17,7 @@ mod follow;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
+mod kubelets;
 mod link;
 mod mappings;
 mod metrics_api;
@@ -56,13 +57,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 pub use settings::SettingsError;
 
 /// What a control plane is started with.
-#[derive(Debug)]
 pub struct Options {
     /// Name of the virtual cluster.
     pub name: String,
     pub config: config::Config,
     /// Where the store and, without a host, the certificates are kept; without it everything is in memory.
     pub data_dir: Option<PathBuf>,
+    /// An opened store in place of the one that the configuration describes. Whoever opened it closes it.
+    pub store: Option<Store>,
     /// The bound port that serves the API.
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
@@ -78,6 +80,8 @@ pub struct Options {
 pub struct Replica {
     /// Name of the pod: unique among the replicas.
     pub identity: String,
+    /// There may be others on the same store: a Lease decides who runs controllers and syncer.
+    pub elects: bool,
     /// Addresses of the pod and of its node, which the serving certificate has too.
     pub pod_ip: Option<IpAddr>,
     pub node_ip: Option<IpAddr>,
@@ -90,6 +94,8 @@ pub struct ControlPlane {
     access: AdminAccess,
     server: ApiServer,
     store: Store,
+    /// Somebody else opened the store and closes it.
+    shared: bool,
     parts: Arc<Parts>,
     /// The parts, when there is nobody to elect from.
     working: Option<Working>,
@@ -139,7 +145,7 @@ impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
     pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, listener, public_url, replica, dns: dns_place } = options;
+        let Options { name, config, data_dir, store, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -186,6 +192,9 @@ impl ControlPlane {
             }
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
             if let Some(host) = &host {
+                let by_hostname = config.networking.advanced.proxy_kubelets.by_hostname;
+                let kubelets = kubelets::HostKubelets { host: host.clone(), link: Arc::clone(link), by_hostname };
+                api_config.kubelets = Some(Arc::new(kubelets));
                 let metrics = metrics_api::Metrics::new(&name, &config, host, link);
                 api_config
                     .groups
@@ -217,12 +226,18 @@ impl ControlPlane {
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
-        let (store, restored) = open_restored(data_dir.as_deref(), &config).await?;
+        let shared = store.is_some();
+        let (store, restored) = match store {
+            Some(store) => (store, false),
+            None => open_restored(data_dir.as_deref(), &config).await?,
+        };
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
-                store.close().await;
+                if !shared {
+                    store.close().await;
+                }
                 return Err(error.into());
             }
         };
@@ -252,6 +267,7 @@ impl ControlPlane {
             address,
             server,
             store,
+            shared,
             parts,
             working: None,
             background: CancellationToken::new(),
@@ -302,9 +318,8 @@ impl ControlPlane {
         replica: Option<&Replica>,
     ) -> Result<(), StartError> {
         self.parts.stand_by()?;
-        let replicas = config.control_plane.stateful_set.high_availability.replicas;
         match (host, replica) {
-            (Some(host), Some(replica)) if replicas > 1 => {
+            (Some(host), Some(replica)) if replica.elects => {
                 let election = parts::election(&self.name, &host.namespace, &replica.identity, config);
                 let parts = Arc::clone(&self.parts);
                 self.background_tasks.spawn(parts.run_elected(election, self.background.clone()));
@@ -421,7 +436,9 @@ impl ControlPlane {
         self.server.shutdown().await;
         self.tasks.close();
         self.tasks.wait().await;
-        self.store.close().await;
+        if !self.shared {
+            self.store.close().await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Follows: the vCluster chart 0.36, `chart/templates`.
 
+pub mod hub;
 pub mod names;
 mod network;
 mod objects;

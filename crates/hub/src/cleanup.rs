@@ -47,6 +47,7 @@ const RENDERED: &[Resource] = &[
     Resource::new("networking.k8s.io", "v1", "ingresses"),
     Resource::new("monitoring.coreos.com", "v1", "servicemonitors"),
     Resource::new("gateway.networking.k8s.io", "v1", "tlsroutes"),
+    Resource::new("discovery.k8s.io", "v1", "endpointslices"),
     Resource::new("", "v1", "resourcequotas"),
     Resource::new("", "v1", "limitranges"),
     Resource::new("rbac.authorization.k8s.io", "v1", "rolebindings"),

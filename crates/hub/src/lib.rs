@@ -13,6 +13,7 @@
 //! - A paused cluster has neither port nor host pods, until the annotation is taken off.
 //! - One cluster that cannot start says so in its status and is tried again; the others do not notice.
 
+mod advertise;
 mod cleanup;
 mod run;
 mod secret;
@@ -55,6 +56,17 @@ pub struct HubConfig {
     pub sleep_after: Option<Duration>,
     /// The host's DNS servers; without any, those in `/etc/resolv.conf`.
     pub dns_servers: Vec<SocketAddr>,
+    /// Where the host's pods reach this process; then each cluster's Service leads to its port.
+    pub advertised: Option<Advertised>,
+}
+
+/// The pod that a hub runs in.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    pub address: IpAddr,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub node_name: String,
 }
 
 /// A running hub.
@@ -110,6 +122,11 @@ impl Hub {
     /// What runs or sleeps now, by namespace and name.
     pub fn clusters(&self) -> Vec<ClusterInfo> {
         self.inner.clusters.lock().values().map(|cluster| cluster.info()).collect()
+    }
+
+    /// Does it know which clusters it should run?
+    pub fn is_ready(&self) -> bool {
+        self.inner.secrets.has_synced()
     }
 
     /// Stops all control planes; their data stays.
@@ -194,6 +211,11 @@ impl Inner {
         match result.await {
             Ok(cluster) => {
                 let (port, sleeping) = (cluster.port, cluster.info().sleeping);
+                let at = self.config.advertised.as_ref();
+                if let Err(error) = advertise::publish(&self.rest, at, &key.namespace, name, port).await {
+                    cluster.stop().await;
+                    return Err(error.into());
+                }
                 self.clusters.lock().insert(key.clone(), cluster);
                 let status = if sleeping { SLEEPING } else { "Running" };
                 self.rest.patch_json(key, &secret::set_status(status, Some(port))).await?;
@@ -249,6 +271,7 @@ impl Inner {
         if secret.status() == PAUSED {
             return Ok(Outcome::Done);
         }
+        advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
         self.rest.patch_json(key, &secret::set_pods_removed()).await?;
         controlplane::remove_pods(self.rest.client().clone(), &key.namespace, name).await?;
         self.rest.patch_json(key, &secret::set_status(PAUSED, None)).await?;

@@ -143,10 +143,11 @@ impl Cluster {
         let socket = self.socket.try_clone().map_err(RunError::Socket)?;
         let public = &hub.config.public_address;
         let port = self.port;
-        let public_url = if public.contains(':') {
-            format!("https://[{public}]:{port}")
-        } else {
-            format!("https://{public}:{port}")
+        // A host with Services knows the cluster by one; elsewhere the port is what there is.
+        let public_url = match &hub.config.advertised {
+            Some(_) if public.is_empty() => format!("https://{}.{}.svc", self.name, self.key.namespace),
+            _ if public.contains(':') => format!("https://[{public}]:{port}"),
+            _ => format!("https://{public}:{port}"),
         };
         let options = Options {
             name: self.name.clone(),
@@ -154,10 +155,11 @@ impl Cluster {
             data_dir: data_path(&hub.config, &self.uid),
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
+            store: None,
             replica: None,
             dns: Some(DnsPlace {
                 servers: hub.config.dns_servers.clone(),
-                ..DnsPlace::shared(hub.config.bind_address, None)
+                ..DnsPlace::shared(hub.config.bind_address, hub.config.advertised.as_ref().map(|at| at.address))
             }),
         };
         // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.

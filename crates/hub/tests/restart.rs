@@ -1,4 +1,5 @@
-//! A hub that is stopped in the middle of much work and started again loses nothing and makes nothing twice.
+//! A hub that is stopped in the middle of much work and started again loses nothing and makes nothing twice; Services lead
+//! to where it runs.
 
 mod dns;
 
@@ -14,6 +15,7 @@ use informer::{Resource, Rest};
 const PODS: Resource = Resource::new("", "v1", "pods");
 const SECRETS: Resource = Resource::new("", "v1", "secrets");
 const PODS_TOTAL: usize = 200;
+const NAME: &str = "team-a";
 const NAMESPACE: &str = "vcluster-team-a";
 
 /// Tries until `ready` gives something.
@@ -73,6 +75,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         public_address: "127.0.0.1".into(),
         sleep_after: None,
         dns_servers: Vec::new(),
+        advertised: None,
     };
     let first = Hub::start(host.client(), config.clone());
     put_release(&host_rest, "").await;
@@ -100,6 +103,86 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
     for (name, uid) in &before {
         assert_eq!(after.get(name), Some(uid), "{name} was not made again");
     }
+    second.shutdown().await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let host = DevHost::start(DevHostConfig::default()).await.expect("the host starts");
+    let host_rest = Rest::new(host.client(), "test");
+    let data = tempfile::tempdir().expect("a directory");
+    let hub_at = |address: [u8; 4]| HubConfig {
+        data_dir: Some(data.path().to_owned()),
+        bind_address: [127, 0, 0, 1].into(),
+        public_address: String::new(),
+        sleep_after: None,
+        dns_servers: Vec::new(),
+        advertised: Some(hub::Advertised {
+            address: address.into(),
+            pod_name: "hub-0".into(),
+            pod_namespace: "alcove-system".into(),
+            node_name: "node-1".into(),
+        }),
+    };
+    let slices = Resource::new("discovery.k8s.io", "v1", "endpointslices");
+    let first = Hub::start(host.client(), hub_at([10, 1, 2, 3]));
+    put_release(&host_rest, "").await;
+    // The slice, once its endpoint has this address, and the port that the hub serves.
+    let published = async |hub: &Hub, address: &str| {
+        eventually("the slice is published", async || {
+            let port = hub.clusters().first()?.port;
+            let selector = format!("kubernetes.io/service-name={NAME}");
+            let all: Vec<Value> = host_rest.list_as(&slices, NAMESPACE, &selector, "").await.ok()?;
+            let slice = all.into_iter().next()?;
+            let there = slice["endpoints"][0]["addresses"][0].as_str() == Some(address)
+                && slice["ports"][0]["port"].as_i64() == Some(i64::from(port));
+            there.then_some(slice)
+        })
+        .await
+    };
+    // The tenant's EndpointSlice of Service kube-dns, as the syncer brings it to the host.
+    let dns_published = async |hub: &Hub, address: &str| {
+        eventually("the way to the cluster's DNS", async || {
+            let port = hub.clusters().first()?.dns?.port();
+            let selector = format!("kubernetes.io/service-name=kube-dns-x-kube-system-x-{NAME}");
+            let all: Vec<Value> = host_rest.list_as(&slices, NAMESPACE, &selector, "").await.ok()?;
+            let [slice] = all.as_slice() else { return None };
+            let there = slice["endpoints"][0]["addresses"][0].as_str() == Some(address)
+                && slice.array_at(&["ports"]).iter().all(|p| p["port"].as_i64() == Some(i64::from(port)));
+            there.then_some(())
+        })
+        .await
+    };
+    let slice = published(&first, "10.1.2.3").await;
+    dns_published(&first, "10.1.2.3").await;
+    assert_eq!(slice["endpoints"][0]["targetRef"]["name"].as_str(), Some("hub-0"));
+    assert_eq!(slice["ports"][1]["name"].as_str(), Some("kubelet"));
+    let service = host_rest.get(&Resource::new("", "v1", "services"), NAMESPACE, NAME).await.expect("the Service");
+    assert!(service.at(&["spec", "selector"]).is_none());
+    // Tools inside of the host find the Service in the kubeconfig.
+    let secret = eventually("the kubeconfig is written", async || {
+        host_rest.get(&SECRETS, NAMESPACE, &format!("vc-{NAME}")).await.ok()
+    })
+    .await;
+    let config = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, secret.str_at(&["data", "config"]))
+        .expect("base64");
+    let server = format!("server: https://{NAME}.{NAMESPACE}.svc");
+    assert!(String::from_utf8_lossy(&config).contains(&server));
+    first.shutdown().await;
+
+    // The pod comes back elsewhere.
+    let second = Hub::start(host.client(), hub_at([10, 1, 2, 4]));
+    published(&second, "10.1.2.4").await;
+    dns_published(&second, "10.1.2.4").await;
+    let secret_name = deploy::names::config_secret(NAME);
+    host_rest.delete(&SECRETS, NAMESPACE, &secret_name, &Default::default()).await.expect("the Secret is deleted");
+    eventually("the slice is gone", async || {
+        let all: Vec<Value> = host_rest.list_as(&slices, NAMESPACE, "release", "").await.ok()?;
+        all.is_empty().then_some(())
+    })
+    .await;
     second.shutdown().await;
     host.stop().await;
 }

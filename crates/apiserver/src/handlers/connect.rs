@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use super::Cx;
 use crate::body::{Body, RequestBody};
 use crate::proxy::{self, Destination, ProxyName};
+use crate::server::ApiServer;
 
 fn bad(message: String) -> Box<Status> {
     Box::new(Status::bad_request(message))
@@ -284,9 +285,9 @@ async fn connect_node(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     let asked = cx.info.name.as_str();
     let name = ProxyName::parse(asked).ok_or_else(|| bad(format!("invalid node request {}", Value::from(asked))))?;
     let not_found = || Box::new(Status::not_found(&cx.resource.group_resource(), name.name));
-    let node = cx.server.storage.read(&cx.resource, "", name.name).await?.ok_or_else(not_found)?;
-    match &cx.server.config.pods {
-        Some(backend) => backend.connect_node(&node, &proxied_path(cx), request(cx, body)).await,
-        None => Err(no_backend()),
-    }
+    cx.server.storage.get(&cx.resource, "", name.name).await?.ok_or_else(not_found)?;
+    let Some(kubelets) = &cx.server.config.kubelets else { return Err(no_backend()) };
+    let path = proxied_path(cx);
+    let path = if path.is_empty() { "/" } else { path.as_str() };
+    kubelets.answer(&ApiServer::of(cx.server.clone()), name.name, path, request(cx, body)).await
 }

@@ -27,6 +27,14 @@ pub fn run(command: ConfigCommand, ui: &Ui) -> anyhow::Result<ExitCode> {
 
 /// Reads the files and overrides of the command line.
 pub fn load(values: &Values) -> anyhow::Result<Config> {
+    config::load(&sources(values)?, &values.set).map_err(|error| {
+        let failure = Failure::invalid(format!("the configuration is not valid\n{error}"));
+        failure.hint("`alcove config schema` prints all keys").into()
+    })
+}
+
+/// Reads the files of the command line.
+pub fn sources(values: &Values) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::new();
     for path in &values.files {
         let name = path.display().to_string();
@@ -45,10 +53,7 @@ pub fn load(values: &Values) -> anyhow::Result<Config> {
         };
         sources.push(Source::new(name, text));
     }
-    config::load(&sources, &values.set).map_err(|error| {
-        let failure = Failure::invalid(format!("the configuration is not valid\n{error}"));
-        failure.hint("`alcove config schema` prints all keys").into()
-    })
+    Ok(sources)
 }
 
 /// Says which set keys change nothing.

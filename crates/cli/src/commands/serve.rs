@@ -81,6 +81,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
     let listen = SocketAddr::new(address, args.port.unwrap_or(proxy.port));
     let replica = Replica {
         identity: args.pod_name.clone().unwrap_or_else(|| args.name.clone()),
+        elects: config.control_plane.stateful_set.high_availability.replicas > 1,
         pod_ip: args.pod_ip,
         node_ip: args.node_ip,
     };
@@ -99,6 +100,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 name: args.name.clone(),
                 config: config.clone(),
                 data_dir: Some(data_dir.to_path_buf()),
+                store: None,
                 listener,
                 public_url: args.server.clone(),
                 replica: Some(replica.clone()),

@@ -1,5 +1,7 @@
 //! The binary as its users meet it.
 
+mod dedicated;
+mod docs;
 mod envtest;
 mod kubectl;
 mod life;

@@ -5,19 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use deploy::hub::{HubRelease, HubValues, RULES, hub_objects};
 use deploy::{Placement, Release, host_objects};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/alcove")
 }
 
-/// The value files that both render: `charts/alcove/ci`.
-fn value_files() -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(chart().join("ci")).unwrap().map(|entry| entry.unwrap().path()).collect();
+/// The value files that both render: `ci` in the chart.
+fn value_files(chart: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(chart.join("ci")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 12, "{}", files.len());
+    assert!(!files.is_empty());
     files
 }
 
@@ -36,6 +36,7 @@ fn the_generated_files_of_the_chart_are_those_of_the_configuration() {
         ("values.yaml", format!("{header}{}", config::yaml::to_string(defaults.values()).unwrap())),
         ("values.schema.json", pretty(&config::json_schema())),
         ("files/defaults.json", pretty(defaults.values())),
+        ("../alcove-hub/files/rules.json", pretty(&json!({"rules": hub_rules()}))),
     ];
     let update = std::env::var_os("UPDATE_CHART").is_some();
     for (name, text) in wanted {
@@ -54,6 +55,11 @@ fn the_generated_files_of_the_chart_are_those_of_the_configuration() {
         assert_eq!(described["version"], version(), "charts/{name}");
         assert_eq!(described["appVersion"], version(), "charts/{name}");
     }
+}
+
+fn hub_rules() -> Vec<Value> {
+    let rule = |(groups, resources, verbs): &(&[&str], &[&str], &[&str])| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
+    RULES.iter().map(rule).collect()
 }
 
 fn helm(arguments: &[&str]) -> Result<String, String> {
@@ -99,30 +105,16 @@ fn differences(path: &str, left: &Value, right: &Value, found: &mut Vec<String>)
     }
 }
 
-#[test]
-#[cfg_attr(not(helm), ignore = "there is no helm in PATH")]
-fn the_chart_and_the_command_render_the_same_objects() {
-    let chart = chart();
+/// Renders every value file of a chart both ways and says where they differ.
+fn compare(chart: &Path, release: &str, namespaces: [&str; 2], ours: impl Fn(config::Source, &str) -> Vec<Value>) {
     let mut wrong = Vec::new();
-    // A namespace so long that the names of cluster-scoped objects are shortened.
-    let long = "a-namespace-with-a-name-of-nearly-the-greatest-length-63-chars";
-    for (file, namespace) in value_files().iter().zip(["tenants", long].into_iter().cycle()) {
+    for (file, namespace) in value_files(chart).iter().zip(namespaces.into_iter().cycle()) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let arguments = ["template", "team-a", chart.to_str().unwrap(), "-n", namespace, "-f", file.to_str().unwrap()];
+        let arguments = ["template", release, chart.to_str().unwrap(), "-n", namespace, "-f", file.to_str().unwrap()];
         let text = helm(&arguments).unwrap_or_else(|error| panic!("helm template -f {name}:\n{error}"));
         let from_chart = keyed(config::yaml::documents(&text).unwrap());
         let source = config::Source::new(&name, fs::read_to_string(file).unwrap());
-        let config = config::load(&[source], &[]).unwrap();
-        let from_deploy = keyed(
-            host_objects(&Release {
-                name: "team-a",
-                namespace,
-                placement: Placement::Dedicated,
-                config: &config,
-                version: version(),
-            })
-            .unwrap(),
-        );
+        let from_deploy = keyed(ours(source, namespace));
         let mut keys: Vec<_> = from_chart.keys().chain(from_deploy.keys()).collect();
         keys.sort();
         keys.dedup();
@@ -137,6 +129,42 @@ fn the_chart_and_the_command_render_the_same_objects() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A namespace so long that the names of cluster-scoped objects are shortened.
+const LONG: &str = "a-namespace-with-a-name-of-nearly-the-greatest-length-63-chars";
+
+#[test]
+#[cfg_attr(not(helm), ignore = "there is no helm in PATH")]
+fn the_chart_and_the_command_render_the_same_objects() {
+    assert!(value_files(&chart()).len() >= 12);
+    compare(&chart(), "team-a", ["tenants", LONG], |source, namespace| {
+        let config = config::load(&[source], &[]).unwrap();
+        let placement = Placement::Dedicated;
+        host_objects(&Release { name: "team-a", namespace, placement, config: &config, version: version() }).unwrap()
+    });
+}
+
+#[test]
+#[cfg_attr(not(helm), ignore = "there is no helm in PATH")]
+fn the_chart_of_the_hub_and_the_command_render_the_same_objects() {
+    compare(&chart().join("../alcove-hub"), "alcove-hub", ["alcove-system", LONG], |source, namespace| {
+        let values = HubValues::load(&[source], &[]).unwrap();
+        hub_objects(&HubRelease { name: "alcove-hub", namespace, values: &values, version: version() })
+    });
+}
+
+#[test]
+fn values_of_the_hub_that_nobody_knows_are_refused() {
+    for (set, want) in [
+        ("imag.tag=x", "unknown field `imag`"),
+        ("persistence.sise=1Gi", "unknown field `sise`"),
+        ("tolerations=x", "expected a sequence"),
+        ("image", "--set image"),
+    ] {
+        let error = HubValues::load(&[], &[set.to_string()]).unwrap_err().to_string();
+        assert!(error.contains(want), "{set}: {error}");
+    }
 }
 
 #[test]

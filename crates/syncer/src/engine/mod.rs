@@ -421,6 +421,11 @@ impl Syncer {
         out
     }
 
+    /// Which host object stands for which virtual one.
+    pub fn names(&self) -> &Names {
+        &self.engine.names
+    }
+
     /// The name of the host pod of a virtual pod, when it is there and is this very pod's.
     pub fn host_pod_for(&self, virtual_pod: &Value) -> Option<NamespacedName> {
         self.host_pod_object(virtual_pod).map(|host| crate::metadata::name_of(&host))
