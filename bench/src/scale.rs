@@ -22,6 +22,9 @@ pub struct ClusterOptions {
     /// How many clusters to create in all
     #[arg(long, default_value_t = 100)]
     clusters: usize,
+    /// The hub's --sleep-after in seconds: measures clusters asleep, and their waking
+    #[arg(long, value_name = "SECONDS")]
+    sleep_after: Option<u64>,
 }
 
 pub async fn clusters(options: ClusterOptions) -> anyhow::Result<Report> {
@@ -45,11 +48,65 @@ pub async fn clusters(options: ClusterOptions) -> anyhow::Result<Report> {
         }
     }
     report.rows.push(Row::latency("alcove create to first successful request", samples, None));
+    if let Some(seconds) = options.sleep_after {
+        sleeping(&options, &mut report, empty, Duration::from_secs(seconds)).await?;
+    }
     for i in 1..=options.clusters {
         let status = Command::new(&options.binary).args(["delete", &format!("bench-{i}")]).output()?.status;
         anyhow::ensure!(status.success(), "delete of bench-{i} failed");
     }
     Ok(report)
+}
+
+/// Waits until all clusters sleep, then wakes each with one request.
+async fn sleeping(options: &ClusterOptions, report: &mut Report, empty: f64, after: Duration) -> anyhow::Result<()> {
+    let list = || -> anyhow::Result<serde_json::Value> {
+        let output = Command::new(&options.binary).args(["list", "-o", "json"]).output()?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let begin = Instant::now();
+    loop {
+        let clusters = list()?;
+        let all = clusters.as_array().context("a list")?;
+        if all.iter().all(|cluster| cluster["Status"] == "Sleeping") {
+            break;
+        }
+        anyhow::ensure!(begin.elapsed() < after * 4 + Duration::from_secs(60), "the clusters do not sleep");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let each = (resident_mib(options.pid)? - empty) / options.clusters as f64;
+    report.rows.push(Row::value(format!("resident memory per sleeping cluster, of {}", options.clusters), each, "MiB"));
+    let mut samples = Vec::new();
+    for i in 1..=options.clusters {
+        let output = Command::new(&options.binary)
+            .args(["list", "-o", "json", "-n", &format!("vcluster-bench-{i}")])
+            .output()?;
+        let clusters: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        anyhow::ensure!(clusters[0]["Status"] == "Sleeping", "bench-{i} was woken by something else");
+        // The kubeconfig on the host, read without touching the cluster.
+        let secret = Command::new("kubectl")
+            .args([
+                "get",
+                "secret",
+                &format!("vc-bench-{i}"),
+                "-n",
+                &format!("vcluster-bench-{i}"),
+                "-o",
+                "jsonpath={.data.config}",
+            ])
+            .output()
+            .context("kubectl is needed to read kubeconfigs")?;
+        let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, secret.stdout)?;
+        let file = std::env::temp_dir().join(format!("bench-{}-{i}.kubeconfig", std::process::id()));
+        std::fs::write(&file, text)?;
+        let woken = client(&file).await?;
+        let begin = Instant::now();
+        woken.request_text(request("GET", "/api/v1/namespaces", None)?).await?;
+        samples.push(begin.elapsed());
+        std::fs::remove_file(&file)?;
+    }
+    report.rows.push(Row::latency("first request to a sleeping cluster", samples, None));
+    Ok(())
 }
 
 #[derive(clap::Args)]

@@ -58,13 +58,18 @@ impl Selection {
         if !self.labels.is_empty() && !self.labels.matches(entry) {
             return false;
         }
-        let object = self.needs_object.then(|| entry.to_value());
+        if self.fields.is_empty() {
+            return true;
+        }
+        let api_version = if self.needs_object { resource.api_version() } else { String::new() };
         self.fields.requirements().iter().all(|r| {
-            let equal = match (r.field.as_str(), &object) {
-                ("metadata.name", _) => entry.name() == r.value,
-                ("metadata.namespace", _) => entry.namespace() == r.value,
-                (field, Some(object)) => resource.strategy.field_value(object, field) == r.value,
-                (_, None) => r.value.is_empty(),
+            let equal = match r.field.as_str() {
+                "metadata.name" => entry.name() == r.value,
+                "metadata.namespace" => entry.namespace() == r.value,
+                field => {
+                    let read = |object: &apimachinery::Value| resource.strategy.field_value(object, field);
+                    entry.field_is(&api_version, field, &r.value, read)
+                }
             };
             equal != r.negated
         })

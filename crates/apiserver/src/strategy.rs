@@ -285,6 +285,13 @@ impl Strategy for BuiltIn {
         kinds::convert_field_label(&self.gvk, label).map(str::to_owned)
     }
     fn field_value(&self, object: &Value, label: &str) -> String {
+        let wanted = self.gvk.api_version();
+        // Stored events are core ones, whatever version is asked.
+        if object.str_at(&["apiVersion"]) != wanted
+            && let Ok(converted) = convert(object, &wanted)
+        {
+            return kinds::field_value(&self.gvk, &converted, label);
+        }
         kinds::field_value(&self.gvk, object, label)
     }
 

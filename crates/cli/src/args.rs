@@ -509,6 +509,9 @@ pub struct Delete {
     /// It is no error when the cluster does not exist
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// Delete ConfigMap configmap-NAME, which some installations have
+    #[arg(long)]
+    pub delete_configmap: bool,
     /// Clean up here when no hub does it
     #[arg(long)]
     pub force: bool,

@@ -76,6 +76,7 @@ pub(crate) fn settings(name: &str, config: &Config) -> Result<Settings, Settings
             }),
             host_schedulers: pods.hybrid_scheduling.host_schedulers.clone(),
         },
+        sync_pods: pods.enabled,
         services: to_host.services.enabled,
         config_maps: wanted(&to_host.config_maps),
         secrets: wanted(&to_host.secrets),

@@ -108,6 +108,43 @@ pub(crate) fn cluster_scoped_marker(namespace: &str, name: &str) -> String {
     format!("{}-{hex}", &full[..52])
 }
 
+/// What a cluster still has on its host, and what keeps each of it there. The config Secret is not counted.
+pub async fn leftovers(client: kube::Client, namespace: &str, name: &str) -> Result<Vec<String>, CleanupError> {
+    let rest = Rest::new(client, "alcove");
+    let synced = format!("vcluster.loft.sh/managed-by={name}");
+    let marker = format!("vcluster.loft.sh/managed-by={}", cluster_scoped_marker(namespace, name));
+    let rendered = format!("app=vcluster,release={name}");
+    let mut left = Vec::new();
+    for (resources, within, labels) in
+        [(SYNCED, namespace, &synced), (SYNCED_CLUSTER_SCOPED, "", &marker), (RENDERED, namespace, &rendered)]
+    {
+        for resource in resources {
+            let items = list(&rest, resource, within, labels, name).await?;
+            left.extend(items.iter().map(|item| describe(resource, item)));
+        }
+    }
+    for resource in RENDERED_CLUSTER_SCOPED {
+        let object = deploy::names::cluster_role(name, namespace);
+        let items = list(&rest, resource, "", &rendered, name).await?;
+        let ours = items.iter().filter(|item| item.str_at(&["metadata", "name"]) == object);
+        left.extend(ours.map(|item| describe(resource, item)));
+    }
+    Ok(left)
+}
+
+/// One object that is still there, in words.
+fn describe(resource: &Resource, item: &Value) -> String {
+    let name = item.str_at(&["metadata", "name"]);
+    let finalizers = item.array_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str);
+    let finalizers: Vec<&str> = finalizers.collect();
+    let kind = resource.resource.as_str();
+    match (item.at(&["metadata", "deletionTimestamp"]).is_some(), finalizers.as_slice()) {
+        (true, []) => format!("{kind}/{name} (on its way out)"),
+        (true, waiting) => format!("{kind}/{name} (waits for {})", waiting.join(", ")),
+        (false, _) => format!("{kind}/{name}"),
+    }
+}
+
 async fn list(
     rest: &Rest,
     resource: &Resource,

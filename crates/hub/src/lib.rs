@@ -28,7 +28,7 @@ use std::time::Duration;
 use informer::{Factory, Informer, ObjectKey, Outcome, Queue, QueueConfig, Rest, Source, WorkerStats, run_workers};
 use parking_lot::Mutex;
 
-pub use cleanup::{CleanupError, release_config_secret, remove_host_objects};
+pub use cleanup::{CleanupError, leftovers, release_config_secret, remove_host_objects};
 pub use controlplane::remove_pods;
 pub use secret::ConfigSecret;
 
@@ -177,8 +177,8 @@ impl Inner {
         let wanted = secret.content_hash();
         let current = self.cluster(&key).filter(|current| current.is_for(&secret.metadata.uid, &wanted));
         let Some(cluster) = current else {
-            self.stop(&key).await;
-            return self.start(&key, &name, &secret).await;
+            let socket = self.stop(&key).await;
+            return self.start(&key, &name, &secret, socket).await;
         };
         match cluster.next_step() {
             run::Step::None => {}
@@ -198,9 +198,10 @@ impl Inner {
         key: &ObjectKey,
         name: &str,
         secret: &ConfigSecret,
+        socket: Option<std::net::TcpListener>,
     ) -> Result<Outcome, ReconcileError> {
         let result = async {
-            let cluster = Arc::new(run::Cluster::new(self, key, name, secret).await?);
+            let cluster = Arc::new(run::Cluster::new(self, key, name, secret, socket).await?);
             if secret.status() == SLEEPING {
                 cluster.sleep(self);
             } else {
@@ -278,11 +279,11 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
-    async fn stop(&self, key: &ObjectKey) {
-        let cluster = self.clusters.lock().remove(key);
-        if let Some(cluster) = cluster {
-            cluster.stop().await;
-        }
+    /// Ends a cluster; gives its socket, which is closed when nobody takes it.
+    async fn stop(&self, key: &ObjectKey) -> Option<std::net::TcpListener> {
+        let cluster = self.clusters.lock().remove(key)?;
+        cluster.stop().await;
+        cluster.take_socket()
     }
 
     /// Stops the cluster, removes its host objects and its data, then lets the Secret go.

@@ -21,6 +21,10 @@ use crate::secret::ConfigSecret;
 use crate::sleep::Policy;
 use crate::{ClusterInfo, HubConfig, Inner};
 
+/// How often, and how far apart, the port that a cluster had is asked for.
+const PORT_TRIES: usize = 25;
+const PORT_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// A cluster that runs or sleeps.
 pub(crate) struct Cluster {
     pub name: String,
@@ -28,7 +32,8 @@ pub(crate) struct Cluster {
     uid: String,
     content_hash: String,
     key: ObjectKey,
-    socket: StdListener,
+    /// Gone when the cluster has been given up.
+    socket: Mutex<Option<StdListener>>,
     state: Mutex<State>,
 }
 
@@ -72,11 +77,20 @@ pub(crate) enum RunError {
 }
 
 impl Cluster {
-    /// Takes the port; nothing runs yet.
-    pub async fn new(hub: &Inner, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Cluster, RunError> {
-        let listener = listen(hub, secret.port()).await?;
+    /// Takes the port; nothing runs yet. `inherited` is the socket of the same cluster from before a change.
+    pub async fn new(
+        hub: &Inner,
+        key: &ObjectKey,
+        name: &str,
+        secret: &ConfigSecret,
+        inherited: Option<StdListener>,
+    ) -> Result<Cluster, RunError> {
+        let socket = match inherited {
+            Some(socket) => socket,
+            None => listen(hub, secret.port()).await?.into_std().map_err(RunError::Socket)?,
+        };
         let address = hub.config.bind_address;
-        let port = listener.local_addr().map_err(|source| RunError::Port { address, source })?.port();
+        let port = socket.local_addr().map_err(|source| RunError::Port { address, source })?.port();
         // A configuration that cannot be read is said when the control plane starts.
         let policy = secret.config_text().and_then(|text| Config::from_yaml("config.yaml", &text).ok());
         let policy = policy.and_then(|config| Policy::of(&config, hub.config.sleep_after).ok()).unwrap_or_default();
@@ -86,9 +100,22 @@ impl Cluster {
             uid: secret.metadata.uid.to_string(),
             content_hash: secret.content_hash(),
             key: key.clone(),
-            socket: listener.into_std().map_err(RunError::Socket)?,
+            socket: Mutex::new(Some(socket)),
             state: Mutex::new(State { policy, ..State::default() }),
         })
+    }
+
+    /// Another handle of the socket.
+    fn socket(&self) -> std::io::Result<StdListener> {
+        match &*self.socket.lock() {
+            Some(socket) => socket.try_clone(),
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Gives the socket away: to the cluster's next form, or to be closed. The control plane must have been stopped.
+    pub fn take_socket(&self) -> Option<StdListener> {
+        self.socket.lock().take()
     }
 
     pub fn is_for(&self, uid: &str, content_hash: &str) -> bool {
@@ -140,7 +167,7 @@ impl Cluster {
         let text = secret.config_text().ok_or(RunError::NoConfig)?;
         let config = Config::from_yaml("config.yaml", &text)?;
         let policy = Policy::of(&config, hub.config.sleep_after)?;
-        let socket = self.socket.try_clone().map_err(RunError::Socket)?;
+        let socket = self.socket().map_err(RunError::Socket)?;
         let public = &hub.config.public_address;
         let port = self.port;
         // A host with Services knows the cluster by one; elsewhere the port is what there is.
@@ -192,7 +219,7 @@ impl Cluster {
         self.state.lock().waiting = Some(cancel.drop_guard());
         // The deprecation is about types that may change their descriptor; a listener keeps the one it owns.
         #[allow(deprecated)]
-        let socket = self.socket.try_clone().and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE));
+        let socket = self.socket().and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE));
         let (cluster, hub_then, key) = (Arc::downgrade(self), Arc::downgrade(hub), self.key.clone());
         let stop = hub.factory.cancellation().clone();
         hub.factory.spawn(async move {
@@ -245,10 +272,17 @@ pub(crate) fn data_path(config: &HubConfig, uid: &str) -> Option<PathBuf> {
 async fn listen(hub: &Inner, recorded: Option<u16>) -> Result<TcpListener, RunError> {
     let address = hub.config.bind_address;
     if let Some(port) = recorded {
-        match TcpListener::bind((address, port)).await {
-            Ok(listener) => return Ok(listener),
-            Err(error) => tracing::warn!(port, %error, "a cluster's port is taken; it gets another"),
+        // Whoever had it until now may be about to close it.
+        for _ in 0..PORT_TRIES {
+            match TcpListener::bind((address, port)).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(PORT_PAUSE).await;
+                }
+                Err(_) => break,
+            }
         }
+        tracing::warn!(port, "a cluster's port is taken; it gets another");
     }
     TcpListener::bind((address, 0)).await.map_err(|source| RunError::Port { address, source })
 }

@@ -118,6 +118,7 @@ pub(crate) async fn watch(hub: Arc<Inner>) {
                 }
             }
         }
+        drop(clusters);
         looked_at = now;
         tokio::select! {
             // Cancel-safe: both only wait.

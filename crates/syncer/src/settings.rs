@@ -185,6 +185,8 @@ pub struct Settings {
     pub dns_service: Option<NamespacedName>,
 
     pub pods: PodSettings,
+    /// Pods go to the host (`sync.toHost.pods.enabled`).
+    pub sync_pods: bool,
     pub services: bool,
     pub config_maps: Wanted,
     pub secrets: Wanted,
@@ -262,6 +264,7 @@ impl Default for Settings {
             set_owner: true,
             dns_service: Some(NamespacedName::new("kube-system", "kube-dns")),
             pods: PodSettings::default(),
+            sync_pods: true,
             services: true,
             config_maps: Wanted::Used,
             secrets: Wanted::Used,

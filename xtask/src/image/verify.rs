@@ -43,7 +43,9 @@ fn command(root: &Path, arguments: &[&str]) -> Command {
         command.args(["--user", "--map-root-user", "--root"]).arg(root);
         command
     };
-    command.arg("/usr/local/bin/alcove").args(arguments).env_clear().env("HOME", "/tmp").current_dir("/");
+    command.arg("/usr/local/bin/alcove").args(arguments).current_dir("/").env_clear().env("HOME", "/tmp");
+    // Of this machine: where the tool that changes the root is.
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command
 }
 
@@ -71,6 +73,15 @@ fn in_root(root: &Path) -> anyhow::Result<()> {
     if !is_root() && !command(root, &["version"]).output().is_ok_and(|output| output.status.success()) {
         say("skipped: running the image needs root or user namespaces");
         return Ok(());
+    }
+    if is_root() {
+        // What every container runtime provides; without root, the binary does without.
+        std::fs::create_dir_all(root.join("dev"))?;
+        for (name, minor) in [("null", "3"), ("random", "8"), ("urandom", "9")] {
+            let device = root.join("dev").join(name);
+            let made = Command::new("mknod").args(["-m", "666"]).arg(&device).args(["c", "1", minor]).status();
+            ensure!(made.context("run mknod")?.success(), "{} could not be made", device.display());
+        }
     }
     let version = output(root, &["version"])?;
     ensure!(version.contains(env!("CARGO_PKG_VERSION")), "alcove version said {version:?}");

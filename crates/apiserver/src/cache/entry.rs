@@ -9,11 +9,12 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::Value;
 use apimachinery::json::Str;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use store::Revision;
 
@@ -37,6 +38,16 @@ pub struct Entry {
     version_at: u32,
     namespace_len: u32,
     labels: Box<[(Str, Str)]>,
+    /// What field selectors have asked for: kept, so that many watchers with selectors parse an object once.
+    fields: OnceLock<Box<Mutex<Vec<FieldValue>>>>,
+}
+
+#[derive(Debug)]
+struct FieldValue {
+    /// Of the resource that asked: versions have different fields.
+    api_version: Box<str>,
+    field: Box<str>,
+    value: Box<str>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +94,24 @@ fn write_string(out: &mut Vec<u8>, s: &str) {
 }
 
 impl Entry {
+    /// Whether a selectable field equals `wanted`; `read` reads the field from the object when nobody has before.
+    pub fn field_is(&self, api_version: &str, field: &str, wanted: &str, read: impl FnOnce(&Value) -> String) -> bool {
+        let fields = self.fields.get_or_init(Box::default);
+        let known = |f: &&FieldValue| *f.field == *field && *f.api_version == *api_version;
+        if let Some(known) = fields.lock().iter().find(known) {
+            return *known.value == *wanted;
+        }
+        let value = read(&self.to_value());
+        let equal = value == wanted;
+        let mut fields = fields.lock();
+        // Somebody else may have been faster.
+        if !fields.iter().any(|f| known(&f)) {
+            fields.push(FieldValue { api_version: api_version.into(), field: field.into(), value: value.into() });
+            fields.shrink_to_fit();
+        }
+        equal
+    }
+
     /// Reads the index of a stored value. `key` is the part behind the resource's prefix.
     pub fn new(key: &str, namespaced: bool, revision: Revision, raw: Bytes) -> Result<Entry, EntryError> {
         match Entry::index(key, namespaced, revision, raw.clone()) {
@@ -141,6 +170,7 @@ impl Entry {
             version_at: metadata.start as u32 + 1,
             namespace_len: namespace_len as u32,
             labels,
+            fields: OnceLock::new(),
             raw,
         })
     }

@@ -129,3 +129,29 @@ async fn a_watch_from_nowhere_says_where_its_initial_events_end() {
     assert!(matches!(refused, Err(kube::Error::Api(s)) if s.code == 400 && s.message == message));
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn events_are_selected_by_the_fields_of_the_version_that_is_asked() {
+    let server = server().await;
+    let client = server.kube_client(UserInfo::admin());
+    let ask = async |method: &str, path: &str, body: serde_json::Value| {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+        client.request::<serde_json::Value>(request.body(body.to_string().into_bytes()).unwrap()).await.unwrap()
+    };
+    for name in ["a", "b"] {
+        let event = serde_json::json!({"metadata": {"name": name, "namespace": "default"}, "reason": "Tested", "type": "Normal",
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": format!("pod-{name}")}});
+        ask("POST", "/api/v1/namespaces/default/events", event).await;
+    }
+    for (path, selector) in [
+        ("/api/v1/namespaces/default/events", "involvedObject.name%3Dpod-b"),
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "regarding.name%3Dpod-b"),
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "reason%3DTested,regarding.name!%3Dpod-a"),
+    ] {
+        let list = ask("GET", &format!("{path}?fieldSelector={selector}"), serde_json::Value::Null).await;
+        let names: Vec<&str> =
+            list["items"].as_array().unwrap().iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+        assert_eq!(names, ["b"], "{path} {selector}");
+    }
+    server.shutdown().await;
+}

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::{Api, DeleteParams};
 
 use crate::args::{Delete, Global};
@@ -12,8 +12,12 @@ use crate::failure::{Failure, Reason};
 use crate::host::{self, Host};
 use crate::kubeconfig::{self, Change};
 use crate::manifests::{found, poll};
+use crate::reach;
 use crate::release;
 use crate::ui::Ui;
+
+/// Objects that are named when a deletion does not end.
+const SHOWN: usize = 5;
 
 pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<ExitCode> {
     let host = host::connect(global).await?;
@@ -54,18 +58,53 @@ pub async fn run(global: &Global, args: &Delete, ui: &Ui) -> anyhow::Result<Exit
             matches!(secrets.get_opt(&secret_name).await, Ok(None)).then_some(())
         });
         if gone.await.is_none() {
-            return Err(Failure::timed_out(format!("virtual cluster {} is still being deleted", args.name))
+            let left = hub::leftovers(host.client.clone(), namespace, &args.name).await.unwrap_or_default();
+            let waits = if left.is_empty() { String::new() } else { format!("; left are {}", shown(&left)) };
+            return Err(Failure::timed_out(format!("virtual cluster {} is still being deleted{waits}", args.name))
                 .hint("is the hub that runs it running? `alcove delete --force` cleans up without it")
                 .into());
         }
+        nothing_is_left(&host, &args.name, namespace, timeout).await?;
     }
     step.done(&format!("Successfully deleted virtual cluster {} in namespace {namespace}", args.name));
+    if args.delete_configmap {
+        let maps: Api<ConfigMap> = Api::namespaced(host.client.clone(), namespace);
+        found(maps.delete(&format!("configmap-{}", args.name), &DeleteParams::default()).await).map_err(unreachable)?;
+    }
+    reach::end(global, &kubeconfig::context_name(&args.name, namespace, &host.context)).await;
     if args.delete_context {
         let context = kubeconfig::context_name(&args.name, namespace, &host.context);
         kubeconfig::change(&host.paths, &Change::Remove(&context, Some(&host.context)))?;
     }
     delete_namespace(&host, args, namespace, ui).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first few of a list.
+fn shown(left: &[String]) -> String {
+    let more = left.len().saturating_sub(SHOWN);
+    let first = left.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}
+
+/// Looks at the host once more: what was deleted may take a moment, and somebody may have finalizers on it.
+async fn nothing_is_left(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
+    let mut left = Vec::new();
+    let gone = poll(timeout, Duration::from_millis(50), async || {
+        match hub::leftovers(host.client.clone(), namespace, name).await {
+            Ok(found) => {
+                left = found;
+                left.is_empty().then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    });
+    match gone.await {
+        Some(result) => Ok(result?),
+        None => Err(Failure::timed_out(format!("virtual cluster {name} is deleted but left {}", shown(&left)))
+            .hint("what waits for a finalizer goes when its owner takes it off, or when you do")
+            .into()),
+    }
 }
 
 /// What only the configuration knows of, and what only Helm knows of.
@@ -111,6 +150,16 @@ async fn refuse_if_protected(secrets: &Api<Secret>, secret_name: &str, name: &st
         .as_ref()
         .and_then(|all| all.get("loft.sh/non-deletable"))
         .is_some_and(|v| v == "true");
+    let text = secret.data.as_ref().and_then(|data| data.get("config.yaml")).map(|bytes| bytes.0.clone());
+    let values =
+        text.and_then(|text| ::config::yaml::from_str::<serde_json::Value>(&String::from_utf8_lossy(&text)).ok());
+    if values.is_some_and(|values| values["deletion"]["prevent"] == true) {
+        return Err(Failure::failed(format!("virtual cluster {name} is protected against deletion"))
+            .hint(format!(
+                "set deletion.prevent=false first: alcove create {name} --upgrade --set deletion.prevent=false"
+            ))
+            .into());
+    }
     if annotated {
         return Err(Failure::failed(format!("virtual cluster {name} is protected against deletion"))
             .hint(format!("remove the annotation loft.sh/non-deletable from Secret {secret_name} first"))

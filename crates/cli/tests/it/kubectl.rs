@@ -168,8 +168,8 @@ fn kubectl_looks_into_pods_of_a_virtual_cluster() {
     assert_eq!(std::fs::read_to_string(home.join("back.txt")).unwrap(), large);
 
     for environment in [&[][..], &[("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")]] {
-        let forward = world.kubectl_in_background(environment, &["port-forward", "pod/web", ":80"]);
-        let line = forward.first_line();
+        let mut forward = world.kubectl_in_background(environment, &["port-forward", "pod/web", ":80"]);
+        let line = forward.line();
         let port: u16 =
             line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect(&line);
         let answer = http_get(port);

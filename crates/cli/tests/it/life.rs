@@ -327,3 +327,96 @@ fn what_helps_to_find_a_mistake_is_collected_without_secrets() {
     world.alcove(&["delete", "team-a"]);
     let _ = alcove(world.home.path());
 }
+
+/// Rounds of the test below; each kills the process once.
+const KILLS: usize = 4;
+
+#[test]
+fn a_killed_host_loses_nothing_that_was_answered() {
+    let rounds = std::env::var("ALCOVE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let world = World::up();
+    world.alcove(&["create", "team-a", "--connect=false"]);
+    let kubeconfig = world.alcove(&["connect", "team-a", "--print"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = || async {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    };
+    let mut answered: Vec<String> = Vec::new();
+    for round in 0..rounds {
+        let status: serde_json::Value = serde_json::from_str(&world.alcove(&["status", "-o", "json"])).unwrap();
+        let pid = status["pid"].as_u64().unwrap().to_string();
+        let writer = runtime.spawn({
+            let client = runtime.block_on(client());
+            async move {
+                let mut names = Vec::new();
+                for number in 0.. {
+                    let name = format!("r{round}-{number}");
+                    let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}}}}"#);
+                    let request = http::Request::builder().method("POST").uri("/api/v1/namespaces/default/configmaps");
+                    let request = request.header("content-type", "application/json").body(body.into_bytes()).unwrap();
+                    match client.request_text(request).await {
+                        Ok(_) => names.push(name),
+                        // The server is gone; what was under way may or may not have been written.
+                        Err(_) => break,
+                    }
+                }
+                names
+            }
+        });
+        std::thread::sleep(Duration::from_millis(150 + 100 * (round as u64 % 3)));
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        let names = runtime.block_on(writer).unwrap();
+        assert!(!names.is_empty(), "round {round} wrote nothing");
+        answered.extend(names);
+        world.alcove(&["up", "--nodes", "2"]);
+        wait_for(&world, "it runs again", || (status_of(&world, "team-a") == "Running").then_some(()));
+        let (code, text) = request(&world, "team-a", "GET", "/api/v1/namespaces/default/configmaps", "");
+        assert_eq!(code, 200, "{text}");
+        let lost: Vec<&String> =
+            answered.iter().filter(|name| !text.contains(&format!("\"name\":\"{name}\""))).collect();
+        assert!(lost.is_empty(), "round {round} lost {lost:?} of {}", answered.len());
+    }
+}
+
+/// The status, from a host that may just be starting.
+fn status_of(world: &World, name: &str) -> String {
+    let answered = alcove(world.home.path()).args(["list", "-o", "json"]).output().unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&answered.stdout).unwrap_or_default();
+    let found = list.as_array().into_iter().flatten().find(|cluster| cluster["Name"] == name);
+    found.and_then(|cluster| cluster["Status"].as_str()).unwrap_or_default().to_string()
+}
+
+#[test]
+fn a_protected_cluster_is_not_deleted_and_a_foreign_finalizer_is_named() {
+    let world = World::up();
+    world.alcove(&["create", "team-a", "--connect=false", "--set", "deletion.prevent=true"]);
+    assert!(world.alcove_fails(1, &["delete", "team-a"]).contains("protected against deletion"));
+    world.alcove(&["create", "team-a", "--connect=false", "--upgrade", "--set", "deletion.prevent=false"]);
+    put_pod(&world, "team-a", "p");
+    wait_for(&world, "the pod runs", || (phase(&world, "team-a", "p") == "Running").then_some(()));
+    let patch = r#"{"metadata":{"finalizers":["example.com/hold"]}}"#;
+    let host = |body: &str| host_patch(&world, "/api/v1/namespaces/vcluster-team-a/pods/p-x-default-x-team-a", body);
+    assert_eq!(host(patch), 200);
+    let said = world.alcove_fails(5, &["delete", "team-a", "--timeout", "2"]);
+    assert!(said.contains("pods/p-x-default-x-team-a (waits for example.com/hold)"), "{said}");
+    assert_eq!(host(r#"{"metadata":{"finalizers":null}}"#), 200);
+    wait_for(&world, "the hub finishes", || status_of(&world, "team-a").is_empty().then_some(()));
+}
+
+/// A merge patch of a host object; the answer's code.
+fn host_patch(world: &World, path: &str, body: &str) -> u16 {
+    let kubeconfig = std::fs::read_to_string(world.home.path().join(".alcove/host.kubeconfig")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        let client = kube::Client::try_from(config).unwrap();
+        let request =
+            http::Request::builder().method("PATCH").uri(path).header("content-type", "application/merge-patch+json");
+        client.send(request.body(body.as_bytes().to_vec().into()).unwrap()).await.unwrap().status().as_u16()
+    })
+}

@@ -111,7 +111,7 @@ impl World {
             .current_dir(self.home.path())
             .spawn()
             .unwrap();
-        Background(std::cell::RefCell::new(child))
+        Background { child, output: None }
     }
 
     /// What the host process has logged.
@@ -127,22 +127,28 @@ impl Drop for World {
 }
 
 /// A process that is killed at the end.
-pub struct Background(std::cell::RefCell<std::process::Child>);
+pub struct Background {
+    child: std::process::Child,
+    /// Kept open: a process whose output nobody reads may end.
+    output: Option<std::io::BufReader<std::process::ChildStdout>>,
+}
 
 impl Background {
-    /// The first line of its output.
-    pub fn first_line(&self) -> String {
+    /// The next line of its output.
+    pub fn line(&mut self) -> String {
         use std::io::BufRead;
-        let output = self.0.borrow_mut().stdout.take().unwrap();
+        if self.output.is_none() {
+            self.output = self.child.stdout.take().map(std::io::BufReader::new);
+        }
         let mut line = String::new();
-        std::io::BufReader::new(output).read_line(&mut line).unwrap();
+        self.output.as_mut().unwrap().read_line(&mut line).unwrap();
         line
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        let _ = self.0.borrow_mut().kill();
-        let _ = self.0.borrow_mut().wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

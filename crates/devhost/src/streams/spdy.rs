@@ -187,6 +187,8 @@ impl HeaderWriter {
         block.extend_from_slice(&4_u16.to_le_bytes());
         block.extend_from_slice(&(!4_u16).to_le_bytes());
         block.extend_from_slice(&content);
+        // An empty piece: readers hand on what they have only when they see one.
+        block.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         block
     }
 }

@@ -49,6 +49,7 @@ impl Engine {
                 None => return Ok(Outcome::Done),
             },
         };
+        let Some(wanted) = self.patch_import(&kind::EVENT, &host_event, wanted) else { return Ok(Outcome::Done) };
         let name = name_of(&wanted);
         let namespace = self.virtual_side.get(&kind::NAMESPACE, &NamespacedName::new("", name.namespace.clone()));
         if namespace.is_none_or(|n| is_deleting(&n)) {

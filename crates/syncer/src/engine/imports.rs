@@ -151,7 +151,7 @@ impl Engine {
     }
 
     /// Applies the configuration's patches. `None`: a patch failed, and nothing half-done is shown.
-    fn patch_import(&self, kind: &Kind, host: &Value, mut copy: Value) -> Option<Value> {
+    pub(super) fn patch_import(&self, kind: &Kind, host: &Value, mut copy: Value) -> Option<Value> {
         let patches = super::patches_of(&self.settings.import_patches, kind);
         if patches.is_empty() {
             return Some(copy);

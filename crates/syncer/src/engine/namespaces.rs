@@ -80,7 +80,7 @@ impl Engine {
                         return Ok(Outcome::Done);
                     }
                 }
-                self.write_namespace(&host_name, host).await?;
+                self.write_namespace(&host_name, &virtual_, host).await?;
             }
             (_, Some(host)) if self.owns_namespace(&host) => {
                 // The objects in it go first, by their own types; a namespace that was there before stays.
@@ -93,19 +93,58 @@ impl Engine {
         Ok(Outcome::Done)
     }
 
-    async fn write_namespace(&self, name: &NamespacedName, host: Option<Value>) -> Result<(), SyncError> {
-        let labels = self.namespace_labels();
+    /// The host namespace with the configuration's patches, which see the tenant's labels and annotations and change ours.
+    fn wanted_namespace(&self, name: &NamespacedName, virtual_: &Value) -> Value {
+        let plain = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": (name.name.as_str())}});
+        let mut wanted = plain.clone();
+        let facts = crate::types::Facts::default();
+        let ctx = crate::types::Context {
+            names: &self.names,
+            settings: &self.settings,
+            owner: None,
+            facts: &facts,
+            patches: &[],
+            now: self.clock.now(),
+        };
+        for member in ["labels", "annotations"] {
+            wanted["metadata"][member] = json!({});
+        }
+        let patches = self.patches(&kind::NAMESPACE);
+        if let Err(refusal) = crate::patches::apply_to_host(patches, virtual_, &mut wanted, &ctx) {
+            let message = format!("a patch of the namespace failed: {refusal:?}");
+            self.warn(&kind::NAMESPACE, virtual_, "SyncError", &message);
+            wanted = plain;
+        }
+        // Whatever a patch says: it is this cluster's namespace under this name.
+        wanted["metadata"]["name"] = name.name.as_str().into();
+        let labels = wanted["metadata"].make_object().object_mut("labels");
+        for (key, value) in self.namespace_labels() {
+            labels.insert(key, value);
+        }
+        wanted
+    }
+
+    async fn write_namespace(
+        &self,
+        name: &NamespacedName,
+        virtual_: &Value,
+        host: Option<Value>,
+    ) -> Result<(), SyncError> {
+        let wanted = self.wanted_namespace(name, virtual_);
         match host {
-            None => {
-                let object = json!({"apiVersion": "v1", "kind": "Namespace",
-                    "metadata": {"name": (name.name.as_str()), "labels": (Value::Object(labels))}});
-                self.host_side.create(&kind::NAMESPACE, &object).await?;
-            }
+            None => drop(self.host_side.create(&kind::NAMESPACE, &wanted).await?),
             Some(host) => {
-                let missing: Map =
-                    labels.into_iter().filter(|(k, v)| host.at(&["metadata", "labels", k]) != Some(v)).collect();
+                let mut missing = Map::new();
+                for member in ["labels", "annotations"] {
+                    let of = wanted.at(&["metadata", member]).and_then(Value::as_object).cloned().unwrap_or_default();
+                    let new: Map =
+                        of.into_iter().filter(|(k, v)| host.at(&["metadata", member, k]) != Some(v)).collect();
+                    if !new.is_empty() {
+                        missing.insert(member, new.into());
+                    }
+                }
                 if !missing.is_empty() {
-                    let mut patch = json!({"metadata": {"labels": (Value::Object(missing))}});
+                    let mut patch = json!({"metadata": (Value::Object(missing))});
                     if label(&host, VIRTUAL_CLUSTER_LABEL).is_empty() {
                         patch.set_at(&["metadata", "annotations", IMPORTED_ANNOTATION], "true".into());
                     }

@@ -37,12 +37,13 @@ use crate::types::volumes::Claims;
 const FIELD_MANAGER: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
-    let mut out = vec![TypeState::new("pods", Pods)];
+    let mut out = Vec::new();
     let mut add = |on: bool, make: &dyn Fn() -> TypeState| {
         if on {
             out.push(make());
         }
     };
+    add(settings.sync_pods, &|| TypeState::new("pods", Pods));
     add(settings.services, &|| TypeState::new("services", Services));
     add(settings.config_maps != Wanted::Off, &|| TypeState::new("configmaps", Configs::ConfigMaps));
     add(settings.secrets != Wanted::Off, &|| TypeState::new("secrets", Configs::Secrets));

@@ -20,6 +20,14 @@ async fn mapped_namespaces_keep_their_names() {
     let mut config = tenant.config();
     config.names =
         config.names.with_namespace_rules(vec![NamespaceRule { from: "team-*".into(), to: "${name}-*".into() }]);
+    let patch = Patch {
+        path: Path::parse("metadata.labels[\"owner\"]").expect("a path"),
+        mode: Mode::Expression {
+            to_host: Some(Script::parse("context.virtualObject.metadata.name").expect("an expression")),
+            to_virtual: None,
+        },
+    };
+    config.settings.patches.insert("namespaces".into(), vec![patch]);
     let syncer = tenant.sync_with(host.client(), config).await;
     tenant.api.create(&NAMESPACES, "", json!({"metadata": {"name": "team-a"}})).await;
     tenant
@@ -34,6 +42,7 @@ async fn mapped_namespaces_keep_their_names() {
     let namespace =
         eventually("the host namespace is there", || async { host_api.get(&NAMESPACES, "", "vc-a").await }).await;
     assert_eq!(namespace.str_at(&["metadata", "labels", "vcluster.loft.sh/vcluster-name"]), "vc");
+    assert_eq!(namespace.str_at(&["metadata", "labels", "owner"]), "team-a");
     eventually("the object has its own name there", || async { host_api.get(&CONFIG_MAPS, "vc-a", "m").await }).await;
     tenant.api.delete(&CONFIG_MAPS, "team-a", "m").await;
     eventually("it is gone again", || async { host_api.get(&CONFIG_MAPS, "vc-a", "m").await.is_none().then_some(()) })
