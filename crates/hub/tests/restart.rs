@@ -142,21 +142,7 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
         })
         .await
     };
-    // The tenant's EndpointSlice of Service kube-dns, as the syncer brings it to the host.
-    let dns_published = async |hub: &Hub, address: &str| {
-        eventually("the way to the cluster's DNS", async || {
-            let port = hub.clusters().first()?.dns?.port();
-            let selector = format!("kubernetes.io/service-name=kube-dns-x-kube-system-x-{NAME}");
-            let all: Vec<Value> = host_rest.list_as(&slices, NAMESPACE, &selector, "").await.ok()?;
-            let [slice] = all.as_slice() else { return None };
-            let there = slice["endpoints"][0]["addresses"][0].as_str() == Some(address)
-                && slice.array_at(&["ports"]).iter().all(|p| p["port"].as_i64() == Some(i64::from(port)));
-            there.then_some(())
-        })
-        .await
-    };
     let slice = published(&first, "10.1.2.3").await;
-    dns_published(&first, "10.1.2.3").await;
     assert_eq!(slice["endpoints"][0]["targetRef"]["name"].as_str(), Some("hub-0"));
     assert_eq!(slice["ports"][1]["name"].as_str(), Some("kubelet"));
     let service = host_rest.get(&Resource::new("", "v1", "services"), NAMESPACE, NAME).await.expect("the Service");
@@ -175,7 +161,6 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
     // The pod comes back elsewhere.
     let second = Hub::start(host.client(), hub_at([10, 1, 2, 4]));
     published(&second, "10.1.2.4").await;
-    dns_published(&second, "10.1.2.4").await;
     let secret_name = deploy::names::config_secret(NAME);
     host_rest.delete(&SECRETS, NAMESPACE, &secret_name, &Default::default()).await.expect("the Secret is deleted");
     eventually("the slice is gone", async || {
