@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use dns::{Dns, DnsConfig, ResolvConf, Sockets};
 use devhost::{DevHost, DevHostConfig};
+use dns::{Dns, DnsConfig, ResolvConf, Sockets};
 use hub::{Hub, HubConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

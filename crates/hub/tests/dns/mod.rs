@@ -202,9 +202,7 @@ async fn names_lead_to_services_of_the_host_and_of_virtual_clusters() {
     let server = tenant.dns().await;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}});
     tenant.host_rest.create(&Resource::new("", "v1", "namespaces"), "", &namespace).await.expect("a namespace");
-    let service = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": (name)}, "spec": {"ports": [{"port": 80}]}})
-    };
+    let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": (name)}, "spec": {"ports": [{"port": 80}]}});
     let db = tenant.host_rest.create(&SERVICES, "shared", &service("db")).await.expect("the host's Service");
     let db = db.str_at(&["spec", "clusterIP"]).to_string();
     tenant.rest.create(&SERVICES, "default", &service("web")).await.expect("the tenant's Service");
@@ -218,7 +216,13 @@ async fn names_lead_to_services_of_the_host_and_of_virtual_clusters() {
     // The first question may come before the servers have seen the Services; what they said then is kept for 5 s.
     eventually("the host's name", async || {
         let direct = ask(tenant.host_dns.address(), "db.shared.svc.cluster.local.", RecordType::A).await.1;
-        let on_host = ask(tenant.host_dns.address(), &format!("web-x-default-x-team-a.{NAMESPACE}.svc.cluster.local."), RecordType::A).await.1;
+        let on_host = ask(
+            tenant.host_dns.address(),
+            &format!("web-x-default-x-team-a.{NAMESPACE}.svc.cluster.local."),
+            RecordType::A,
+        )
+        .await
+        .1;
         let own = ask(server, "web.default.svc.cluster.local.", RecordType::A).await.1;
         (direct == [db.clone()] && on_host == [web.clone()] && own == [web.clone()]).then_some(())
     })
