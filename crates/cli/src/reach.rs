@@ -55,10 +55,8 @@ pub async fn choose(
     let written = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str).unwrap_or_default();
     // A hub writes the address at which it listens; somebody who sets another means it.
     let own = authority(written).is_none_or(|(name, _)| is_loopback(&name));
-    if cluster.placement == "hub" || !own {
-        if cluster.placement != "hub" || accepts(written).await {
-            return Ok(Way::Direct);
-        }
+    if !own && cluster.placement != "hub" || cluster.placement == "hub" && accepts(written).await {
+        return Ok(Way::Direct);
     }
     let services: Api<Service> = Api::namespaced(host.client.clone(), &cluster.namespace);
     let service = services.get_opt(&cluster.name).await.map_err(|error| host::unreachable(&host.context, error))?;
