@@ -37,7 +37,7 @@ fn slice(at: &Advertised, namespace: &str, name: &str, port: u16) -> Value {
                 "app": "vcluster",
                 "release": name,
                 "kubernetes.io/service-name": name,
-                "endpointslice.kubernetes.io/managed-by": "alcove.dev/hub",
+                "endpointslice.kubernetes.io/managed-by": "alcove-hub",
             },
         },
         "addressType": (if at.address.is_ipv6() { "IPv6" } else { "IPv4" }),

@@ -54,6 +54,8 @@ pub struct HubConfig {
     pub public_address: String,
     /// A cluster that nobody has used for this long, and that has nothing to do, sleeps. None: they stay awake.
     pub sleep_after: Option<Duration>,
+    /// The host's DNS servers; without any, those in `/etc/resolv.conf`.
+    pub dns_servers: Vec<SocketAddr>,
     /// Where the host's pods reach this process; then each cluster's Service leads to its port.
     pub advertised: Option<Advertised>,
 }

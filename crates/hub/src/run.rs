@@ -184,7 +184,10 @@ impl Cluster {
             public_url,
             store: None,
             replica: None,
-            dns: Some(DnsPlace::shared(hub.config.bind_address, None)),
+            dns: Some(DnsPlace {
+                servers: hub.config.dns_servers.clone(),
+                ..DnsPlace::shared(hub.config.bind_address, hub.config.advertised.as_ref().map(|at| at.address))
+            }),
         };
         // On the host a cluster has the rights of its own service account and no others, as it has in a pod of its own.
         let account = &options.config.control_plane.advanced.service_account.name;

@@ -74,6 +74,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         bind_address: [127, 0, 0, 1].into(),
         public_address: "127.0.0.1".into(),
         sleep_after: None,
+        dns_servers: Vec::new(),
         advertised: None,
     };
     let first = Hub::start(host.client(), config.clone());
@@ -117,6 +118,7 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
         bind_address: [127, 0, 0, 1].into(),
         public_address: String::new(),
         sleep_after: None,
+        dns_servers: Vec::new(),
         advertised: Some(hub::Advertised {
             address: address.into(),
             pod_name: "hub-0".into(),

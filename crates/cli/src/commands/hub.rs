@@ -98,6 +98,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
                 (None, None) => args.bind_address.to_string(),
             },
             sleep_after: args.sleep_after.0,
+            dns_servers: Vec::new(),
             advertised: args.pod_ip.map(|address| Advertised {
                 address,
                 pod_name: args.pod_name.clone(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use devhost::{DevHost, DevHostConfig};
+use dns::{Dns, DnsConfig, ResolvConf, Sockets};
 use hub::{Hub, HubConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -75,6 +76,8 @@ pub async fn up(global: &Global, args: &Up, ui: &Ui) -> anyhow::Result<ExitCode>
 pub struct Running {
     pub host: DevHost,
     pub hub: Hub,
+    /// The host's own names, which clusters ask for with `fallbackHostCluster` and `resolveDNS`.
+    dns: Option<Dns>,
 }
 
 impl Running {
@@ -97,6 +100,7 @@ impl Running {
                 None => failure,
             }
         })?;
+        let dns = host_dns(&host, bind.ip()).await;
         let hub = Hub::start(
             host.client(),
             HubConfig {
@@ -104,10 +108,11 @@ impl Running {
                 bind_address: bind.ip(),
                 public_address: bind.ip().to_string(),
                 sleep_after,
+                dns_servers: dns.iter().map(Dns::address).collect(),
                 advertised: None,
             },
         );
-        Ok(Running { host, hub })
+        Ok(Running { host, hub, dns })
     }
 
     /// A kubeconfig of the host's administrator.
@@ -128,8 +133,23 @@ impl Running {
 
     pub async fn stop(self) {
         self.hub.shutdown().await;
+        if let Some(dns) = self.dns {
+            dns.shutdown().await;
+        }
         self.host.stop().await;
     }
+}
+
+/// A DNS server for the host. Without one clusters ask the servers of this machine.
+async fn host_dns(host: &DevHost, bind: IpAddr) -> Option<Dns> {
+    let text = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+    let resolv_conf = ResolvConf::parse(&text);
+    let config = DnsConfig { forward: resolv_conf.servers.clone(), resolv_conf, ..DnsConfig::default() };
+    let started = match Sockets::bind(SocketAddr::new(bind, 0)).await {
+        Ok(sockets) => Dns::start(host.client(), config, sockets),
+        Err(error) => Err(error.into()),
+    };
+    started.inspect_err(|error| tracing::warn!(%error, "the development host has no DNS server")).ok()
 }
 
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::{Value, json};
 use devhost::{DevHost, DevHostConfig};
+use dns::{Dns, DnsConfig, Sockets};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use hub::{Hub, HubConfig};
@@ -21,6 +22,7 @@ const SYSTEM: &str = "kube-system";
 struct Tenant {
     _data: tempfile::TempDir,
     host: DevHost,
+    host_dns: Dns,
     host_rest: Rest,
     hub: Hub,
     rest: Rest,
@@ -31,18 +33,21 @@ impl Tenant {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let host = DevHost::start(DevHostConfig::default()).await.expect("the host starts");
         let host_rest = Rest::new(host.client(), "test");
+        let sockets = Sockets::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+        let host_dns = Dns::start(host.client(), DnsConfig::default(), sockets).expect("the host's DNS starts");
         let data = tempfile::tempdir().expect("a directory");
         let hub_config = HubConfig {
             data_dir: Some(data.path().to_owned()),
             bind_address: [127, 0, 0, 1].into(),
             public_address: "127.0.0.1".into(),
             sleep_after: None,
+            dns_servers: vec![host_dns.address()],
             advertised: None,
         };
         let hub = Hub::start(host.client(), hub_config);
         put_release(&host_rest, config).await;
         let rest = virtual_client(&host_rest).await;
-        Tenant { _data: data, host, host_rest, hub, rest }
+        Tenant { _data: data, host, host_dns, host_rest, hub, rest }
     }
 
     async fn dns(&self) -> SocketAddr {
@@ -51,6 +56,7 @@ impl Tenant {
 
     async fn stop(self) {
         self.hub.shutdown().await;
+        self.host_dns.shutdown().await;
         self.host.stop().await;
     }
 }
@@ -178,5 +184,60 @@ async fn coredns_is_deployed_when_asked_for_and_removed_when_not() {
     .await;
     let (code, data) = ask(server, "kubernetes.default.svc.cluster.local.", RecordType::A).await;
     assert_eq!((code.as_str(), data.len()), ("NoError", 1));
+    tenant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_lead_to_services_of_the_host_and_of_virtual_clusters() {
+    let tenant = Tenant::start(
+        "networking:\n  advanced: {fallbackHostCluster: true}\n  resolveDNS:\n  \
+         - {hostname: db.corp, target: {hostService: shared/db}}\n  \
+         - {hostname: web.corp, target: {vClusterService: vcluster-team-a/team-a/default/web}}\n  \
+         - {hostname: ip.corp, target: {ip: 10.7.7.7}}\n  \
+         - {hostname: \"*.star.corp\", target: {hostname: \"*.default.svc.cluster.local\"}}\n  \
+         - {service: default/cache, target: {hostService: shared/db}}\n  \
+         - {namespace: lent, target: {hostNamespace: shared}}\n",
+    )
+    .await;
+    let server = tenant.dns().await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}});
+    tenant.host_rest.create(&Resource::new("", "v1", "namespaces"), "", &namespace).await.expect("a namespace");
+    let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": (name)}, "spec": {"ports": [{"port": 80}]}});
+    let db = tenant.host_rest.create(&SERVICES, "shared", &service("db")).await.expect("the host's Service");
+    let db = db.str_at(&["spec", "clusterIP"]).to_string();
+    tenant.rest.create(&SERVICES, "default", &service("web")).await.expect("the tenant's Service");
+    let web = eventually("the Service on the host", async || {
+        let host = tenant.host_rest.get(&SERVICES, NAMESPACE, "web-x-default-x-team-a").await.ok()?;
+        let own = tenant.rest.get(&SERVICES, "default", "web").await.ok()?;
+        let address = host.str_at(&["spec", "clusterIP"]).to_string();
+        (own.str_at(&["spec", "clusterIP"]) == address).then_some(address)
+    })
+    .await;
+    // The first question may come before the servers have seen the Services; what they said then is kept for 5 s.
+    eventually("the host's name", async || {
+        let direct = ask(tenant.host_dns.address(), "db.shared.svc.cluster.local.", RecordType::A).await.1;
+        let on_host = ask(
+            tenant.host_dns.address(),
+            &format!("web-x-default-x-team-a.{NAMESPACE}.svc.cluster.local."),
+            RecordType::A,
+        )
+        .await
+        .1;
+        let own = ask(server, "web.default.svc.cluster.local.", RecordType::A).await.1;
+        (direct == [db.clone()] && on_host == [web.clone()] && own == [web.clone()]).then_some(())
+    })
+    .await;
+    for (name, want) in [
+        ("db.shared.svc.cluster.local.", db.as_str()),
+        ("db.corp.", &db),
+        ("web.corp.", &web),
+        ("ip.corp.", "10.7.7.7"),
+        ("web.star.corp.", &web),
+        ("cache.default.svc.cluster.local.", &db),
+        ("db.lent.svc.cluster.local.", &db),
+    ] {
+        let answer = ask(server, name, RecordType::A).await;
+        assert_eq!(answer, ("NoError".to_string(), vec![want.to_string()]), "{name}");
+    }
     tenant.stop().await;
 }
