@@ -422,16 +422,36 @@ fn write_failure(error: WriteError, cache: &ResourceCache, namespace: &str, name
             entry.ok().map(Box::new)
         })),
         WriteError::TooLarge { .. } => WriteFailure::Status(Box::new(Status::request_entity_too_large(error))),
-        // It comes back by itself: clients try again.
         WriteError::Unavailable { .. } => {
-            tracing::error!(%error, "the store could not be written");
-            WriteFailure::Status(Box::new(Status::service_unavailable(error.to_string()).with_retry_after(1)))
+            tracing::error!(%error, "the store refused a write");
+            WriteFailure::Status(Box::new(store_unavailable()))
         }
-        WriteError::Full | WriteError::EmptyKey | WriteError::LeaseNotFound { .. } | WriteError::LeaseExists { .. } => {
+        WriteError::Full => {
+            tracing::error!("there is no space left for the store");
+            WriteFailure::Status(Box::new(store_full()))
+        }
+        WriteError::EmptyKey | WriteError::LeaseNotFound { .. } | WriteError::LeaseExists { .. } => {
             tracing::error!(%error, "the store refused a write");
             WriteFailure::Status(Box::new(Status::internal_error(error)))
         }
     }
+}
+
+/// Seconds after which a client should try again when the store was away.
+const STORE_RETRY_SECONDS: i32 = 5;
+
+/// The database cannot be reached. What exactly is wrong, and its address, is for the log.
+fn store_unavailable() -> Status {
+    Status::service_unavailable("the store of this API server is not available at the moment, please try again")
+        .with_retry_after(STORE_RETRY_SECONDS)
+}
+
+/// Nothing can be written until there is room; reads and deletes go on.
+fn store_full() -> Status {
+    Status::service_unavailable(
+        "there is no space left for the store of this API server: nothing can be written until some is made",
+    )
+    .with_retry_after(6 * STORE_RETRY_SECONDS)
 }
 
 fn read_status(error: ReadError) -> Box<Status> {
@@ -442,7 +462,7 @@ fn read_status(error: ReadError) -> Box<Status> {
         ReadError::FutureRevision { requested, current } => Box::new(too_large(requested, current)),
         ReadError::Unavailable(_) => {
             tracing::error!(%error, "the store could not be read");
-            Box::new(Status::service_unavailable(error.to_string()).with_retry_after(1))
+            Box::new(store_unavailable())
         }
     }
 }

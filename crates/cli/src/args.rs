@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, etcd_placeholder, hub, serve, template, up};
+use crate::commands::{apiserver, demo, etcd, etcd_placeholder, hub, serve, store, template, up};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -29,7 +29,11 @@ impl Args {
         match &self.command {
             Command::Up(up) => up.foreground,
             Command::Hub(hub) => hub.command.is_none(),
-            Command::Apiserver(_) | Command::EtcdPlaceholder(_) | Command::Serve(_) | Command::Forward(_) => true,
+            Command::Apiserver(_)
+            | Command::Etcd(_)
+            | Command::EtcdPlaceholder(_)
+            | Command::Serve(_)
+            | Command::Forward(_) => true,
             _ => false,
         }
     }
@@ -153,6 +157,14 @@ pub enum Command {
         after_help = "Example:\n  ln -s $(which alcove) bin/etcd; ln -s $(which alcove) bin/kube-apiserver    see docs/envtest.md"
     )]
     EtcdPlaceholder(etcd_placeholder::EtcdPlaceholder),
+    /// Serve etcd's API over a store, for kube-apiserver, etcdctl and other clients of etcd
+    #[command(
+        after_help = "Examples:\n  alcove etcd --data-dir ./data\n  alcove etcd --store 'postgres://alcove:secret@db/team_a' --listen-client-urls http://127.0.0.1:2379"
+    )]
+    Etcd(etcd::Etcd),
+    /// Look into stores, and move data from one to another
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Work with vcluster.yaml
     #[command(subcommand)]
     Config(ConfigCommand),

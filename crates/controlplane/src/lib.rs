@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod backing_store;
 mod central;
 mod certificates;
 mod deny;
@@ -48,6 +49,7 @@ use crate::certificates::Certificates;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
+pub use backing_store::BackingStoreError;
 pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
@@ -123,6 +125,8 @@ pub enum StartError {
     Store(#[from] store::OpenError),
     #[error("the configuration of the API server")]
     Secure(#[from] apiserver::secure::SecureError),
+    #[error("controlPlane.backingStore")]
+    BackingStore(#[from] BackingStoreError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
@@ -444,6 +448,14 @@ impl ControlPlane {
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
 async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
+    if let Some((endpoint, tls)) = backing_store::endpoint(config)? {
+        if let Some(folder) = data_dir
+            && restore::waiting(folder).await.is_some()
+        {
+            return Err(BackingStoreError::Restore { endpoint: endpoint.to_string() }.into());
+        }
+        return Ok((endpoint.open(&tls, store::Options::default()).await?, false));
+    }
     let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
     let Some((staged, content)) = restore::waiting(folder).await else {
         return Ok((open_store(Some(folder)).await?, false));

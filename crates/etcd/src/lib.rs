@@ -9,3 +9,4 @@ pub mod client;
 pub mod proto;
 
 pub use client::{Client, ConnectError, Tls};
+pub use tonic::{Code, Status, Streaming};

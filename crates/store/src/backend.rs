@@ -91,6 +91,8 @@ pub(crate) fn positions(revisions: impl IntoIterator<Item = Revision>) -> Vec<Po
 /// changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
+    /// The newest revision when it was made: nobody may have written since.
+    pub after: Revision,
     pub records: Vec<Record>,
     pub leases: Vec<LeaseChange>,
 }
@@ -145,8 +147,8 @@ pub trait Direct: Send + Sync {
     async fn revoke(&self, id: i64) -> Result<Revision, WriteError>;
     /// The time in seconds that the lease has again.
     async fn keep_alive(&self, id: i64) -> Result<Option<i64>, BackendError>;
-    /// The lease and its remaining seconds.
-    async fn time_to_live(&self, id: i64) -> Result<Option<(LeaseRecord, i64)>, BackendError>;
+    /// The lease, its remaining seconds, and the keys attached to it.
+    async fn time_to_live(&self, id: i64) -> Result<Option<(LeaseRecord, i64, Vec<Bytes>)>, BackendError>;
 }
 
 /// Part of the state at a revision.

@@ -49,6 +49,7 @@ pub(crate) async fn run<R>(
         }
         match direct.commit(&seen, &records).await? {
             Verdict::Committed { revision } => {
+                inner.start_compactor();
                 wait_for(inner, revision).await?;
                 return result.map(|result| (revision, result));
             }

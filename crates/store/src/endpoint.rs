@@ -17,7 +17,7 @@ use crate::options::Options;
 use crate::store::Store;
 use crate::tls::TlsFiles;
 use crate::types::Snapshot;
-use crate::{Backend, Memory, Postgres, Sqlite, SqliteOptions};
+use crate::{Backend, Etcd, Memory, Mysql, Postgres, Sqlite, SqliteOptions};
 
 /// Where a store is.
 #[derive(Clone, PartialEq, Eq)]
@@ -92,13 +92,8 @@ impl Endpoint {
             Endpoint::Memory => Arc::new(Memory::new()),
             Endpoint::Sqlite(path) => Arc::new(Sqlite::open(path, SqliteOptions::default()).await?),
             Endpoint::Postgres(url) => Arc::new(Postgres::open(url, tls).await?),
-            Endpoint::Mysql(_) | Endpoint::Etcd(_) => {
-                return Err(crate::BackendError::new(
-                    format!("open {self}"),
-                    "this kind of store is not built in this version",
-                )
-                .into());
-            }
+            Endpoint::Mysql(url) => Arc::new(Mysql::open(url, tls).await?),
+            Endpoint::Etcd(members) => Arc::new(Etcd::open(members, tls).await?),
         })
     }
 

@@ -74,6 +74,12 @@ pub(crate) async fn catch_up(inner: &Arc<Inner>) -> Result<bool, BackendError> {
             }
             Err(error) => return Err(history_failure(error)),
         };
+        if followed.revision < current {
+            // Restored from a backup, or a database that does not keep what it confirmed.
+            let why =
+                format!("it is at revision {}, but {current} was confirmed before: start again", followed.revision);
+            return Err(BackendError::new("go on with what the backend holds", why));
+        }
         let mut changes = Vec::new();
         if let Some(leases) = &followed.leases {
             changes = lease_changes(inner, leases);

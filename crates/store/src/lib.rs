@@ -4,7 +4,7 @@
 //!
 //! [`Store`] is what everybody else uses: it holds the live keys in memory, gives out revisions in one writer and hands
 //! events to watchers. A [`Backend`] is only the durable part below it: [`Memory`] for tests and throw-away clusters,
-//! [`Sqlite`] by default, [`Postgres`] when several replicas share one history.
+//! [`Sqlite`] by default, [`Postgres`], [`Mysql`] or [`Etcd`] when several replicas share one history.
 //!
 //! Invariants:
 //! - `compact_revision <= current_revision`; both only grow, also over a restart.
@@ -20,10 +20,12 @@ pub mod contract;
 mod direct;
 mod endpoint;
 mod error;
+mod etcd;
 mod follow;
 mod hub;
 mod lease;
 mod memory;
+mod mysql;
 mod options;
 mod postgres;
 pub mod servers;
@@ -36,10 +38,12 @@ mod types;
 mod watch;
 mod writer;
 
+pub use self::etcd::Etcd;
 pub use backend::{Backend, Batch, Direct, Followed, HistoryRange, LeaseChange, Record, Seen, Verdict};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{AppendError, BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 pub use memory::Memory;
+pub use mysql::Mysql;
 pub use options::Options;
 pub use postgres::Postgres;
 pub use sqlite::{Sqlite, SqliteOptions, Workers};

@@ -128,6 +128,8 @@ impl Server {
                 let program = program.ok_or(StartError::NotInstalled("mariadb-server"))?;
                 let mut init = command(&program, user);
                 init.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                // Temporary tables of several servers have the same names.
+                init.arg(format!("--tmpdir={}", folder.display()));
                 init.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
                 run(&program, init.current_dir(&folder))?;
             }
@@ -164,9 +166,10 @@ impl Server {
                 let program = find(&["mariadbd", "mysqld"]).ok_or(StartError::NotInstalled("mariadb-server"))?;
                 let mut command = command(&program, "mysql");
                 command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                command.arg(format!("--tmpdir={}", folder.display()));
                 command.arg(format!("--port={port}")).arg(format!("--socket={}/socket", folder.display()));
                 command.arg(format!("--pid-file={}/pid", folder.display()));
-                command.args(["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]);
+                command.args(["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2", "--skip-log-bin"]);
                 command.args(["--innodb-buffer-pool-size=32M", "--skip-name-resolve", "--performance-schema=OFF"]);
                 command
             }
@@ -175,7 +178,7 @@ impl Server {
                 let mut command = command(&program, "");
                 let client = format!("http://127.0.0.1:{port}");
                 // Nobody dials the only member's peer address, but it has to be free.
-                let peer = format!("unix://{}/peer:0", folder.display());
+                let peer = format!("http://127.0.0.1:{}", free_port().map_err(io)?);
                 command.arg("--data-dir").arg(&data).args(["--name", "default", "--log-level", "error"]);
                 command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::Backend;
 use crate::direct;
-use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
+use crate::error::{BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 use crate::follow;
 use crate::hub::Hub;
 use crate::lease::{self, Leases};
@@ -350,7 +350,11 @@ impl Store {
             return Ok(self.current_revision());
         }
         let last = self.inner.backend.last_revision().await.map_err(ReadError::Unavailable)?;
-        if last > self.current_revision() {
+        if self.inner.backend.direct().is_some() {
+            direct::wait_for(&self.inner, last)
+                .await
+                .map_err(|error| ReadError::Unavailable(BackendError::new("catch up with the backend", error)))?;
+        } else if last > self.current_revision() {
             let _in_order = self.inner.applying.lock().await;
             if last > self.current_revision() && !self.inner.queue.lock().is_unresolved() {
                 follow::catch_up(&self.inner).await.map_err(ReadError::Unavailable)?;
@@ -451,24 +455,29 @@ impl Store {
 
     /// The lease, its remaining time in seconds, and the keys attached to it.
     pub async fn lease_time_to_live(&self, id: i64) -> Result<Option<(LeaseRecord, i64, Vec<Bytes>)>, ReadError> {
-        let keys = |leases: &Leases| {
-            leases.by_id.get(&id).map_or_else(Vec::new, |lease| lease.keys.iter().cloned().collect::<Vec<Bytes>>())
-        };
         if let Some(direct) = self.inner.backend.direct() {
             let found = direct.time_to_live(id).await.map_err(ReadError::Unavailable)?;
-            return Ok(found.map(|(record, left)| (record, left, keys(&self.inner.leases.lock()))));
+            if found.is_none() {
+                self.inner.leases.lock().by_id.remove(&id);
+            }
+            return Ok(found);
         }
         let leases = self.inner.leases.lock();
         let Some(lease) = leases.by_id.get(&id) else { return Ok(None) };
         let left = lease.deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs();
         let record = LeaseRecord { id, ttl_seconds: lease.ttl_seconds };
-        Ok(Some((record, i64::try_from(left).unwrap_or(i64::MAX), keys(&leases))))
+        Ok(Some((record, i64::try_from(left).unwrap_or(i64::MAX), lease.keys.iter().cloned().collect())))
     }
 
     /// The leases there are.
     pub fn leases(&self) -> Vec<LeaseRecord> {
         let leases = self.inner.leases.lock();
         leases.by_id.iter().map(|(id, lease)| LeaseRecord { id: *id, ttl_seconds: lease.ttl_seconds }).collect()
+    }
+
+    /// The size of all live keys and values.
+    pub fn live_bytes(&self) -> u64 {
+        self.inner.state.read().live.values().map(|kv| (kv.key.len() + kv.value.len()) as u64).sum()
     }
 
     /// Everything live, at one revision. Values are shared, not copied.

@@ -49,6 +49,19 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+fn authorities_file(files: &TlsFiles) -> Result<PathBuf, BackendError> {
+    let system = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    files.ca_file.clone().or_else(system).ok_or_else(|| {
+        BackendError::new("check the server's certificate", "no authorities are known: give a file with them")
+    })
+}
+
+/// The authorities as PEM: those that were given, or the system's.
+pub(crate) fn authorities(files: &TlsFiles) -> Result<String, BackendError> {
+    let path = authorities_file(files)?;
+    std::fs::read_to_string(&path).map_err(|error| failure(&path)(error.into()))
+}
+
 fn failure(path: &Path) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> BackendError {
     let doing = format!("use {}", path.display());
     move |error| BackendError::new(doing, error)
@@ -74,10 +87,7 @@ pub(crate) fn client_config(files: &TlsFiles, trust: Trust) -> Result<ClientConf
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }))
     } else {
         let mut roots = RootCertStore::empty();
-        let system = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
-        let path = files.ca_file.clone().or_else(system).ok_or_else(|| {
-            BackendError::new("check the server's certificate", "no authorities are known: give a file with them")
-        })?;
+        let path = authorities_file(files)?;
         // A system's bundle may hold some that are no longer good; one's own may not.
         for certificate in certificates(&path)? {
             if let Err(error) = roots.add(certificate)

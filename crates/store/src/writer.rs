@@ -361,7 +361,7 @@ struct Prepared {
 fn prepare(inner: &Inner, commands: &mut [Pending]) -> Prepared {
     let mut current = inner.state.read().current;
     let mut overlay = Overlay::default();
-    let mut batch = Batch::default();
+    let mut batch = Batch { after: current, ..Batch::default() };
     let mut events = Vec::new();
     let mut outcomes = Vec::with_capacity(commands.len());
     for pending in commands {

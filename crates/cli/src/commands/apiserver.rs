@@ -9,9 +9,11 @@ use apiserver::ApiServer;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use pki::ClusterCertificates;
+use store::{Endpoint, TlsFiles};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::store::address;
 use crate::failure::Failure;
 use crate::kubeconfig;
 use crate::signals;
@@ -78,9 +80,27 @@ pub struct ApiServerArgs {
     /// Serve requests without credentials as system:anonymous
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
-    /// Accepted for programs that start kube-apiserver; the store is our own
+    /// Members of an etcd cluster; used with --storage-backend=etcd3 only, because the store is our own otherwise
     #[arg(long, value_delimiter = ',', value_name = "URLS")]
     pub etcd_servers: Vec<String>,
+    /// etcd3 keeps objects in the etcd of --etcd-servers
+    #[arg(long, value_name = "NAME")]
+    pub storage_backend: Option<String>,
+    /// Prefix of all keys in etcd; nothing else than /registry is supported
+    #[arg(long, default_value = "/registry", value_name = "PREFIX")]
+    pub etcd_prefix: String,
+    /// Authorities for TLS towards etcd, or the database of --store
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd, or the database of --store
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Store to use: sqlite://, postgres://, mysql://, http:// (etcd) [default: state.db below --data-dir, else memory]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "storage_backend")]
+    pub store: Option<String>,
     /// Write a kubeconfig of an administrator once the server is ready
     #[arg(long, value_name = "FILE")]
     pub kubeconfig_out: Option<PathBuf>,
@@ -107,19 +127,14 @@ const UNUSED_FLAGS: &[&str] = &[
     "contention-profiling",
     "feature-gates",
     "runtime-config",
-    "storage-backend",
     "storage-media-type",
     "delete-collection-workers",
     "enable-garbage-collector",
-    "etcd-prefix",
     "etcd-compaction-interval",
     "etcd-count-metric-poll-period",
     "etcd-db-metric-poll-interval",
     "etcd-healthcheck-timeout",
     "etcd-readycheck-timeout",
-    "etcd-cafile",
-    "etcd-certfile",
-    "etcd-keyfile",
     "watch-cache",
     "watch-cache-sizes",
     "default-watch-cache-size",
@@ -201,6 +216,28 @@ impl FromArgMatches for UnusedFlags {
 /// once.
 const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Where objects are kept.
+fn store_endpoint(data_dir: Option<&std::path::Path>, args: &ApiServerArgs) -> anyhow::Result<Endpoint> {
+    if args.etcd_prefix.trim_matches('/') != "registry" {
+        let message = format!("--etcd-prefix {}: only /registry is supported", args.etcd_prefix);
+        return Err(Failure::invalid(message).into());
+    }
+    if let Some(text) = &args.store {
+        return address("--store", text);
+    }
+    match args.storage_backend.as_deref() {
+        None | Some("") => Ok(match data_dir {
+            Some(folder) => Endpoint::Sqlite(folder.join("state.db")),
+            None => Endpoint::Memory,
+        }),
+        Some("etcd3") if args.etcd_servers.is_empty() => {
+            Err(Failure::invalid("--storage-backend etcd3: --etcd-servers is missing").into())
+        }
+        Some("etcd3") => address("--etcd-servers", &args.etcd_servers.join(",")),
+        Some(other) => Err(Failure::invalid(format!("--storage-backend {other}: there is only etcd3")).into()),
+    }
+}
+
 const AUTHORIZATION_MODES: [&str; 5] = ["AlwaysAllow", "AlwaysDeny", "RBAC", "Node", "Webhook"];
 
 pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -209,8 +246,9 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     }
     let node_port_range = parse_ports(&args.service_node_port_range)?;
     check_modes(&args.authorization_mode)?;
-    if !args.etcd_servers.is_empty() {
-        ui.info("--etcd-servers has no effect: the store is our own (see --data-dir)");
+    let endpoint = store_endpoint(data_dir.as_deref(), args)?;
+    if !args.etcd_servers.is_empty() && !matches!(endpoint, Endpoint::Etcd(_)) {
+        ui.info("--etcd-servers has no effect without --storage-backend=etcd3: the store is our own (see --data-dir)");
     }
     let listen = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -234,15 +272,20 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     }
     let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(client_ca.as_bytes()))
         .context("cannot use the certificates")?;
-    let store = match &data_dir {
-        None => store::Store::in_memory(store::Options::default()).await,
-        Some(folder) => {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            store::Store::open_sqlite(folder.join("state.db"), store::Options::default())
-                .await
-                .with_context(|| format!("cannot open the store in {}", folder.display()))?
-        }
+    if let Endpoint::Sqlite(path) = &endpoint
+        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let store_tls = TlsFiles {
+        ca_file: args.etcd_cafile.clone(),
+        cert_file: args.etcd_certfile.clone(),
+        key_file: args.etcd_keyfile.clone(),
     };
+    let store = endpoint
+        .open(&store_tls, store::Options::default())
+        .await
+        .with_context(|| format!("cannot open the store {endpoint}"))?;
     let secure = apiserver::SecureOptions {
         service_account_signing_key: file("sa.key"),
         service_account_keys: service_account_keys(args, &file("sa.pub"))?,

@@ -8,6 +8,7 @@ mod create;
 mod debug;
 mod delete;
 pub mod demo;
+pub mod etcd;
 pub mod etcd_placeholder;
 pub mod hub;
 mod list;
@@ -15,6 +16,7 @@ mod mappings;
 pub mod pause;
 pub mod serve;
 mod snapshot;
+pub mod store;
 pub mod template;
 pub mod up;
 
@@ -59,6 +61,12 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
             let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
             apiserver::run(data_dir, &command, ui).await
         }
+        Command::Etcd(command) => {
+            let home = std::env::var_os("ALCOVE_HOME");
+            let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
+            etcd::run(data_dir, &command, ui).await
+        }
+        Command::Store(command) => store::run(&command, ui).await,
         Command::EtcdPlaceholder(command) => etcd_placeholder::run(&command, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {

@@ -29,7 +29,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use self::connect::{Address, Link};
 use crate::backend::{
-    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, last_position, positions, revision_of,
+    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, Record, last_position, positions, revision_of,
 };
 use crate::error::{AppendError, BackendError, HistoryError, OpenError};
 use crate::tls::TlsFiles;
@@ -234,15 +234,8 @@ impl Postgres {
 
     async fn append_with(&self, writing: &mut Writing, batch: &Batch) -> Result<(), AppendError> {
         let known = (self.fence.load(Ordering::Acquire), self.lease_epoch.load(Ordering::Acquire));
-        let (first, last) = match (batch.records.first(), batch.records.last()) {
-            (Some(first), Some(last)) => (first.revision() - 1, last.revision()),
-            // Leases alone do not change the revision: whichever it is.
-            _ => {
-                let head = self.read(async |transaction| transaction.query_one(sql::HEAD, &[]).await).await;
-                let revision = Head::of(&head.map_err(AppendError::NotApplied)?).revision;
-                (revision, revision)
-            }
-        };
+        let first = batch.after;
+        let last = batch.records.last().map_or(first, Record::revision);
         let written = self.execute(writing, batch, (first, last), known).await?;
         if written {
             return self.finish(writing, batch, known.1, last).await;

@@ -29,6 +29,10 @@ impl Place for At {
     async fn open(&self) -> Arc<dyn Backend> {
         self.0.backend(&TlsFiles::default()).await.expect("the backend opens")
     }
+
+    fn keeps_revisions(&self) -> bool {
+        !matches!(self.0, Endpoint::Etcd(_))
+    }
 }
 
 fn endpoint(url: &str) -> Endpoint {
@@ -73,6 +77,39 @@ async fn keeps_the_contract(kind: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_keeps_the_contract() {
     keeps_the_contract(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_keeps_the_contract() {
+    keeps_the_contract(Kind::Mysql).await;
+}
+
+/// etcd has one history for all: each case gets a server of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_keeps_the_contract() {
+    let (_folder, path) = folder();
+    if server(Kind::Etcd, &path).is_none() {
+        return;
+    }
+    let mut left = cases().into_iter();
+    let mut running = tokio::task::JoinSet::new();
+    loop {
+        while running.len() < 4
+            && let Some((name, case)) = left.next()
+        {
+            let path = path.clone();
+            running.spawn(async move {
+                let started = tokio::task::spawn_blocking(move || server(Kind::Etcd, &path)).await;
+                let server = started.expect("no panic").expect("installed");
+                println!("{name}");
+                case(Arc::new(At(endpoint(&server.url(name))))).await;
+            });
+        }
+        match running.join_next().await {
+            None => return,
+            Some(done) => done.expect("the case passes"),
+        }
+    }
 }
 
 async fn put(store: &Store, key: &str, value: &str) -> Result<u64, WriteError> {
@@ -166,6 +203,11 @@ async fn two_replicas_share_one_postgres() {
     two_replicas_share_one_history(Kind::Postgres).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_share_one_mariadb() {
+    two_replicas_share_one_history(Kind::Mysql).await;
+}
+
 /// The server goes away and comes back: writes are refused meanwhile, reads of the newest state go on, and afterwards
 /// everything works without help, with each revision told once.
 async fn an_outage_is_survived(kind: Kind) {
@@ -206,6 +248,11 @@ async fn an_outage_of_postgres_is_survived() {
     an_outage_is_survived(Kind::Postgres).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_mariadb_is_survived() {
+    an_outage_is_survived(Kind::Mysql).await;
+}
+
 /// A replica that was cut off while others wrote and compacted starts again from the newest state, and its watchers hear it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_history_can_be_read_with_its_past() {
@@ -227,4 +274,14 @@ async fn a_shared_history_can_be_read_with_its_past() {
         .expect("a read only");
     let refused = two.get(b"/a", last - 6).await;
     assert!(matches!(refused, Err(store::ReadError::Compacted { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_share_one_etcd() {
+    two_replicas_share_one_history(Kind::Etcd).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_etcd_is_survived() {
+    an_outage_is_survived(Kind::Etcd).await;
 }

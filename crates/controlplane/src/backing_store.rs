@@ -1,0 +1,103 @@
+//! `controlPlane.backingStore`: which store a cluster's data is in, when it is not the file in its data directory.
+
+use std::path::PathBuf;
+
+use config::{Config, StoreType};
+use store::{Endpoint, EndpointError, TlsFiles};
+
+/// What is wrong with the configured store.
+#[derive(Debug, thiserror::Error)]
+pub enum BackingStoreError {
+    #[error("{path}")]
+    Address { path: &'static str, source: EndpointError },
+    #[error("{path}: {endpoint} is not a database server")]
+    NotExternal { path: &'static str, endpoint: String },
+    #[error("{path} is missing")]
+    Missing { path: &'static str },
+    #[error("{path} is not built in this version; use controlPlane.backingStore.etcd.external or a database")]
+    NotBuilt { path: &'static str },
+    #[error(
+        "a snapshot waits to be restored, which is built for the embedded database only; the data is in {endpoint}"
+    )]
+    Restore { endpoint: String },
+}
+
+/// The store of a configuration; none for the embedded one.
+pub(crate) fn endpoint(config: &Config) -> Result<Option<(Endpoint, TlsFiles)>, BackingStoreError> {
+    let backing = &config.control_plane.backing_store;
+    let (path, address, files) = match config.store_type() {
+        StoreType::EmbeddedDatabase => return Ok(None),
+        StoreType::ExternalDatabase => {
+            let database = &backing.database.external;
+            let files = [&database.ca_file, &database.cert_file, &database.key_file];
+            ("controlPlane.backingStore.database.external.dataSource", &database.data_source, files)
+        }
+        StoreType::ExternalEtcd => {
+            let etcd = &backing.etcd.external;
+            let files = [&etcd.tls.ca_file, &etcd.tls.cert_file, &etcd.tls.key_file];
+            ("controlPlane.backingStore.etcd.external.endpoint", &etcd.endpoint, files)
+        }
+        StoreType::EmbeddedEtcd => {
+            return Err(BackingStoreError::NotBuilt { path: "controlPlane.backingStore.etcd.embedded" });
+        }
+        StoreType::DeployedEtcd => {
+            return Err(BackingStoreError::NotBuilt { path: "controlPlane.backingStore.etcd.deploy" });
+        }
+    };
+    if address.is_empty() {
+        return Err(BackingStoreError::Missing { path });
+    }
+    let mut address = address.clone();
+    if config.store_type() == StoreType::ExternalEtcd && !address.contains("://") {
+        // As vCluster has it: host and port are enough.
+        address = format!("https://{address}");
+    }
+    let endpoint = Endpoint::parse(&address).map_err(|source| BackingStoreError::Address { path, source })?;
+    if !endpoint.is_shared() {
+        return Err(BackingStoreError::NotExternal { path, endpoint: endpoint.to_string() });
+    }
+    let [ca_file, cert_file, key_file] = files.map(|file| (!file.is_empty()).then(|| PathBuf::from(file)));
+    Ok(Some((endpoint, TlsFiles { ca_file, cert_file, key_file })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_are_found_in_the_configuration() {
+        let table = [
+            ("{}", Ok(None)),
+            (
+                "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: 'postgres://me:pw@db/kube', caFile: /ca}}}}",
+                Ok(Some(("postgres://me@db/kube", Some("/ca")))),
+            ),
+            (
+                "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: 'mysql://me:pw@tcp(db:3306)/kube'}}}}",
+                Ok(Some(("mysql://me@tcp(db:3306)/kube", None))),
+            ),
+            (
+                "controlPlane: {backingStore: {etcd: {external: {enabled: true, endpoint: 'etcd:2379', tls: {caFile: /ca}}}}}",
+                Ok(Some(("https://etcd:2379", Some("/ca")))),
+            ),
+            (
+                "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: /data/state.db}}}}",
+                Err(
+                    "controlPlane.backingStore.database.external.dataSource: sqlite:///data/state.db is not a database server",
+                ),
+            ),
+        ];
+        for (text, expected) in table {
+            let config = Config::from_yaml("vcluster.yaml", text).expect("a configuration");
+            let found = endpoint(&config).map_err(|error| error.to_string());
+            let found = found.as_ref().map_err(String::as_str).map(|found| {
+                let found = found.as_ref();
+                found.map(|(endpoint, tls)| (endpoint.to_string(), tls.ca_file.clone()))
+            });
+            let expected = expected.map(|found| {
+                found.map(|(endpoint, ca): (&str, Option<&str>)| (endpoint.to_string(), ca.map(PathBuf::from)))
+            });
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}
