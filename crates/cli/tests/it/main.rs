@@ -2,6 +2,7 @@
 
 mod dedicated;
 mod docs;
+mod edges;
 mod envtest;
 mod kubectl;
 mod life;
