@@ -123,6 +123,12 @@ pub(crate) fn shape(request: &pb::RangeRequest, mut kvs: Vec<KeyValue>) -> pb::R
             && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
     });
     let (order, target) = order(request);
+    let filtered =
+        request.min_mod_revision | request.max_mod_revision | request.min_create_revision | request.max_create_revision;
+    if request.sort_order() == pb::SortOrder::None && filtered == 0 && request.limit > 0 {
+        // Without an order etcd cuts first and sorts what is left, with the key that shows that there is more.
+        kvs.truncate(usize::try_from(request.limit).unwrap_or(usize::MAX).saturating_add(1));
+    }
     if order != pb::SortOrder::None {
         kvs.sort_by(|one, other| match target {
             pb::SortTarget::Key => one.key.cmp(&other.key),

@@ -180,6 +180,8 @@ impl Server {
                 // Nobody dials the only member's peer address, but it has to be free.
                 let peer = format!("http://127.0.0.1:{}", free_port().map_err(io)?);
                 command.arg("--data-dir").arg(&data).args(["--name", "default", "--log-level", "error"]);
+                // Our largest value is larger than what etcd takes by default.
+                command.args(["--max-request-bytes", "8388608"]);
                 command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
                 command.args(["--initial-cluster", &format!("default={peer}")]);

@@ -61,7 +61,7 @@ pub async fn a_range_has_limits_orders_and_filters(place: &Place) {
         (Ascend, Create, 0, vec!["a", "c", "b", "d"], false),
         (Descend, Value, 2, vec!["a", "b"], true),
         (Descend, Version, 1, vec!["a"], true),
-        (Unsorted, Value, 2, vec!["d", "c"], true),
+        (Unsorted, Value, 2, vec!["c", "b"], true),
     ];
     for (order, target, limit, names, more) in table {
         let answer = place
