@@ -52,7 +52,8 @@ impl Face {
         }
         let (request, past) = (Arc::new(request), Arc::new(past));
         let work = move |transaction: &mut Transaction<'_>| {
-            let mut run = Run { transaction, past: (*past).clone() };
+            let mut run = Run { transaction, past: (*past).clone(), decided: VecDeque::new() };
+            run.decide(&request);
             match run.txn(&request) {
                 Ok(answer) => Ok(Ok(answer)),
                 Err(Refused::Write(error)) => Err(error),
@@ -169,11 +170,13 @@ struct Run<'a, 't> {
     transaction: &'a mut Transaction<'t>,
     /// Answers to reads of the past, in the order in which the request has them.
     past: VecDeque<pb::RangeResponse>,
+    /// Which branch each transaction takes, in the order in which they run.
+    decided: VecDeque<bool>,
 }
 
 impl Run<'_, '_> {
     fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Refused> {
-        let succeeded = request.compare.iter().all(|compare| self.compare(compare));
+        let succeeded = self.decided.pop_front().unwrap_or(false);
         let (taken, skipped) =
             if succeeded { (&request.success, &request.failure) } else { (&request.failure, &request.success) };
         if !succeeded {
@@ -194,6 +197,17 @@ impl Run<'_, '_> {
             self.skip(skipped);
         }
         Ok(pb::TxnResponse { header: None, succeeded, responses })
+    }
+
+    /// Compares everything before anything is written: conditions of inner transactions are about the state before, too.
+    fn decide(&mut self, request: &pb::TxnRequest) {
+        let succeeded = request.compare.iter().all(|compare| self.compare(compare));
+        self.decided.push_back(succeeded);
+        for op in if succeeded { &request.success } else { &request.failure } {
+            if let Some(Request::RequestTxn(txn)) = &op.request {
+                self.decide(txn);
+            }
+        }
     }
 
     /// Leaves out the reads of the past of a branch that is not taken.

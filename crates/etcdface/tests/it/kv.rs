@@ -300,9 +300,9 @@ pub async fn transactions_are_nested_and_never_write_a_key_twice(place: &Place) 
     let answer = transaction(place, vec![], ops).await.expect("a txn");
     assert_eq!(revision(&answer.header), before + 1);
     let Some(Response::ResponseTxn(nested)) = &answer.responses[1].response else { panic!("a txn") };
-    assert!(nested.succeeded, "the outer transaction's write is seen");
+    assert!(!nested.succeeded, "conditions are about the state before");
     let kvs = place.range(|_| {}).await.expect("a read").kvs;
-    assert_eq!(text(&kvs[2].value), "then");
+    assert_eq!(text(&kvs[2].value), "else");
     let (key, range_end) = place.all();
     let delete = op(Request::RequestDeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv: false }));
     let twice = [
