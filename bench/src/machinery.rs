@@ -251,7 +251,7 @@ impl Bench {
             let client = self.client.clone();
             let created = async move { anyhow::Ok(client.request_text(create).await.map(drop)?) };
             let received = async {
-                let mut pending: FuturesUnordered<_> = watches.iter_mut().map(|lines| next_line(lines)).collect();
+                let mut pending: FuturesUnordered<_> = watches.iter_mut().map(next_line).collect();
                 let mut first = None;
                 while let Some(event) = pending.next().await {
                     anyhow::ensure!(event?.contains(&name), "a watch answered another event");

@@ -47,7 +47,7 @@ fn write(value: &Value, indent: Option<usize>, out: &mut String) {
         Value::Number(number) => out.push_str(&number_text(number)),
         Value::String(text) => string(text, out),
         Value::Array(items) => {
-            list(items.iter(), indent, ['[', ']'], out, |item, indent, out| write(item, indent, out));
+            list(items.iter(), indent, ['[', ']'], out, write);
         }
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();

@@ -234,8 +234,8 @@ async fn use_it(environment: &Environment, index: usize) {
         list.resources.iter().any(|resource| resource.name == "foos").then_some(())
     })
     .await;
-    let foo = ApiResource::from_gvk(&GroupVersionKind::gvk("envtest.example", "v1", "Foo"));
-    let foos: Api<DynamicObject> = Api::namespaced_with(admin.clone(), "default", &foo);
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("envtest.example", "v1", "Foo"));
+    let foos: Api<DynamicObject> = Api::namespaced_with(admin.clone(), "default", &resource);
     let before = foos.list(&ListParams::default()).await.unwrap();
     assert!(before.items.is_empty(), "environments share nothing");
     let events = foos.watch(&WatchParams::default(), &before.metadata.resource_version.unwrap()).await.unwrap();
@@ -253,7 +253,7 @@ async fn use_it(environment: &Environment, index: usize) {
     foos.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
 
     let nobody = environment.client(Some(("jane", &["developers"])));
-    let refused = Api::<DynamicObject>::namespaced_with(nobody, "default", &foo).get(&name).await.unwrap_err();
+    let refused = Api::<DynamicObject>::namespaced_with(nobody, "default", &resource).get(&name).await.unwrap_err();
     match refused {
         kube::Error::Api(status) => assert!(status.is_forbidden(), "{status:?}"),
         other => panic!("{other}"),

@@ -216,6 +216,8 @@ impl Served {
     }
 }
 
+// What the process said belongs to a failed test.
+#[allow(clippy::print_stderr)]
 impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -59,8 +59,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { pieces: pieces.into_iter().peekable(), depth: 0 };
     let (nodes, end) = parser.block()?;
     match end {
-        End::Eof => Ok(nodes),
-        End::End(line) | End::Else(line, _) => Err(fail(line, "unexpected {{ end }} or {{ else }}")),
+        Closing::Eof => Ok(nodes),
+        Closing::End(line) | Closing::Else(line, _) => Err(fail(line, "unexpected {{ end }} or {{ else }}")),
     }
 }
 
@@ -248,7 +248,7 @@ fn quoted(line: usize, chars: &[char], start: usize) -> Result<(Value, usize), T
     }
 }
 
-enum End {
+enum Closing {
     Eof,
     End(usize),
     Else(usize, Vec<Token>),
@@ -260,7 +260,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn block(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn block(&mut self) -> Result<(Vec<Node>, Closing), TemplateError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             let (line, tokens) = match piece {
@@ -277,8 +277,8 @@ impl Parser {
                 _ => "",
             };
             match keyword {
-                "end" => return Ok((nodes, End::End(line))),
-                "else" => return Ok((nodes, End::Else(line, tokens[1..].to_vec()))),
+                "end" => return Ok((nodes, Closing::End(line))),
+                "else" => return Ok((nodes, Closing::Else(line, tokens[1..].to_vec()))),
                 "if" => nodes.push(self.condition(line, &tokens[1..])?),
                 "with" => {
                     let condition = pipeline(line, &tokens[1..])?;
@@ -297,10 +297,10 @@ impl Parser {
                 _ => nodes.push(Node::Action(line, pipeline(line, &tokens)?)),
             }
         }
-        Ok((nodes, End::Eof))
+        Ok((nodes, Closing::Eof))
     }
 
-    fn nested(&mut self, line: usize) -> Result<(Vec<Node>, End), TemplateError> {
+    fn nested(&mut self, line: usize) -> Result<(Vec<Node>, Closing), TemplateError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(fail(line, format!("more than {MAX_DEPTH} blocks within each other")));
@@ -308,7 +308,7 @@ impl Parser {
         let result = self.block();
         self.depth -= 1;
         match result? {
-            (_, End::Eof) => Err(fail(line, "unclosed block: {{ end }} is missing")),
+            (_, Closing::Eof) => Err(fail(line, "unclosed block: {{ end }} is missing")),
             found => Ok(found),
         }
     }
@@ -317,11 +317,11 @@ impl Parser {
     fn body(&mut self, line: usize) -> Result<(Vec<Node>, Vec<Node>), TemplateError> {
         let (body, end) = self.nested(line)?;
         match end {
-            End::Else(line, rest) if rest.is_empty() => match self.nested(line)? {
-                (otherwise, End::End(_)) => Ok((body, otherwise)),
+            Closing::Else(line, rest) if rest.is_empty() => match self.nested(line)? {
+                (otherwise, Closing::End(_)) => Ok((body, otherwise)),
                 _ => Err(fail(line, "unexpected {{ else }}")),
             },
-            End::Else(line, _) => Err(fail(line, "only {{ if }} takes {{ else if }}")),
+            Closing::Else(line, _) => Err(fail(line, "only {{ if }} takes {{ else if }}")),
             _ => Ok((body, Vec::new())),
         }
     }
@@ -333,14 +333,14 @@ impl Parser {
             let (body, end) = self.nested(line)?;
             branches.push((condition, body));
             match end {
-                End::Else(line, rest) if rest.is_empty() => match self.nested(line)? {
-                    (otherwise, End::End(_)) => return Ok(Node::If(line, branches, otherwise)),
+                Closing::Else(line, rest) if rest.is_empty() => match self.nested(line)? {
+                    (otherwise, Closing::End(_)) => return Ok(Node::If(line, branches, otherwise)),
                     _ => return Err(fail(line, "unexpected {{ else }}")),
                 },
-                End::Else(line, rest) if rest[0] == Token::Word("if".into()) => {
+                Closing::Else(line, rest) if rest[0] == Token::Word("if".into()) => {
                     condition = pipeline(line, &rest[1..])?;
                 }
-                End::Else(line, _) => return Err(fail(line, "unexpected words after else")),
+                Closing::Else(line, _) => return Err(fail(line, "unexpected words after else")),
                 _ => return Ok(Node::If(line, branches, Vec::new())),
             }
         }

@@ -176,7 +176,7 @@ async fn a_controller_over_quota_says_so_until_there_is_room() {
         api.until("a failure condition", &path, |w| condition(w, "ReplicaFailure") == "True").await;
         api.merge(&path, json!({"spec": {"replicas": 2}})).await;
         api.until("no failure condition", &path, |w| {
-            condition(w, "ReplicaFailure") == "" && w["status"]["replicas"] == 2
+            condition(w, "ReplicaFailure").is_empty() && w["status"]["replicas"] == 2
         })
         .await;
         api.delete_with(&path, json!({"propagationPolicy": "Foreground"})).await;
