@@ -241,23 +241,27 @@ pub async fn a_compacted_watch_is_cancelled(place: &Place) {
 }
 
 pub async fn large_answers_are_cut_into_fragments(place: &Place) {
-    // More than the 1.5 MiB and what etcd adds to them.
-    let value = "v".repeat(700 << 10);
-    let first = place.put("0", &value).await;
-    for name in ["1", "2", "3"] {
-        place.put(name, &value).await;
+    // More in sum than a request may have at the largest setting in use, 8 MiB, and what etcd adds to it.
+    let value = "v".repeat(1 << 20);
+    let expected: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    let mut first = 0;
+    for name in &expected {
+        let revision = place.put(name, &value).await;
+        if first == 0 {
+            first = revision;
+        }
     }
     let mut stream = Stream::open(place).await;
     stream.create(pb::WatchCreateRequest { fragment: true, ..all(place, first) }).await;
     let mut names = Vec::new();
     let mut fragments = 0;
-    while names.len() < 4 {
+    while names.len() < expected.len() {
         let news = stream.news().await;
         assert!(!news.events.is_empty());
         fragments += usize::from(news.fragment);
         let kvs: Vec<pb::KeyValue> = news.events.into_iter().filter_map(|event| event.kv).collect();
         names.extend(place.names(&kvs));
     }
-    assert_eq!(names, ["0", "1", "2", "3"]);
+    assert_eq!(names, expected);
     assert!(fragments > 0, "nothing was cut");
 }
