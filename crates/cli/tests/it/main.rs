@@ -9,4 +9,5 @@ mod life;
 mod lifecycle;
 mod serve;
 mod snapshots;
+mod stores;
 mod support;
