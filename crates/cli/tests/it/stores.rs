@@ -10,35 +10,38 @@ use kube::core::{ApiResource, GroupVersionKind};
 
 use crate::support::alcove;
 
-/// `alcove apiserver` on a data directory; killed when dropped.
-struct Server {
-    child: Child,
-    client: kube::Client,
+/// A process that is killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// `alcove apiserver` on a data directory.
+struct Server {
+    _process: Process,
+    client: kube::Client,
 }
 
 async fn serve(home: &Path, data: &str) -> Server {
     let kubeconfig = home.join(format!("{data}.kubeconfig"));
-    let child = alcove(home)
+    let mut command = alcove(home);
+    command
         .args(["apiserver", "--bind-address=127.0.0.1", "--secure-port=0", "--cert-dir=certs"])
         .arg(format!("--data-dir={data}"))
         .arg(format!("--kubeconfig-out={}", kubeconfig.display()))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::null());
+    let process = Process(command.spawn().unwrap());
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         // The file appears whole, once the server is ready.
         if let Ok(read) = Kubeconfig::read_from(&kubeconfig) {
             let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
-            return Server { child, client: kube::Client::try_from(config).unwrap() };
+            return Server { _process: process, client: kube::Client::try_from(config).unwrap() };
         }
         assert!(Instant::now() < deadline, "the API server is not ready after a minute");
         tokio::time::sleep(Duration::from_millis(20)).await;
