@@ -121,7 +121,11 @@ pub fn object(
     expected: &GroupVersionKind,
     ty: TypeRef<'_>,
 ) -> Result<Decoded, ObjectError> {
-    let decoded = typed(body, format, ty);
+    let decoded = match typed(body, format, ty) {
+        // `null`, which an empty YAML document is too, leaves a struct as it was.
+        Ok(d) if d.object.is_null() => typed(b"{}", format, ty),
+        decoded => decoded,
+    };
     // Whose fields the body has is decided by what it says it is: look at that first.
     let probe = match &decoded {
         Ok(d) => type_meta_of(&d.object),

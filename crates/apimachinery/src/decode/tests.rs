@@ -204,3 +204,13 @@ fn broken_documents_are_refused() {
     let fine = untyped(br#"{"a":"\u00e9\ud83d\ude00\ud800","b":[1,-2.5e3,true,null]}"#, Format::Json).unwrap().object;
     assert_eq!(fine, json!({"a": "é😀\u{fffd}", "b": [1, -2500.0, true, null]}));
 }
+
+#[test]
+fn null_and_an_empty_document_are_an_object_without_fields() {
+    let kind = GroupVersionKind::new("", "v1", "Pod");
+    let ty = crate::schema::lookup("", "v1", "Pod").unwrap();
+    let empty = object(b"{}", Format::Json, &kind, ty).unwrap().object;
+    for (body, format) in [(&b"null"[..], Format::Json), (b"", Format::Yaml), (b"null", Format::Yaml)] {
+        assert_eq!(object(body, format, &kind, ty).unwrap().object, empty, "{format:?} {body:?}");
+    }
+}
