@@ -163,8 +163,7 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
         versions.push(compile_version(crd, version, &group, &kind)?);
     }
     let converter = Converter::new(crd, Arc::downgrade(server.storage()));
-    let definition =
-        Arc::new(Definition { group: group.clone(), kind: kind.clone(), namespaced, versions, converter });
+    let definition = Arc::new(Definition { group: group.clone(), kind: kind.clone(), namespaced, versions, converter });
     let storage_version = spec.array_at(&["versions"]).iter().find(|v| v["storage"] == true);
     let storage_version = storage_version.map_or("", |v| v.str_at(&["name"]));
     let cache = server.storage().caches.custom(&group, &plural, namespaced);
