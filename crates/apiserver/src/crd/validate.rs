@@ -388,7 +388,7 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
                     let mut seen = Seen::default();
                     for (i, item) in list.iter().enumerate() {
                         // `1` and `1.0` are not the same here.
-                    if seen.again(item) {
+                        if seen.again(item) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(item.clone())));
                         }
