@@ -1,6 +1,7 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
 mod crd;
+mod explosions;
 mod custom_objects;
 mod real_crds;
 mod security;
