@@ -75,7 +75,9 @@ pub(crate) fn call_cost(function: &str, args: &[Val]) -> u64 {
         .enumerate()
         .map(|(i, v)| match (function, v) {
             // Comparing lists looks into their elements.
-            (op::EQUALS | op::NOT_EQUALS, Val::List(_) | Val::Map(_) | Val::Optional(_)) => deep_size(v).saturating_mul(10),
+            (op::EQUALS | op::NOT_EQUALS, Val::List(_) | Val::Map(_) | Val::Optional(_)) => {
+                deep_size(v).saturating_mul(10)
+            }
             ("join", Val::List(list)) if i == 0 => list.iter().map(Val::size).fold(0, u64::saturating_add),
             ("lists.range", Val::Int(n)) => (*n).max(0) as u64,
             _ => v.size(),

@@ -232,7 +232,8 @@ async fn bodies() {
 #[tokio::test]
 async fn patches() {
     let mut world = World::new().await;
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "x".repeat(1000)}});
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "x".repeat(1000)}});
     world.bomb("the object", &[201], "POST", CONFIG_MAPS, JSON, object.to_string()).await;
     let path = format!("{CONFIG_MAPS}/a");
     let doubling: Vec<Value> =
@@ -271,7 +272,18 @@ async fn selectors() {
         world.bomb(name, codes, "GET", &path, JSON, String::new()).await;
     }
     let terms = encoded(&vec!["metadata.name!=a"; 3000].join(","));
-    world.bomb("fields", &[200, 400], "GET", &format!("{CONFIG_MAPS}?fieldSelector={terms}"), JSON, String::new()).await;
-    world.bomb("tokens", &[400, 410], "GET", &format!("{CONFIG_MAPS}?continue={}", "A".repeat(30_000)), JSON, String::new()).await;
+    world
+        .bomb("fields", &[200, 400], "GET", &format!("{CONFIG_MAPS}?fieldSelector={terms}"), JSON, String::new())
+        .await;
+    world
+        .bomb(
+            "tokens",
+            &[400, 410],
+            "GET",
+            &format!("{CONFIG_MAPS}?continue={}", "A".repeat(30_000)),
+            JSON,
+            String::new(),
+        )
+        .await;
     world.done();
 }

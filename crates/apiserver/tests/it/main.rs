@@ -1,8 +1,8 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
 mod crd;
-mod explosions;
 mod custom_objects;
+mod explosions;
 mod real_crds;
 mod security;
 
