@@ -19,7 +19,9 @@ pub enum BackingStoreError {
     Certificate(#[source] std::io::Error),
     #[error("{path} is missing")]
     Missing { path: &'static str },
-    #[error("{path} is not built in this version; use controlPlane.backingStore.etcd.deploy, etcd.external or a database")]
+    #[error(
+        "{path} is not built in this version; use controlPlane.backingStore.etcd.deploy, etcd.external or a database"
+    )]
     NotBuilt { path: &'static str },
 }
 

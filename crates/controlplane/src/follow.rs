@@ -12,8 +12,8 @@ use informer::{Change, Factory, Informer, Resource, Source, TreeObject};
 use tokio::sync::Notify;
 
 use crate::certificates::{Certificates, Renewed};
-use crate::operations::Operations;
 use crate::host::{Host, SECRETS, SERVICES};
+use crate::operations::Operations;
 
 const INGRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ingresses");
 const NODES: Resource = Resource::new("", "v1", "nodes");

@@ -255,12 +255,8 @@ impl ControlPlane {
         let (store, restored) = match store {
             Some(store) => (store, false),
             None => {
-                let owner = backing_store::Owner {
-                    name: &name,
-                    namespace,
-                    etcd: etcd.as_deref(),
-                    certificates: &certificates,
-                };
+                let owner =
+                    backing_store::Owner { name: &name, namespace, etcd: etcd.as_deref(), certificates: &certificates };
                 open_restored(data_dir.as_deref(), &config, &owner).await?
             }
         };

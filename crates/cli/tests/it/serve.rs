@@ -460,7 +460,8 @@ impl Etcd {
         let placement = Placement::Dedicated;
         let release = Release { name: NAME, namespace: NAMESPACE, placement, config: &config, version: "0.0.0" };
         let objects = deploy::host_objects(&release).unwrap();
-        let set = objects.iter().find(|o| o["kind"] == "StatefulSet" && o["metadata"]["name"] == "team-a-etcd").unwrap();
+        let set =
+            objects.iter().find(|o| o["kind"] == "StatefulSet" && o["metadata"]["name"] == "team-a-etcd").unwrap();
         let command = set["spec"]["template"]["spec"]["containers"][0]["command"].as_array().unwrap();
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (peer, metrics) = (free().to_string(), free().to_string());
@@ -468,7 +469,11 @@ impl Etcd {
         let local = |flag: &serde_json::Value| {
             let mut flag = flag.as_str().unwrap().replace("/run/config/pki", pki.to_str().unwrap());
             flag = flag.replace("/var/lib/etcd", world.home.path().join("etcd").to_str().unwrap());
-            for host in ["0.0.0.0", "$(NAME).team-a-etcd-headless.vcluster-team-a", "team-a-etcd-0.team-a-etcd-headless.vcluster-team-a"] {
+            for host in [
+                "0.0.0.0",
+                "$(NAME).team-a-etcd-headless.vcluster-team-a",
+                "team-a-etcd-0.team-a-etcd-headless.vcluster-team-a",
+            ] {
                 for (from, to) in [("2379", port.to_string().as_str()), ("2380", &peer), ("2381", &metrics)] {
                     flag = flag.replace(&format!("{host}:{from}"), &format!("127.0.0.1:{to}"));
                 }
@@ -502,8 +507,7 @@ async fn a_deployed_etcd_keeps_the_data_and_takes_nobody_without_its_certificate
     let url = format!("https://127.0.0.1:{port}");
     let more = ["--etcd", url.as_str()];
     // The control plane makes the certificates that etcd waits for, and waits for etcd.
-    let (served, _etcd) =
-        tokio::join!(world.serve_with("data", "team-a-0", &more), Etcd::start(&world, values, port));
+    let (served, _etcd) = tokio::join!(world.serve_with("data", "team-a-0", &more), Etcd::start(&world, values, port));
     let tenant = world.tenant(&served).await;
     create_pod(&tenant, "one").await;
     runs(&tenant, "one").await;
