@@ -21,6 +21,8 @@ const PODS: Resource = Resource::new("", "v1", "pods");
 const SERVICES: Resource = Resource::new("", "v1", "services");
 const NAMESPACES: Resource = Resource::new("", "v1", "namespaces");
 const ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
+/// A simulated node takes 250.
+const PODS_OF_A_NODE: usize = 200;
 /// A pod that does not arrive within this time never will.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -66,7 +68,8 @@ async fn tenant(host: &DevHost, host_api: &Rest, n: usize) -> anyhow::Result<Ten
 }
 
 pub async fn run(options: Options) -> anyhow::Result<Report> {
-    let host = DevHost::start(DevHostConfig::default()).await.context("the host")?;
+    let nodes = options.pods.div_ceil(PODS_OF_A_NODE).max(1) + 1;
+    let host = DevHost::start(DevHostConfig { nodes, ..DevHostConfig::default() }).await.context("the host")?;
     let host_api = Rest::new(host.client(), "bench");
     let mut tenants = Vec::with_capacity(options.tenants);
     for n in 0..options.tenants {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::{Status, StatusResult};
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
@@ -115,7 +116,11 @@ pub struct ApiServer {
 impl ApiServer {
     /// Loads the stored objects and makes what a fresh cluster needs. The server answers in process from then on, and
     /// on the network once [`ApiServer::serve`] is called.
-    pub async fn start(config: Config, store: Store) -> Result<ApiServer, StartError> {
+    pub fn start(config: Config, store: Store) -> BoxFuture<'static, Result<ApiServer, StartError>> {
+        Box::pin(ApiServer::start_parts(config, store))
+    }
+
+    async fn start_parts(config: Config, store: Store) -> Result<ApiServer, StartError> {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (caches, feed) = Caches::start(store.clone(), builtin_prefixes(), stop.clone()).await?;
@@ -307,7 +312,13 @@ impl ApiServer {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, parts: Parts, body: RequestBody) -> Response<Body> {
+    // Boxed: the code of all handlers is compiled once and not again in each crate that calls, and an idle connection keeps
+    // a pointer instead of room for them.
+    pub fn handle(&self, parts: Parts, body: RequestBody) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(self.answer_in_time(parts, body))
+    }
+
+    async fn answer_in_time(&self, parts: Parts, body: RequestBody) -> Response<Body> {
         if let Some(extension) = self.inner.config.extension.as_ref().filter(|e| e.handles(parts.uri.path())) {
             return extension.answer(parts, body).await;
         }

@@ -34,6 +34,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use futures::future::BoxFuture;
 use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
@@ -169,7 +171,12 @@ impl StartError {
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
-    pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
+    // Boxed: what starts is compiled here alone, not in each crate that starts a control plane.
+    pub fn start(options: Options, host: Option<Host>) -> BoxFuture<'static, Result<ControlPlane, StartError>> {
+        Box::pin(ControlPlane::start_whole(options, host))
+    }
+
+    async fn start_whole(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
         let Options { name, config, data_dir, store, etcd, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;

@@ -1,16 +1,22 @@
 //! The objects an informer knows, by key and by index.
 //!
+//! One untyped core serves all kinds, so that a kind costs the code of its reader and of a thin typed face, not another copy of
+//! maps and indexes.
+//!
 //! Invariants:
 //! - Objects are immutable; a reader keeps its `Arc` while the cache moves on.
 //! - Each index holds exactly the values its function gives for the objects that are present.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use apimachinery::json::Str;
 use parking_lot::RwLock;
 
-use crate::meta::{Cached, ObjectKey};
+use crate::factory::Shared;
+use crate::meta::{Cached, ObjectKey, ObjectMeta};
 
 /// What happened to an object.
 pub enum Change<'a, K> {
@@ -37,16 +43,36 @@ impl<'a, K> Change<'a, K> {
     }
 }
 
-type IndexFn<K> = Box<dyn Fn(&K, &mut Vec<Str>) + Send + Sync>;
+/// What the untyped core knows of an object.
+pub(crate) trait Held: Any + Send + Sync {
+    fn meta(&self) -> &ObjectMeta;
+}
 
-struct Index<K> {
+impl<K: Cached> Held for K {
+    fn meta(&self) -> &ObjectMeta {
+        self.metadata()
+    }
+}
+
+/// An object of a kind that only its informer's face knows.
+pub(crate) type Object = Arc<dyn Held>;
+
+/// The object as its kind.
+pub(crate) fn typed<K: Cached>(object: &Object) -> Arc<K> {
+    let object: Arc<dyn Any + Send + Sync> = object.clone();
+    object.downcast().expect("an informer reads objects of its own type only")
+}
+
+type IndexFn = Box<dyn Fn(&dyn Held, &mut Vec<Str>) + Send + Sync>;
+
+struct Index {
     name: &'static str,
-    values: IndexFn<K>,
+    values: IndexFn,
     keys: BTreeMap<Str, Vec<ObjectKey>>,
 }
 
-impl<K> Index<K> {
-    fn insert(&mut self, key: &ObjectKey, object: &K) {
+impl Index {
+    fn insert(&mut self, key: &ObjectKey, object: &dyn Held) {
         let mut values = Vec::new();
         (self.values)(object, &mut values);
         for value in values {
@@ -57,7 +83,7 @@ impl<K> Index<K> {
         }
     }
 
-    fn remove(&mut self, key: &ObjectKey, object: &K) {
+    fn remove(&mut self, key: &ObjectKey, object: &dyn Held) {
         let mut values = Vec::new();
         (self.values)(object, &mut values);
         for value in values {
@@ -72,48 +98,41 @@ impl<K> Index<K> {
     }
 }
 
-struct State<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
-    indexes: Vec<Index<K>>,
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<ObjectKey, Object>,
+    indexes: Vec<Index>,
 }
 
-/// The objects of one source.
-pub struct Cache<K> {
-    state: RwLock<State<K>>,
+/// The objects of one source, whatever their kind.
+#[derive(Default)]
+pub(crate) struct Objects {
+    state: RwLock<State>,
 }
 
-impl<K: Cached> Default for Cache<K> {
-    fn default() -> Self {
-        Cache { state: RwLock::new(State { objects: BTreeMap::new(), indexes: Vec::new() }) }
-    }
-}
-
-impl<K: Cached> Cache<K> {
-    /// Adds an index, or does nothing when one of that name exists. `values` gives the values an object is found by.
-    pub fn add_index(&self, name: &'static str, values: impl Fn(&K, &mut Vec<Str>) + Send + Sync + 'static) {
+impl Objects {
+    fn add_index(&self, name: &'static str, values: IndexFn) {
         let mut guard = self.state.write();
         let state = &mut *guard;
         if state.indexes.iter().any(|i| i.name == name) {
             return;
         }
-        let mut index = Index { name, values: Box::new(values), keys: BTreeMap::new() };
+        let mut index = Index { name, values, keys: BTreeMap::new() };
         for (key, object) in &state.objects {
-            index.insert(key, object);
+            index.insert(key, &**object);
         }
         state.indexes.push(index);
     }
 
-    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+    fn get(&self, key: &ObjectKey) -> Option<Object> {
         self.state.read().objects.get(key).cloned()
     }
 
-    /// All objects, ordered by namespace and name.
-    pub fn list(&self) -> Vec<Arc<K>> {
+    pub fn list(&self) -> Vec<Object> {
         self.state.read().objects.values().cloned().collect()
     }
 
-    /// The objects of one namespace, ordered by name.
-    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+    fn list_namespace(&self, namespace: &str) -> Vec<Object> {
         let state = self.state.read();
         let from = ObjectKey::new(namespace, "");
         state
@@ -124,16 +143,14 @@ impl<K: Cached> Cache<K> {
             .collect()
     }
 
-    /// The objects for which the index `name` has `value`. None when there is no such index.
-    pub fn by_index(&self, name: &'static str, value: &str) -> Vec<Arc<K>> {
+    fn by_index(&self, name: &'static str, value: &str) -> Vec<Object> {
         let state = self.state.read();
         let Some(index) = state.indexes.iter().find(|i| i.name == name) else { return Vec::new() };
         let Some(keys) = index.keys.get(value) else { return Vec::new() };
         keys.iter().filter_map(|k| state.objects.get(k).cloned()).collect()
     }
 
-    /// How many objects the index `name` has for `value`.
-    pub fn count_index(&self, name: &'static str, value: &str) -> usize {
+    fn count_index(&self, name: &'static str, value: &str) -> usize {
         let state = self.state.read();
         state.indexes.iter().find(|i| i.name == name).and_then(|i| i.keys.get(value)).map_or(0, Vec::len)
     }
@@ -142,37 +159,103 @@ impl<K: Cached> Cache<K> {
         self.state.read().objects.keys().cloned().collect()
     }
 
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.state.read().objects.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Puts an object, giving the one it replaces.
-    pub(crate) fn put(&self, object: Arc<K>) -> Option<Arc<K>> {
-        let key = object.metadata().key();
+    pub fn put(&self, object: Object) -> Option<Object> {
+        let key = object.meta().key();
         let mut guard = self.state.write();
         let state = &mut *guard;
         let old = state.objects.get(&key).cloned();
         for index in &mut state.indexes {
             if let Some(old) = &old {
-                index.remove(&key, old);
+                index.remove(&key, &**old);
             }
-            index.insert(&key, &object);
+            index.insert(&key, &*object);
         }
         state.objects.insert(key, object);
         old
     }
 
-    pub(crate) fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
+    pub fn remove(&self, key: &ObjectKey) -> Option<Object> {
         let mut guard = self.state.write();
         let state = &mut *guard;
         let old = state.objects.remove(key)?;
         for index in &mut state.indexes {
-            index.remove(key, &old);
+            index.remove(key, &*old);
         }
         Some(old)
+    }
+}
+
+fn all_typed<K: Cached>(objects: &[Object]) -> Vec<Arc<K>> {
+    objects.iter().map(typed).collect()
+}
+
+/// The objects of one source.
+pub struct Cache<K> {
+    shared: Arc<Shared>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Cache { shared: self.shared.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: Cached> Cache<K> {
+    /// The face of a core that reads objects as `K`.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Cache { shared, kind: PhantomData }
+    }
+
+    /// Adds an index, or does nothing when one of that name exists. `values` gives the values an object is found by.
+    pub fn add_index(&self, name: &'static str, values: impl Fn(&K, &mut Vec<Str>) + Send + Sync + 'static) {
+        let values = move |object: &dyn Held, found: &mut Vec<Str>| {
+            let object: &dyn Any = object;
+            if let Some(object) = object.downcast_ref::<K>() {
+                values(object, found);
+            }
+        };
+        self.shared.objects.add_index(name, Box::new(values));
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.shared.objects.get(key).as_ref().map(typed)
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        all_typed(&self.shared.objects.list())
+    }
+
+    /// The objects of one namespace, ordered by name.
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        all_typed(&self.shared.objects.list_namespace(namespace))
+    }
+
+    /// The objects for which the index `name` has `value`. None when there is no such index.
+    pub fn by_index(&self, name: &'static str, value: &str) -> Vec<Arc<K>> {
+        all_typed(&self.shared.objects.by_index(name, value))
+    }
+
+    /// How many objects the index `name` has for `value`.
+    pub fn count_index(&self, name: &'static str, value: &str) -> usize {
+        self.shared.objects.count_index(name, value)
+    }
+
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.shared.objects.keys()
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared.objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }

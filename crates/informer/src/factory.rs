@@ -3,7 +3,7 @@
 //! An informer is a cache, the task that keeps it, and the handlers that are told. Handlers run on that task, one change
 //! at a time, after the cache has changed; they must not block (put a key in a queue) and must not register handlers.
 
-use std::any::Any;
+use std::any::TypeId;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::ops::Deref;
@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{Cache, Change};
+use crate::cache::{Cache, Change, Object, Objects, typed};
 use crate::meta::{Cached, LeanHeader, ObjectKey, ObjectMeta};
 use crate::reflector::Reflector;
 use crate::resource::Source;
 use crate::rest::Rest;
 
-type Handler<K> = Box<dyn Fn(Change<'_, K>) + Send + Sync>;
+type Handler = Box<dyn Fn(Told<'_>) + Send + Sync>;
 
 /// What an informer has met.
 #[derive(Debug, Default)]
@@ -42,75 +42,99 @@ pub struct InformerStats {
     pub errors: u64,
 }
 
-pub(crate) struct Shared<K> {
-    cache: Cache<K>,
+/// A change as the core tells it.
+pub(crate) enum Told<'a> {
+    Added(&'a Object),
+    Updated { old: &'a Object, new: &'a Object },
+    Deleted(&'a Object),
+}
+
+/// What an informer keeps: the same for every kind.
+pub(crate) struct Shared {
+    pub objects: Objects,
     // Held for reading while a change is made and told, for writing while a handler is added and told what exists: so a
     // new handler misses nothing and hears nothing twice.
-    handlers: RwLock<Vec<Handler<K>>>,
+    handlers: RwLock<Vec<Handler>>,
     synced: watch::Sender<bool>,
+    cancel: CancellationToken,
+    read: fn(&str) -> serde_json::Result<Object>,
     pub stats: Counters,
 }
 
-impl<K: Cached> Shared<K> {
+impl Shared {
+    /// Reads an object as the kind of this informer.
+    pub fn read(&self, json: &str) -> serde_json::Result<Object> {
+        (self.read)(json)
+    }
+
     /// Makes the cache hold exactly `objects`, telling the difference.
-    pub fn replace(&self, objects: Vec<Arc<K>>) {
-        let mut gone: BTreeSet<ObjectKey> = self.cache.keys().into_iter().collect();
+    pub fn replace(&self, objects: Vec<Object>) {
+        let mut gone: BTreeSet<ObjectKey> = self.objects.keys().into_iter().collect();
         for object in objects {
-            gone.remove(&object.metadata().key());
+            gone.remove(&object.meta().key());
             self.apply(object, false);
         }
         let handlers = self.handlers.read();
         for key in gone {
-            if let Some(old) = self.cache.remove(&key) {
-                handlers.iter().for_each(|h| h(Change::Deleted(&old)));
+            if let Some(old) = self.objects.remove(&key) {
+                handlers.iter().for_each(|h| h(Told::Deleted(&old)));
             }
         }
         drop(handlers);
         self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
-    pub fn apply(&self, object: Arc<K>, deleted: bool) {
+    pub fn apply(&self, object: Object, deleted: bool) {
         let handlers = self.handlers.read();
         if deleted {
-            let known = self.cache.remove(&object.metadata().key());
+            let known = self.objects.remove(&object.meta().key());
             // The last state, which came with the event, is newer than the one known.
             if known.is_some() {
-                handlers.iter().for_each(|h| h(Change::Deleted(&object)));
+                handlers.iter().for_each(|h| h(Told::Deleted(&object)));
             }
             return;
         }
-        match self.cache.put(object.clone()) {
-            None => handlers.iter().for_each(|h| h(Change::Added(&object))),
-            Some(old) if old.metadata().uid != object.metadata().uid => {
+        match self.objects.put(object.clone()) {
+            None => handlers.iter().for_each(|h| h(Told::Added(&object))),
+            Some(old) if old.meta().uid != object.meta().uid => {
                 // Deleted and created again in a gap: two objects, not one that changed.
-                handlers.iter().for_each(|h| h(Change::Deleted(&old)));
-                handlers.iter().for_each(|h| h(Change::Added(&object)));
+                handlers.iter().for_each(|h| h(Told::Deleted(&old)));
+                handlers.iter().for_each(|h| h(Told::Added(&object)));
             }
             Some(old)
-                if old.metadata().resource_version == object.metadata().resource_version
-                    && !object.metadata().resource_version.is_empty() => {}
-            Some(old) => handlers.iter().for_each(|h| h(Change::Updated { old: &old, new: &object })),
+                if old.meta().resource_version == object.meta().resource_version
+                    && !object.meta().resource_version.is_empty() => {}
+            Some(old) => handlers.iter().for_each(|h| h(Told::Updated { old: &old, new: &object })),
         }
+    }
+
+    /// Calls `handler` with every object that exists, then with every change.
+    fn on_change(&self, handler: Handler) {
+        let mut handlers = self.handlers.write();
+        for object in self.objects.list() {
+            handler(Told::Added(&object));
+        }
+        handlers.push(handler);
     }
 }
 
 /// A handle to a shared cache and its watch. Derefs to the [`Cache`]. Cheap to clone.
 pub struct Informer<K> {
-    shared: Arc<Shared<K>>,
+    cache: Cache<K>,
+    shared: Arc<Shared>,
     source: Source,
-    cancel: CancellationToken,
 }
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Informer { shared: self.shared.clone(), source: self.source.clone(), cancel: self.cancel.clone() }
+        Informer { cache: self.cache.clone(), shared: self.shared.clone(), source: self.source.clone() }
     }
 }
 
 impl<K> Deref for Informer<K> {
     type Target = Cache<K>;
     fn deref(&self) -> &Cache<K> {
-        &self.shared.cache
+        &self.cache
     }
 }
 
@@ -121,11 +145,11 @@ impl<K: Cached> Informer<K> {
 
     /// Calls `handler` with every object that exists, then with every change.
     pub fn on_change(&self, handler: impl Fn(Change<'_, K>) + Send + Sync + 'static) {
-        let mut handlers = self.shared.handlers.write();
-        for object in self.shared.cache.list() {
-            handler(Change::Added(&object));
-        }
-        handlers.push(Box::new(handler));
+        self.shared.on_change(Box::new(move |told| match told {
+            Told::Added(object) => handler(Change::Added(&typed(object))),
+            Told::Updated { old, new } => handler(Change::Updated { old: &typed(old), new: &typed(new) }),
+            Told::Deleted(object) => handler(Change::Deleted(&typed(object))),
+        }));
     }
 
     /// Whether the cache has held the whole collection once.
@@ -144,7 +168,7 @@ impl<K: Cached> Informer<K> {
         tokio::select! {
             // Cancel-safe: both only wait.
             _ = synced.wait_for(|synced| *synced) => {}
-            () = self.cancel.cancelled() => {}
+            () = self.shared.cancel.cancelled() => {}
         }
     }
 
@@ -166,36 +190,11 @@ pub struct HeaderChange<'a> {
     pub deleted: bool,
 }
 
-trait AnyInformer: Send + Sync {
-    fn any(&self) -> &dyn Any;
-    fn on_header(&self, handler: Box<dyn Fn(HeaderChange<'_>) + Send + Sync>);
-    fn synced(&self) -> watch::Receiver<bool>;
-    fn stop(&self);
-}
-
-impl<K: Cached> AnyInformer for Informer<K> {
-    fn any(&self) -> &dyn Any {
-        self
-    }
-
-    fn on_header(&self, handler: Box<dyn Fn(HeaderChange<'_>) + Send + Sync>) {
-        self.on_change(move |change| {
-            let object = change.object().metadata();
-            let old = match &change {
-                Change::Updated { old, .. } => Some(old.metadata()),
-                Change::Added(_) | Change::Deleted(_) => None,
-            };
-            handler(HeaderChange { old, object, deleted: change.is_deleted() });
-        });
-    }
-
-    fn synced(&self) -> watch::Receiver<bool> {
-        self.shared.synced.subscribe()
-    }
-
-    fn stop(&self) {
-        self.cancel.cancel();
-    }
+/// An informer of the factory, and the type it reads objects as.
+#[derive(Clone)]
+struct Known {
+    kind: TypeId,
+    shared: Arc<Shared>,
 }
 
 /// Shares one informer per source and type, and ends all of them together. Cheap to clone.
@@ -206,7 +205,7 @@ pub struct Factory {
 
 struct FactoryInner {
     rest: Rest,
-    informers: Mutex<HashMap<Source, Vec<Arc<dyn AnyInformer>>>>,
+    informers: Mutex<HashMap<Source, Vec<Known>>>,
     cancel: CancellationToken,
     tasks: TaskTracker,
     streaming: bool,
@@ -247,32 +246,35 @@ impl Factory {
     /// The informer of `source` as `K`, started if it is new.
     pub fn informer<K: Cached>(&self, source: impl Into<Source>) -> Informer<K> {
         let source = source.into();
-        let mut informers = self.inner.informers.lock();
-        let known = informers.entry(source.clone()).or_default();
-        if let Some(informer) = known.iter().find_map(|i| i.any().downcast_ref::<Informer<K>>()) {
-            return informer.clone();
-        }
-        let informer = self.start(source);
-        known.push(Arc::new(informer.clone()));
-        informer
+        let shared = self.shared(&source, TypeId::of::<K>(), |json| {
+            serde_json::from_str::<K>(json).map(|object| Arc::new(object) as Object)
+        });
+        Informer { cache: Cache::new(shared.clone()), shared, source }
     }
 
-    fn start<K: Cached>(&self, source: Source) -> Informer<K> {
+    fn shared(&self, source: &Source, kind: TypeId, read: fn(&str) -> serde_json::Result<Object>) -> Arc<Shared> {
+        let mut informers = self.inner.informers.lock();
+        let known = informers.entry(source.clone()).or_default();
+        if let Some(known) = known.iter().find(|k| k.kind == kind) {
+            return known.shared.clone();
+        }
         let shared = Arc::new(Shared {
-            cache: Cache::default(),
+            objects: Objects::default(),
             handlers: RwLock::new(Vec::new()),
             synced: watch::Sender::new(false),
+            cancel: self.inner.cancel.child_token(),
+            read,
             stats: Counters::default(),
         });
-        let cancel = self.inner.cancel.child_token();
+        known.push(Known { kind, shared: shared.clone() });
         let reflector = Reflector {
             rest: self.inner.rest.clone(),
             source: source.clone(),
             shared: shared.clone(),
             streaming: self.inner.streaming,
         };
-        self.spawn(reflector.run(cancel.clone()));
-        Informer { shared, source, cancel }
+        self.spawn(reflector.run(shared.cancel.clone()));
+        shared
     }
 
     /// Tells the metadata of all objects of `source` and their changes: from an informer that exists, of whatever type,
@@ -285,32 +287,39 @@ impl Factory {
     ) -> watch::Receiver<bool> {
         let source = source.into();
         let existing = self.inner.informers.lock().get(&source).and_then(|known| known.first().cloned());
-        let informer: Arc<dyn AnyInformer> = match existing {
-            Some(informer) => informer,
-            None => Arc::new(self.informer::<LeanHeader>(source.metadata_only())),
+        let shared = match existing {
+            Some(known) => known.shared,
+            None => self.informer::<LeanHeader>(source.metadata_only()).shared,
         };
-        informer.on_header(Box::new(handler));
-        informer.synced()
+        shared.on_change(Box::new(move |told| {
+            let (old, object, deleted) = match told {
+                Told::Added(object) => (None, object, false),
+                Told::Updated { old, new } => (Some(old.meta()), new, false),
+                Told::Deleted(object) => (None, object, true),
+            };
+            handler(HeaderChange { old, object: object.meta(), deleted });
+        }));
+        shared.synced.subscribe()
     }
 
     /// Stops the informers of a source that no longer exists, such as a removed custom resource.
     pub fn stop_source(&self, source: &Source) {
         for source in [source.clone(), source.clone().metadata_only()] {
             for informer in self.inner.informers.lock().remove(&source).unwrap_or_default() {
-                informer.stop();
+                informer.shared.cancel.cancel();
             }
         }
     }
 
     /// Whether every informer so far has synced.
     pub fn has_synced(&self) -> bool {
-        self.inner.informers.lock().values().flatten().all(|i| *i.synced().borrow())
+        self.inner.informers.lock().values().flatten().all(|i| *i.shared.synced.borrow())
     }
 
     /// Returns once every informer so far has synced, or the factory was shut down.
     pub async fn wait_synced(&self) {
         let all: Vec<watch::Receiver<bool>> =
-            self.inner.informers.lock().values().flatten().map(|i| i.synced()).collect();
+            self.inner.informers.lock().values().flatten().map(|i| i.shared.synced.subscribe()).collect();
         let wait = async {
             for mut synced in all {
                 // An error means that the informer is gone, which nobody has to wait for.

@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
+use crate::cache::Object;
 use crate::factory::Shared;
-use crate::meta::{Cached, Header};
+use crate::meta::Header;
 use crate::resource::{Source, push_query};
 use crate::rest::{ACCEPT_METADATA, ACCEPT_METADATA_LIST, ApiError, ListOf, Rest};
 
@@ -49,10 +50,10 @@ enum Stop {
     NoStreaming,
 }
 
-pub(crate) struct Reflector<K> {
+pub(crate) struct Reflector {
     pub rest: Rest,
     pub source: Source,
-    pub shared: Arc<Shared<K>>,
+    pub shared: Arc<Shared>,
     pub streaming: bool,
 }
 
@@ -64,7 +65,7 @@ struct WatchEvent<'a> {
     object: &'a RawValue,
 }
 
-impl<K: Cached> Reflector<K> {
+impl Reflector {
     pub async fn run(mut self, cancel: CancellationToken) {
         let ended = cancel.clone();
         tokio::select! {
@@ -145,7 +146,7 @@ impl<K: Cached> Reflector<K> {
             let bytes = self.rest.send(request).await?;
             let page: ListOf<&RawValue> = serde_json::from_slice(&bytes)?;
             for item in page.items.unwrap_or_default() {
-                objects.extend(self.decode(item.get()).map(Arc::new));
+                objects.extend(self.decode(item.get()));
             }
             if page.metadata.next.is_empty() {
                 *version = page.metadata.resource_version;
@@ -157,8 +158,8 @@ impl<K: Cached> Reflector<K> {
         Ok(())
     }
 
-    fn decode(&self, json: &str) -> Option<K> {
-        match serde_json::from_str::<K>(json) {
+    fn decode(&self, json: &str) -> Option<Object> {
+        match self.shared.read(json) {
             Ok(object) => Some(object),
             Err(error) => {
                 let key = serde_json::from_str::<Header>(json).map(|h| h.metadata.key()).unwrap_or_default();
@@ -240,12 +241,11 @@ impl<K: Cached> Reflector<K> {
                 }
                 kind => {
                     let Some(object) = self.decode(event.object.get()) else { continue };
-                    let object = Arc::new(object);
                     if let Some(objects) = &mut gathered {
                         objects.push(object);
                         continue;
                     }
-                    *version = object.metadata().resource_version.clone();
+                    *version = object.meta().resource_version.clone();
                     self.shared.apply(object, kind == "DELETED");
                 }
             }
