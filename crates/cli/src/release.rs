@@ -69,7 +69,7 @@ fn identity(object: &Value) -> (String, String) {
 async fn prune(host: &Host, release: &Release<'_>, wanted: &[Value]) -> anyhow::Result<()> {
     let wanted: BTreeSet<(String, String)> = wanted.iter().map(identity).collect();
     let params =
-        ListParams::default().labels(&format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name));
+        ListParams::default().labels(&format!("{},!vcluster.loft.sh/managed-by", deploy::selector(release.name)));
     for (api_version, kind, plural, namespaced) in KINDS {
         let api = api(host, api_version, kind, plural, namespaced.then_some(release.namespace));
         // A host without the kind, or a user who may not see it, has none of it.
@@ -235,7 +235,7 @@ pub async fn remove_extras(host: &Host, release: &Release<'_>, keep_claims: bool
                 .map_err(|error| Failure::failed(format!("cannot delete {kind} {name}: {error}")))?;
         }
     }
-    let own = format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name);
+    let own = format!("{},!vcluster.loft.sh/managed-by", deploy::selector(release.name));
     let helm = format!("owner=helm,name={}", release.name);
     for (skip, kind, plural, selector) in
         [(keep_claims, "PersistentVolumeClaim", "persistentvolumeclaims", &own), (false, "Secret", "secrets", &helm)]

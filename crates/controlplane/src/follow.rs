@@ -11,8 +11,9 @@ use apimachinery::Value;
 use informer::{Change, Factory, Informer, Resource, Source, TreeObject};
 use tokio::sync::Notify;
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, Renewed};
 use crate::host::{Host, SECRETS, SERVICES};
+use crate::operations::Operations;
 
 const INGRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ingresses");
 const NODES: Resource = Resource::new("", "v1", "nodes");
@@ -130,6 +131,9 @@ pub(crate) struct Follower {
     /// Names that do not depend on the host.
     pub fixed: BTreeSet<String>,
     pub node_ip: Option<IpAddr>,
+    pub operations: Arc<Operations>,
+    /// The store is reached with a certificate of the cluster's.
+    pub etcd: bool,
 }
 
 impl Follower {
@@ -164,8 +168,18 @@ impl Follower {
                 }
             }
             match self.certificates.renew().await {
-                Ok(true) => tracing::info!(cluster = self.name, "certificates were made anew"),
-                Ok(false) => {}
+                Ok(Renewed::Leaves) => {
+                    tracing::info!(cluster = self.name, "certificates were made anew");
+                    if self.etcd {
+                        // The connection to the store shows the old one.
+                        self.operations.want_restart();
+                    }
+                }
+                Ok(Renewed::Rotated) => {
+                    tracing::info!(cluster = self.name, "the authorities were replaced; the cluster starts anew");
+                    self.operations.want_restart();
+                }
+                Ok(Renewed::Nothing) => {}
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "certificates could not be renewed");
                     pause = RETRY_PERIOD;

@@ -42,6 +42,7 @@ use apiserver::{ApiServer, UserInfo};
 use deploy::secrets::AdminAccess;
 use informer::{Clock, Factory};
 use snapshot::archive::Release;
+use snapshot::restore::RestoreError;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// An opened store in place of the one that the configuration describes. Whoever opened it closes it.
     pub store: Option<Store>,
+    /// Where an etcd of the cluster's own (`controlPlane.backingStore.etcd.deploy`) is reached, when not by its Service.
+    pub etcd: Option<String>,
     /// The bound port that serves the API.
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
@@ -125,6 +128,8 @@ pub enum StartError {
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
     Store(#[from] store::OpenError),
+    #[error("the store does not answer yet")]
+    StoreAway(#[source] store::OpenError),
     #[error("the configuration of the API server")]
     Secure(#[from] apiserver::secure::SecureError),
     #[error("controlPlane.backingStore")]
@@ -147,6 +152,22 @@ pub enum StartError {
     Settings(#[from] settings::SettingsError),
 }
 
+impl StartError {
+    /// Does it only wait for a store that does not answer yet?
+    pub fn is_store_away(&self) -> bool {
+        matches!(self, StartError::StoreAway(_))
+    }
+
+    /// May the same start succeed later, when something else has come up?
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StartError::Host(_) | StartError::Certificates(_) | StartError::StoreAway(_) => true,
+            StartError::Restore(error) => matches!(error, RestoreError::Read(_) | RestoreError::Write(_)),
+            _ => false,
+        }
+    }
+}
+
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
@@ -156,7 +177,7 @@ impl ControlPlane {
     }
 
     async fn start_whole(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, store, listener, public_url, replica, dns: dns_place } = options;
+        let Options { name, config, data_dir, store, etcd, listener, public_url, replica, dns: dns_place } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -240,7 +261,11 @@ impl ControlPlane {
         let shared = store.is_some();
         let (store, restored) = match store {
             Some(store) => (store, false),
-            None => open_restored(data_dir.as_deref(), &config).await?,
+            None => {
+                let owner =
+                    backing_store::Owner { name: &name, namespace, etcd: etcd.as_deref(), certificates: &certificates };
+                open_restored(data_dir.as_deref(), &config, &owner).await?
+            }
         };
         operations.set_store(&store);
         let server = match ApiServer::start(api_config, store.clone()).await {
@@ -351,7 +376,15 @@ impl ControlPlane {
         match host {
             Some(host) => {
                 let factory = Factory::new(host.rest.clone());
-                let follower = follow::Follower { certificates, name: self.name.clone(), host, fixed, node_ip };
+                let follower = follow::Follower {
+                    certificates,
+                    name: self.name.clone(),
+                    host,
+                    fixed,
+                    node_ip,
+                    operations: Arc::clone(&self.operations),
+                    etcd: self.parts.config.store_type() == config::StoreType::DeployedEtcd,
+                };
                 self.background_tasks.spawn(follower.run(factory.clone()));
                 self.following = Some(factory);
             }
@@ -402,7 +435,7 @@ impl ControlPlane {
         pending::has_running_pods(&self.store, labels).await
     }
 
-    /// Was a snapshot handed in that is restored when the control plane is started anew?
+    /// Must the control plane be started anew: for a snapshot that was handed in, or because authorities were replaced?
     pub fn is_restart_wanted(&self) -> bool {
         self.operations.is_restart_wanted()
     }
@@ -454,36 +487,38 @@ impl ControlPlane {
 }
 
 /// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
-    if let Some((endpoint, tls)) = backing_store::endpoint(config)? {
-        if let Some(folder) = data_dir
-            && restore::waiting(folder).await.is_some()
-        {
-            return Err(BackingStoreError::Restore { endpoint: endpoint.to_string() }.into());
-        }
-        return Ok((endpoint.open(&tls, store::Options::default()).await?, false));
-    }
-    let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
-    let Some((staged, content)) = restore::waiting(folder).await else {
-        return Ok((open_store(Some(folder)).await?, false));
+async fn open_restored(
+    data_dir: Option<&Path>,
+    config: &config::Config,
+    owner: &backing_store::Owner<'_>,
+) -> Result<(Store, bool), StartError> {
+    let waiting = match data_dir {
+        Some(folder) => restore::waiting(folder).await.map(|(staged, content)| (folder, staged, content)),
+        None => None,
     };
-    if config.store_type() != config::StoreType::EmbeddedDatabase {
-        // A store of others is not replaced but changed.
-        let store = open_store(Some(folder)).await?;
+    if let Some((store, endpoint)) = backing_store::open(config, owner).await? {
+        let Some((folder, staged, content)) = waiting else { return Ok((store, false)) };
+        // A store of others is not replaced but changed. What was cut short is done again at the next start.
+        tracing::info!(endpoint, "a snapshot is put in place of the data");
         let outcome = match content {
             Ok(content) => snapshot::restore::into_store(&store, &content).await,
             Err(error) => Err(error),
         };
+        if let Err(error @ (RestoreError::Read(_) | RestoreError::Write(_))) = outcome {
+            store.close().await;
+            return Err(error.into());
+        }
         restore::finish(folder, &staged, &outcome);
         return Ok((store, outcome.is_ok()));
     }
+    let Some((folder, staged, content)) = waiting else { return Ok((open_store(data_dir).await?, false)) };
     let outcome = match content {
         Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
         Err(error) => Err(error),
     };
     // Whatever came of it, the cluster starts: with the snapshot, or with the data it had.
     restore::finish(folder, &staged, &outcome);
-    Ok((open_store(Some(folder)).await?, outcome.is_ok()))
+    Ok((open_store(data_dir).await?, outcome.is_ok()))
 }
 
 async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {

@@ -117,6 +117,12 @@ impl Operations {
         self.restart.load(Ordering::Acquire)
     }
 
+    /// Asks for the control plane to be stopped and started again.
+    pub fn want_restart(&self) {
+        self.restart.store(true, Ordering::Release);
+        self.restart_told.notify_waiters();
+    }
+
     /// Returns when the control plane must be stopped and started again.
     pub async fn restart_wanted(&self) {
         loop {
@@ -308,8 +314,7 @@ impl Operations {
         if let Err(error) = restore::stage(&data_dir, &Staged { id: id.clone(), new_name }) {
             return internal("the snapshot could not be kept", &error);
         }
-        self.restart.store(true, Ordering::Release);
-        self.restart_told.notify_waiters();
+        self.want_restart();
         answer(202, &json!({"id": id, "keys": keys, "newName": new_name}))
     }
 }

@@ -223,9 +223,7 @@ impl Inner {
                 Ok(Outcome::Done)
             }
             Err(error) => {
-                let text = run::chain(&error);
-                tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
-                self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+                self.rest.patch_json(key, &secret::set_status(&error.status(key), None)).await?;
                 Err(error.into())
             }
         }
@@ -236,9 +234,7 @@ impl Inner {
         let slept = cluster.info().sleeping;
         cluster.stop().await;
         if let Err(error) = cluster.start(self, secret).await {
-            let text = run::chain(&error);
-            tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
-            self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+            self.rest.patch_json(key, &secret::set_status(&error.status(key), None)).await?;
             return Err(error.into());
         }
         if slept || secret.status() != "Running" {

@@ -76,6 +76,18 @@ pub(crate) enum RunError {
     Start(#[from] controlplane::StartError),
 }
 
+impl RunError {
+    /// The status of the cluster, which is tried again. `Pending` when nothing but time is needed.
+    pub fn status(&self, cluster: &ObjectKey) -> String {
+        let text = chain(self);
+        tracing::warn!(%cluster, error = text, "a virtual cluster did not start");
+        match self {
+            RunError::Start(error) if error.is_store_away() => format!("Pending: {text}"),
+            _ => format!("Failed: {text}"),
+        }
+    }
+}
+
 impl Cluster {
     /// Takes the port; nothing runs yet. `inherited` is the socket of the same cluster from before a change.
     pub async fn new(
@@ -183,6 +195,7 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             store: None,
+            etcd: None,
             replica: None,
             dns: Some(DnsPlace {
                 servers: hub.config.dns_servers.clone(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use deploy::{Placement, Release};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::Api;
-use serde_json::json;
 
 use crate::args::{Connect, Create, Global, PlacementArg};
 use crate::clusters::{self, Cluster};
@@ -195,12 +194,14 @@ async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: D
         Some(Ok(())) => Ok(()),
         Some(Err(status)) => Err(Failure::failed(format!("virtual cluster {} did not start: {status}", name)).into()),
         None => {
+            let mut waits = String::new();
             if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
-                picked_up = json!(config.metadata.annotations).get(deploy::STATUS_ANNOTATION).is_some();
+                let status = config.metadata.annotations.unwrap_or_default().remove(deploy::STATUS_ANNOTATION);
+                picked_up = status.is_some();
+                waits = status.filter(|status| status.starts_with("Pending")).map_or(waits, |s| format!(": {s}"));
             }
             let failure = Failure::timed_out(format!(
-                "virtual cluster {} did not come up in {} seconds",
-                name,
+                "virtual cluster {name} did not come up in {} seconds{waits}",
                 timeout.as_secs()
             ));
             Err(match picked_up {
