@@ -5,7 +5,7 @@
 //!
 //! Follows: `apiextensions-apiserver/pkg/apiserver/conversion`.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use apimachinery::field::{self, FieldPath};
@@ -36,7 +36,7 @@ pub enum Converter {
 }
 
 impl Converter {
-    pub fn new(definition: &Value, storage: &Arc<Storage>) -> Converter {
+    pub fn new(definition: &Value, storage: Weak<Storage>) -> Converter {
         let conversion = &definition["spec"]["conversion"];
         if conversion.str_at(&["strategy"]) != "Webhook" {
             return Converter::None;
@@ -46,7 +46,7 @@ impl Converter {
             definition: definition.name().to_owned(),
             client_config: conversion["webhook"]["clientConfig"].clone(),
             review: versions.filter_map(Review::parse).next(),
-            storage: Arc::downgrade(storage),
+            storage,
         })
     }
 

@@ -24,7 +24,7 @@ mod structural;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -47,7 +47,7 @@ use crate::cache::{Entry, ResourceCache};
 use crate::registry::{Resource, ResourceStorage, Subresource, object_prefix};
 use crate::server::ApiServer;
 use crate::storage::Storage;
-use crate::strategy::ScalePaths;
+use crate::strategy::{ScalePaths, Strategy};
 
 pub const GROUP: &str = "apiextensions.k8s.io";
 pub const RESOURCE: &str = "customresourcedefinitions";
@@ -162,13 +162,8 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
     for version in spec.array_at(&["versions"]) {
         versions.push(compile_version(crd, version, &group, &kind)?);
     }
-    let definition = Arc::new(Definition {
-        group: group.clone(),
-        kind: kind.clone(),
-        namespaced,
-        versions,
-        converter: Converter::new(crd, server.storage()),
-    });
+    let converter = Converter::new(crd, Arc::downgrade(server.storage()));
+    let definition = Arc::new(Definition { group: group.clone(), kind: kind.clone(), namespaced, versions, converter });
     let storage_version = spec.array_at(&["versions"]).iter().find(|v| v["storage"] == true);
     let storage_version = storage_version.map_or("", |v| v.str_at(&["name"]));
     let cache = server.storage().caches.custom(&group, &plural, namespaced);
@@ -229,6 +224,27 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
         });
     }
     Ok((resources, published))
+}
+
+/// The strategies of all versions of a definition, without a server: its names count as accepted, and a conversion by
+/// webhook fails. For tests and fuzzing.
+pub fn strategies(crd: &Value) -> Result<Vec<(GroupVersionKind, Arc<dyn Strategy>)>, String> {
+    let spec = &crd["spec"];
+    let (group, kind) = (spec.str_at(&["group"]), spec.str_at(&["names", "kind"]));
+    let versions = spec.array_at(&["versions"]).iter().map(|version| compile_version(crd, version, group, kind));
+    let definition = Arc::new(Definition {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        namespaced: spec.str_at(&["scope"]) == "Namespaced",
+        versions: versions.collect::<Result<_, _>>()?,
+        converter: Converter::new(crd, Weak::new()),
+    });
+    let of_version = |(index, version): (usize, &Version)| {
+        let gvk = GroupVersionKind::new(group, version.name.as_str(), kind);
+        let strategy: Arc<dyn Strategy> = Arc::new(CustomStrategy::new(definition.clone(), index));
+        (gvk, strategy)
+    };
+    Ok(definition.versions.iter().enumerate().map(of_version).collect())
 }
 
 /// Source: `discovery.StorageVersionHash`.
