@@ -27,7 +27,15 @@ pub(crate) struct State {
 
 impl State {
     pub fn new(live: BTreeMap<Bytes, KeyValue>, current: Revision, compact: Revision) -> Self {
-        State { live, current, compact, recent: VecDeque::new(), recent_after: current, recent_bytes: 0, history: HistoryMeter::default() }
+        State {
+            live,
+            current,
+            compact,
+            recent: VecDeque::new(),
+            recent_after: current,
+            recent_bytes: 0,
+            history: HistoryMeter::default(),
+        }
     }
 
     /// Forgets everything and starts with a snapshot.

@@ -124,7 +124,11 @@ impl Inner {
                 // The timer was faster.
                 Ok(()) | Err(CompactError::Compacted { .. }) => {}
                 Err(error) => {
-                    tracing::warn!(revision, error = &error as &dyn std::error::Error, "compaction failed, will try again");
+                    tracing::warn!(
+                        revision,
+                        error = &error as &dyn std::error::Error,
+                        "compaction failed, will try again"
+                    );
                 }
             }
             store.inner.shedding.store(false, Ordering::Release);
