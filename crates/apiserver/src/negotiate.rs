@@ -125,6 +125,15 @@ fn parse_accept(header: &str) -> Vec<Clause<'_>> {
     clauses
 }
 
+/// Whether upstream's router passes a request with this `Accept` header on: it looks at media types without parameters.
+pub fn routed(accept: &str) -> bool {
+    let known = |clause: &str| {
+        let media_type = clause.split(';').next().unwrap_or("").trim();
+        media_type == "*/*" || ALL.iter().any(|e| e.media_type() == media_type)
+    };
+    accept.is_empty() || accept.split(',').any(known)
+}
+
 /// The best answer to an `Accept` header, `None` when there is none (406).
 pub fn negotiate_output(accept: &str, restrictions: Restrictions) -> Option<Accepted> {
     if accept.is_empty() {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use apimachinery::json;
-use apimachinery::status::{Status, StatusResult};
+use apimachinery::status::{Status, StatusDetails, StatusResult, reason};
 use apimachinery::time::Timestamp;
 use apimachinery::{Map, Value};
 use bytes::Bytes;
@@ -85,6 +85,10 @@ impl Form {
             false => Restrictions::CUSTOM,
         };
         let streaming = info.verb == "watch";
+        let collection = matches!(info.verb.as_str(), "list" | "watch");
+        if resource.builtin && !negotiate::routed(accept_header(headers)) {
+            return Err(Box::new(not_routed(collection)));
+        }
         let Some(mut accepted) = negotiate::negotiate_output(accept_header(headers), restrictions) else {
             return Err(not_acceptable(streaming));
         };
@@ -111,6 +115,16 @@ impl Form {
     pub fn is_plain(&self, resource: &Resource) -> bool {
         self.accepted.encoding == Encoding::Json && self.accepted.convert.is_none() && !resource.converts()
     }
+}
+
+/// Built-in resources are refused by upstream's router, with its own text, when it knows none of the media types.
+fn not_routed(collection: bool) -> Status {
+    let mut types = negotiate::supported(false);
+    if collection {
+        types = format!("{types}, {}", negotiate::supported(true));
+    }
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {types}");
+    Status { details: Some(StatusDetails::default()), ..Status::failure(406, reason::NOT_ACCEPTABLE, text) }
 }
 
 fn not_acceptable(streaming: bool) -> Box<Status> {
@@ -348,7 +362,8 @@ pub fn json_response(code: u16, value: &Value) -> Response<Body> {
 pub fn status_response(status: &Status, headers: &http::HeaderMap) -> Response<Body> {
     let (status, encoding) = match negotiate::negotiate_output(accept_header(headers), Restrictions::PLAIN) {
         Some(accepted) => (status.clone(), accepted.encoding),
-        None => (*not_acceptable(false), Encoding::Json),
+        // What went wrong matters more than how it is told.
+        None => (status.clone(), Encoding::Json),
     };
     let value = status.to_value();
     let form = Form { accepted: Accepted { encoding, convert: None, pretty: false }, include: IncludeObject::None };

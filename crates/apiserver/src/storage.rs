@@ -96,10 +96,18 @@ impl ContinueToken {
                 .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent)
                 .with_decode_allow_trailing_bits(true),
         );
-        let json = engine.decode(text).map_err(|e| invalid(e.to_string()))?;
+        let json = engine.decode(text).map_err(|e| {
+            let at = match e {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                // Go names where the last, incomplete group begins.
+                base64::DecodeError::InvalidLength(length) => length - length % 4,
+                base64::DecodeError::InvalidPadding => text.len(),
+            };
+            invalid(format!("illegal base64 data at input byte {at}"))
+        })?;
         let token: ContinueToken = serde_json::from_slice(&json).map_err(|e| invalid(go_json_error(&json, &e)))?;
         if token.version != "meta.k8s.io/v1" {
-            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.version)));
+            return Err(invalid(format!("server does not recognize this encoded version {}", token.version)));
         }
         if token.start.is_empty() || token.start.split('/').any(|s| s == "..") {
             return Err(invalid("encoded start key empty (version meta.k8s.io/v1)".to_owned()));
@@ -277,12 +285,12 @@ impl Storage {
         let mut exact: Option<Revision> = None;
         let mut start: Option<String> = None;
         if !request.continue_token.is_empty() {
+            let token = ContinueToken::decode(&request.continue_token)?;
             if !request.resource_version.is_empty() && request.resource_version != "0" {
                 return Err(Box::new(Status::bad_request(
                     "specifying resource version is not allowed when using continue",
                 )));
             }
-            let token = ContinueToken::decode(&request.continue_token)?;
             start = Some(token.start);
             if token.revision > 0 {
                 exact = Some(token.revision as Revision);
@@ -336,7 +344,11 @@ impl Storage {
             }
         };
         let mut page = ListPage { revision, entries: Vec::new(), continue_token: String::new(), remaining: None };
-        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let limit = match request.resource_version.as_str() {
+            // Upstream answers from its cache then, and all of it.
+            "0" => 0,
+            _ => usize::try_from(request.limit).unwrap_or(usize::MAX),
+        };
         if limit > 0 && entries.len() > limit {
             let rest = entries.len() - limit;
             page.continue_token = ContinueToken::encode(revision as i64, entries[limit].key());

@@ -275,10 +275,18 @@ impl Strategy for BuiltIn {
         errors
     }
     fn warnings_create(&self, object: &Value) -> Vec<String> {
-        kinds::warnings_create(&self.gvk, object)
+        let mut warnings = kinds::warnings_create(&self.gvk, object);
+        if self.is_definition() {
+            warnings.extend(definition::format_warnings(object, None));
+        }
+        warnings
     }
     fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String> {
-        kinds::warnings_update(&self.gvk, subresource, new, old)
+        let mut warnings = kinds::warnings_update(&self.gvk, subresource, new, old);
+        if self.is_definition() && subresource.is_empty() {
+            warnings.extend(definition::format_warnings(new, Some(old)));
+        }
+        warnings
     }
 
     fn convert_field_label(&self, label: &str) -> Result<String, String> {
@@ -311,6 +319,15 @@ impl Strategy for BuiltIn {
     }
 }
 
+/// Duplicate keys of a YAML document come as one text of several lines, and are warned of one by one.
+pub fn one_by_one(strict_errors: Vec<String>) -> Vec<String> {
+    let lines = |error: String| match error.strip_prefix("yaml: unmarshal errors:") {
+        Some(lines) => lines.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect(),
+        None => vec![error],
+    };
+    strict_errors.into_iter().flat_map(lines).collect()
+}
+
 /// What becomes of unknown and duplicate members.
 pub fn strict(decoded: decode::Decoded, kind: &GroupVersionKind, validation: FieldValidation) -> StatusResult<Decoded> {
     match (validation, decoded.strict_error()) {
@@ -318,7 +335,9 @@ pub fn strict(decoded: decode::Decoded, kind: &GroupVersionKind, validation: Fie
             let message = decode::cannot_be_handled(kind, &kind.kind, &error);
             Err(Box::new(Status::bad_request(message)))
         }
-        (FieldValidation::Warn, Some(_)) => Ok(Decoded { object: decoded.object, warnings: decoded.strict_errors }),
+        (FieldValidation::Warn, Some(_)) => {
+            Ok(Decoded { object: decoded.object, warnings: one_by_one(decoded.strict_errors) })
+        }
         _ => Ok(Decoded { object: decoded.object, warnings: Vec::new() }),
     }
 }

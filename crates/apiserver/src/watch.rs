@@ -103,7 +103,7 @@ pub async fn start(
         "" => None,
         text => Some(parse_revision(text).map_err(|reason| {
             let reason = format!("resourceVersion: Invalid value: {}: {reason}", Value::from(text));
-            Box::new(Status::internal_error(format!("invalid resource version: {reason}")))
+            Box::new(Status::plain_error(reason))
         })?),
     };
     let changed = cache.subscribe();

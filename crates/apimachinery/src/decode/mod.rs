@@ -129,21 +129,59 @@ pub fn object(
     // Whose fields the body has is decided by what it says it is: look at that first.
     let probe = match &decoded {
         Ok(d) => type_meta_of(&d.object),
-        Err(DecodeError::Syntax(e)) if format == Format::Json => {
-            let error = format!("couldn't get version/kind; json parse error: {e}");
-            return Err(unrecognized(body, &expected.kind, &error));
-        }
-        Err(DecodeError::Syntax(e)) => return Err(unrecognized(body, &expected.kind, e)),
-        Err(DecodeError::Type(e)) => match untyped(body, format) {
-            Ok(d) if d.object.is_object() => type_meta_of(&d.object),
-            Ok(_) => return Err(unrecognized(body, &expected.kind, &format!("couldn't get version/kind; {e}"))),
-            Err(e) => return Err(unrecognized(body, &expected.kind, &e.to_string())),
-        },
+        Err(DecodeError::Syntax(_)) => type_meta_of(&recognized(body, format, &expected.kind)?.object),
+        Err(DecodeError::Type(_)) => type_meta_of(&recognized(body, format, &expected.kind)?.object),
     };
+    if let Err(e) = GroupVersion::parse(&probe.0) {
+        return Err(unrecognized(body, &expected.kind, &e.to_string()));
+    }
     check_kind(&probe.0, &probe.1, expected)?;
     let mut decoded = decoded.map_err(|e| ObjectError { message: cannot_be_handled(expected, &expected.kind, &e) })?;
     expected.set_on(&mut decoded.object);
     Ok(decoded)
+}
+
+/// What Go's JSON decoder calls a value.
+pub fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Object(_) => "object",
+        Value::Null => "null",
+    }
+}
+
+/// Decodes without a schema a body that must at least say, or leave out, what it is.
+pub fn recognized(body: &[u8], format: Format, kind: &str) -> Result<Decoded, ObjectError> {
+    let refused = |error: String| {
+        let error = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {error}");
+        Err(unrecognized(body, kind, &error))
+    };
+    let decoded = match untyped(body, format) {
+        Ok(decoded) => decoded,
+        Err(e) if format == Format::Json => {
+            let error = format!("couldn't get version/kind; json parse error: {e}");
+            return Err(unrecognized(body, kind, &error));
+        }
+        Err(e) => return Err(unrecognized(body, kind, &e.to_string())),
+    };
+    match &decoded.object {
+        Value::Object(map) => {
+            for key in ["apiVersion", "kind"] {
+                if let Some(other) = map.get(key).filter(|v| !v.is_null() && v.as_str().is_none()) {
+                    return refused(format!("{} into Go struct field .{key} of type string", json_type(other)));
+                }
+            }
+            Ok(decoded)
+        }
+        Value::Null => Ok(decoded),
+        other => refused(format!(
+            r#"{} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#,
+            json_type(other)
+        )),
+    }
 }
 
 /// The message of a body that has the right kind and cannot be used.
@@ -211,13 +249,15 @@ fn type_meta_of(object: &Value) -> (String, String) {
     (api_version.to_owned(), kind.to_owned())
 }
 
-fn unrecognized(body: &[u8], kind: &str, error: &str) -> ObjectError {
-    let shown: String = if body.first().is_some_and(|b| b.is_ascii_graphic()) && body.len() > 15 {
-        let start = &body[..body.len().min(30)];
-        let more = if body.len() > 30 { " ..." } else { "" };
-        format!("{}{more}", String::from_utf8_lossy(start))
-    } else {
-        body.iter().take(30).map(|b| format!("{b:02x}")).collect()
+/// Refuses a body that does not say what it is, showing its beginning.
+pub fn unrecognized(body: &[u8], kind: &str, error: &str) -> ObjectError {
+    const SHOWN: usize = 30;
+    let start = &body[..body.len().min(SHOWN)];
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    let shown = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => format!("{}{more}", start.iter().map(|b| format!("{b:02x}")).collect::<String>()),
     };
     ObjectError { message: format!("the object provided is unrecognized (must be of type {kind}): {error} ({shown})") }
 }

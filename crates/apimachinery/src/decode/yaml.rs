@@ -37,14 +37,33 @@ pub fn to_json(body: &[u8]) -> Result<Yaml, DecodeError> {
     let node: Node = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let line = e.location().map_or(1, |at| at.line());
         let full = e.without_snippet().to_string();
-        let reason = full.split(" at line ").next().unwrap_or(&full).trim().to_owned();
-        DecodeError::Syntax(format!("yaml: line {line}: {reason}"))
+        let reason = full.split(" at line ").next().unwrap_or(&full).trim();
+        DecodeError::Syntax(go_error(reason, line))
     })?;
     let mut json = Vec::with_capacity(body.len());
     let mut duplicates = String::new();
     write(&node, &mut json, &mut duplicates);
     let duplicates = (!duplicates.is_empty()).then(|| format!("yaml: unmarshal errors:{duplicates}"));
     Ok(Yaml { json, duplicates })
+}
+
+/// A syntax error in the words of Go's YAML library, which does not tell the first line.
+fn go_error(reason: &str, line: u64) -> String {
+    let scanned = |text: &str| match line {
+        0 | 1 => format!("yaml: {text}"),
+        line => format!("yaml: line {line}: {text}"),
+    };
+    if reason.starts_with("unexpected character") {
+        return scanned("found character that cannot start any token");
+    }
+    match reason {
+        "unclosed quote" => scanned("found unexpected end of stream"),
+        "mapping values are not allowed in this context" => scanned(reason),
+        "alias references unknown anchor" => "yaml: unknown anchor referenced".to_owned(),
+        "unclosed bracket '['" => format!("yaml: line {line}: did not find expected ',' or ']'"),
+        "unclosed bracket '{'" => format!("yaml: line {line}: did not find expected ',' or '}}'"),
+        other => format!("yaml: line {line}: {other}"),
+    }
 }
 
 fn write(node: &Node, out: &mut Vec<u8>, duplicates: &mut String) {

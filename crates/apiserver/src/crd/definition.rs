@@ -8,6 +8,7 @@ use apimachinery::field::{BadValue, FieldError, FieldPath};
 use apimachinery::text::is_print;
 use apimachinery::{Map, Value, json, kinds, names};
 
+use super::formats;
 use super::names as accepted_names;
 use super::open_api::{field_of_path, validate_schema};
 
@@ -29,9 +30,8 @@ pub fn default(definition: &mut Value) {
             }
         }
     }
-    let conversion = spec.object_mut("conversion");
-    if conversion.get("strategy").and_then(Value::as_str).unwrap_or("").is_empty() {
-        conversion.insert("strategy", "None".into());
+    if spec.get("conversion").is_none_or(Value::is_null) {
+        spec.insert("conversion", json!({"strategy": "None"}));
     }
     if let Some(service) = spec.get_mut("conversion").and_then(|c| c.at_mut(&["webhook", "clientConfig", "service"])) {
         service.make_object().get_or_insert_with("port", || 443.into());
@@ -95,9 +95,11 @@ pub fn validate_create(definition: &Value) -> Vec<FieldError> {
     let spec = &definition["spec"];
     let wanted = format!("{}.{}", spec.str_at(&["names", "plural"]), spec.str_at(&["group"]));
     let name = definition.str_at(&["metadata", "name"]);
-    if name != wanted {
-        let path = FieldPath::new("metadata").child("name");
-        errors.push(FieldError::invalid(&path, name, "must be spec.names.plural+\".\"+spec.group"));
+    for (key, name) in [("generateName", definition.str_at(&["metadata", "generateName"])), ("name", name)] {
+        if !name.is_empty() && name != wanted {
+            let path = FieldPath::new("metadata").child(key);
+            errors.push(FieldError::invalid(&path, name, "must be spec.names.plural+\".\"+spec.group"));
+        }
     }
     validate_spec(definition, None, &mut errors);
     validate_stored(definition, &mut errors);
@@ -321,13 +323,14 @@ fn validate_spec(definition: &Value, old: Option<&Value>, errors: &mut Vec<Field
         let message = "must have exactly one version marked as storage version";
         errors.push(FieldError::invalid(&path.child("versions"), printed(versions), message));
     }
-    if let Some(first) = versions.first() {
-        let name = first.str_at(&["name"]);
-        let problems = names::is_dns1035_label(name);
-        if !problems.is_empty() {
-            errors.push(FieldError::invalid(&path.child("version"), name, problems.join(",")));
-        }
-        validate_names(&spec["names"], &path.child("names"), errors);
+    let first = versions.first();
+    let name = first.map_or("", |v| v.str_at(&["name"]));
+    let problems = names::is_dns1035_label(name);
+    if !name.is_empty() && !problems.is_empty() {
+        errors.push(FieldError::invalid(&path.child("version"), name, problems.join(",")));
+    }
+    validate_names(&spec["names"], &path.child("names"), errors);
+    if let Some(first) = first {
         if same_schema {
             schema(first, &path.child("validation"), any_status, errors);
         }
@@ -347,6 +350,40 @@ fn validate_spec(definition: &Value, old: Option<&Value>, errors: &mut Vec<Field
         errors.push(FieldError::invalid(&at, strategy, "must be None if spec.preserveUnknownFields is true"));
     }
     validate_conversion(&spec["conversion"], old, &path.child("conversion"), errors);
+}
+
+/// Warnings about formats that mean nothing here, those of `old` aside.
+pub fn format_warnings(definition: &Value, old: Option<&Value>) -> Vec<String> {
+    let all = |definition: &Value| {
+        let mut found = Vec::new();
+        for version in definition.array_at(&["spec", "versions"]) {
+            unknown_formats(&version["schema"]["openAPIV3Schema"], 0, &mut found);
+        }
+        found
+    };
+    let before = old.map(all).unwrap_or_default();
+    let new = all(definition).into_iter().filter(|format| !before.contains(format));
+    new.map(|format| format!("unrecognized format {format:?}")).collect()
+}
+
+fn unknown_formats(schema: &Value, depth: usize, found: &mut Vec<String>) {
+    const DEPTH_MAX: usize = 64;
+    if !schema.is_object() || depth > DEPTH_MAX {
+        return;
+    }
+    let format = schema.str_at(&["format"]);
+    if !format.is_empty() && !formats::is_known(schema.str_at(&["type"]), format) {
+        found.push(format.to_owned());
+    }
+    for key in ["items", "not", "additionalProperties"] {
+        unknown_formats(&schema[key], depth + 1, found);
+    }
+    for key in ["allOf", "oneOf", "anyOf"] {
+        schema.array_at(&[key]).iter().for_each(|s| unknown_formats(s, depth + 1, found));
+    }
+    for (_, property) in schema["properties"].as_object().into_iter().flat_map(|m| m.iter()) {
+        unknown_formats(property, depth + 1, found);
+    }
 }
 
 fn has_defaults(schema: &Value) -> bool {
@@ -394,8 +431,10 @@ fn printed(versions: &[Value]) -> BadValue {
             flag("deprecated")
         )
     };
-    let text = format!("[{}]", versions.iter().map(one).collect::<Vec<_>>().join(","));
-    BadValue::from(Value::from_slice(text.as_bytes()).unwrap_or_default())
+    if versions.is_empty() {
+        return BadValue::Printed("null".to_owned());
+    }
+    BadValue::Printed(format!("[{}]", versions.iter().map(one).collect::<Vec<_>>().join(",")))
 }
 
 fn validate_names(given: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) {

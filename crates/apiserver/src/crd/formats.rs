@@ -3,9 +3,13 @@
 //! Unknown formats are ignored, as upstream strips them. Follows: `k8s.io/kube-openapi/pkg/validation/strfmt` and the list of
 //! supported formats in `apiextensions-apiserver/pkg/apiserver/validation/formats.go`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use base64::Engine as _;
+use regex::Regex;
+
+use super::schema::NodeType;
 
 /// Whether `text` is of `format`; unknown formats hold everything.
 pub fn matches(format: &str, text: &str) -> bool {
@@ -14,7 +18,7 @@ pub fn matches(format: &str, text: &str) -> bool {
         "uuid3" => uuid(text, Some(b'3')),
         "uuid4" => uuid(text, Some(b'4')),
         "uuid5" => uuid(text, Some(b'5')),
-        "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
+        "ipv4" => ipv4(text),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
         "cidr" => cidr(text),
         "mac" => mac(text),
@@ -159,16 +163,69 @@ fn email(text: &str) -> bool {
         && !local.ends_with('.')
 }
 
+/// One label, or labels with a top-level domain of at least two letters.
 fn hostname(text: &str) -> bool {
-    let label = |l: &str| {
-        !l.is_empty()
-            && l.len() <= 63
-            && l.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
+    static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let letter = r"a-zA-Z0-9\p{S}\p{L}";
+        let one = format!("[{letter}](-?[{letter}]{{0,62}})?");
+        let many = format!(r"([{letter}]([{letter}-]{{0,61}}[{letter}])?\.)+[a-zA-Z\p{{L}}]{{2,63}}");
+        Regex::new(&format!("^({one}|{many})$")).ok()
+    });
+    let matches = |pattern: &Regex| pattern.is_match(text);
+    text.len() <= 255 && text.split('.').all(|l| l.len() <= 63) && PATTERN.as_ref().is_some_and(matches)
+}
+
+/// Leading zeros are digits like others.
+fn ipv4(text: &str) -> bool {
+    let number = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u32>().is_ok_and(|n| n <= 255)
     };
-    let name = text.strip_suffix('.').unwrap_or(text);
-    !name.is_empty() && text.len() <= 255 && name.split('.').all(label)
+    let parts: Vec<&str> = text.split('.').collect();
+    parts.len() == 4 && parts.into_iter().all(number)
+}
+
+/// Whether values of a type are checked to be numbers of this format.
+pub fn of_numbers(ty: NodeType, format: &str) -> bool {
+    matches!((ty, format), (NodeType::Integer, "int32" | "int64") | (NodeType::Number, "float" | "double"))
+}
+
+/// Whether a format means something for values of this `type`. Others are ignored, with a warning.
+pub fn is_known(ty: &str, format: &str) -> bool {
+    const STRINGS: [&str; 27] = [
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "k8sshortname",
+        "k8slongname",
+        "",
+    ];
+    match ty {
+        "" | "string" => STRINGS.contains(&format.replace('-', "").as_str()),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    }
 }
 
 /// Source: `net/url.ParseRequestURI`.

@@ -88,7 +88,7 @@ pub fn validate_schema(
             match Node::compile(schema) {
                 Ok(compiled) => {
                     let before = found.len();
-                    validate_defaults(&compiled, path, &mut found);
+                    validate_defaults(&compiled, path, true, &mut found);
                     node = (found.len() == before).then_some(compiled);
                 }
                 Err(bad) => {
@@ -106,7 +106,19 @@ pub fn validate_schema(
     if let Some(node) = node.filter(|_| found.len() == before) {
         compile_rules(&node, path, unchanged, &mut found);
     }
+    if found.is_empty() && names_its_schema(schema, 0) {
+        found.push(FieldError::invalid(path, "", "OpenAPIV3Schema 'schema' is not supported"));
+    }
     errors.extend(found);
+}
+
+/// Whether `$schema` is set anywhere.
+fn names_its_schema(schema: &Value, depth: usize) -> bool {
+    let lists = ["allOf", "anyOf", "oneOf"].iter().flat_map(|key| schema.array_at(&[key]).iter());
+    let single = ["items", "additionalProperties", "not"].iter().filter_map(|key| child(schema, key));
+    let named = children(schema, "properties").map(|(_, c)| c);
+    !schema.str_at(&["$schema"]).is_empty()
+        || (depth <= DEPTH_MAX && lists.chain(single).chain(named).any(|c| names_its_schema(c, depth + 1)))
 }
 
 /// Beside a status subresource the schema of the status must be all that is said about the status.
@@ -127,9 +139,131 @@ fn root_beside_status(schema: &Value, path: &FieldPath, errors: &mut Vec<FieldEr
         let text = format!(
             "only {ROOT_ALLOWED} fields are allowed at the root of the schema if the status subresource is enabled"
         );
-        errors.push(FieldError::invalid(path, BadValue::from(schema.clone()), text));
+        errors.push(FieldError::invalid(path, BadValue::Printed(printed(schema, 0)), text));
     }
 }
+
+/// A schema as upstream prints its structure: every member, in the order of declaration.
+fn printed(schema: &Value, depth: usize) -> String {
+    if depth > DEPTH_MAX || !schema.is_object() {
+        return "null".to_owned();
+    }
+    let below = |value: &Value| printed(value, depth + 1);
+    let list = |value: &Value| match value.as_array() {
+        Some(list) if !list.is_empty() => format!("[{}]", list.iter().map(below).collect::<Vec<_>>().join(",")),
+        _ => "null".to_owned(),
+    };
+    let map = |value: &Value| match value.as_object() {
+        Some(map) if !map.is_empty() => {
+            let members = map.iter().map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), below(v)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        _ => "null".to_owned(),
+    };
+    let or_bool = |value: &Value| match value {
+        Value::Bool(allows) => format!("{{\"Allows\":{allows},\"Schema\":null}}"),
+        Value::Object(_) => format!("{{\"Allows\":true,\"Schema\":{}}}", below(value)),
+        _ => "null".to_owned(),
+    };
+    let items = |value: &Value| match value {
+        Value::Object(_) => format!("{{\"Schema\":{},\"JSONSchemas\":null}}", below(value)),
+        Value::Array(_) => format!("{{\"Schema\":null,\"JSONSchemas\":{}}}", list(value)),
+        _ => "null".to_owned(),
+    };
+    let rules = |value: &Value| match value.as_array() {
+        Some(rules) if !rules.is_empty() => {
+            let rule = |rule: &Value| {
+                let text = |key: &str| Value::from(rule.str_at(&[key]));
+                format!(
+                    "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+                    text("rule"),
+                    text("message"),
+                    text("messageExpression"),
+                    rule["reason"],
+                    text("fieldPath"),
+                    rule["optionalOldSelf"]
+                )
+            };
+            format!("[{}]", rules.iter().map(rule).collect::<Vec<_>>().join(","))
+        }
+        _ => "null".to_owned(),
+    };
+    let docs = |value: &Value| match value {
+        Value::Object(_) => {
+            let text = |key: &str| Value::from(value.str_at(&[key]));
+            format!("{{\"Description\":{},\"URL\":{}}}", text("description"), text("url"))
+        }
+        _ => "null".to_owned(),
+    };
+    let member = |(name, key): &(&str, &str)| {
+        let value = &schema[*key];
+        let text = match *name {
+            "ID" | "Schema" | "Description" | "Type" | "Format" | "Title" | "Pattern" => {
+                Value::from(schema.str_at(&[key])).to_string()
+            }
+            "Nullable" | "ExclusiveMaximum" | "ExclusiveMinimum" | "UniqueItems" | "XEmbeddedResource"
+            | "XIntOrString" => flag(schema, key).to_string(),
+            "Items" => items(value),
+            "AllOf" | "OneOf" | "AnyOf" => list(value),
+            "Not" => below(value),
+            "Properties" | "PatternProperties" | "Definitions" => map(value),
+            "AdditionalProperties" | "AdditionalItems" => or_bool(value),
+            "ExternalDocs" => docs(value),
+            "XValidations" => rules(value),
+            _ => value.to_string(),
+        };
+        format!("\"{name}\":{text}")
+    };
+    format!("{{{}}}", PRINTED_MEMBERS.iter().map(member).collect::<Vec<_>>().join(","))
+}
+
+/// The members of upstream's structure and what they are in JSON.
+const PRINTED_MEMBERS: [(&str, &str); 44] = [
+    ("ID", "id"),
+    ("Schema", "$schema"),
+    ("Ref", "$ref"),
+    ("Description", "description"),
+    ("Type", "type"),
+    ("Nullable", "nullable"),
+    ("Format", "format"),
+    ("Title", "title"),
+    ("Default", "default"),
+    ("Maximum", "maximum"),
+    ("ExclusiveMaximum", "exclusiveMaximum"),
+    ("Minimum", "minimum"),
+    ("ExclusiveMinimum", "exclusiveMinimum"),
+    ("MaxLength", "maxLength"),
+    ("MinLength", "minLength"),
+    ("Pattern", "pattern"),
+    ("MaxItems", "maxItems"),
+    ("MinItems", "minItems"),
+    ("UniqueItems", "uniqueItems"),
+    ("MultipleOf", "multipleOf"),
+    ("Enum", "enum"),
+    ("MaxProperties", "maxProperties"),
+    ("MinProperties", "minProperties"),
+    ("Required", "required"),
+    ("Items", "items"),
+    ("AllOf", "allOf"),
+    ("OneOf", "oneOf"),
+    ("AnyOf", "anyOf"),
+    ("Not", "not"),
+    ("Properties", "properties"),
+    ("AdditionalProperties", "additionalProperties"),
+    ("PatternProperties", "patternProperties"),
+    ("Dependencies", "dependencies"),
+    ("AdditionalItems", "additionalItems"),
+    ("Definitions", "definitions"),
+    ("ExternalDocs", "externalDocs"),
+    ("Example", "example"),
+    ("XPreserveUnknownFields", "x-kubernetes-preserve-unknown-fields"),
+    ("XEmbeddedResource", "x-kubernetes-embedded-resource"),
+    ("XIntOrString", "x-kubernetes-int-or-string"),
+    ("XListMapKeys", "x-kubernetes-list-map-keys"),
+    ("XListType", "x-kubernetes-list-type"),
+    ("XMapType", "x-kubernetes-map-type"),
+    ("XValidations", "x-kubernetes-validations"),
+];
 
 /// Whether a schema can be read as a structural one at all.
 fn convertible(schema: &Value, depth: usize) -> bool {
@@ -508,7 +642,7 @@ pub fn walk_path(path: &str, brackets: bool, mut step: impl FnMut(&str) -> Optio
 }
 
 /// Defaults must be what the schema allows.
-fn validate_defaults(node: &Node, path: &FieldPath, errors: &mut Vec<FieldError>) {
+fn validate_defaults(node: &Node, path: &FieldPath, root: bool, errors: &mut Vec<FieldError>) {
     if let Some(default) = &node.default {
         let at = path.child("default");
         let mut value = default.clone();
@@ -520,6 +654,9 @@ fn validate_defaults(node: &Node, path: &FieldPath, errors: &mut Vec<FieldError>
         let mut problems = Vec::new();
         validate::validate(default, None, node, "", &mut problems);
         validate::validate_embedded(default, node, "", &mut problems);
+        if root && !node.embedded_resource {
+            validate::embedded(default, "", &mut problems);
+        }
         if problems.is_empty() {
             let rules = Rules::compile(node, "", &mut Vec::new());
             rules.validate(node, default, Some(default), Ratchet::Off, &mut problems);
@@ -537,13 +674,13 @@ fn validate_defaults(node: &Node, path: &FieldPath, errors: &mut Vec<FieldError>
         }));
     }
     if let Some(items) = &node.items {
-        validate_defaults(items, &path.child("items"), errors);
+        validate_defaults(items, &path.child("items"), false, errors);
     }
     for (name, child) in &node.properties {
-        validate_defaults(child, &path.child("properties").key(name), errors);
+        validate_defaults(child, &path.child("properties").key(name), false, errors);
     }
     if let Additional::Schema(child) = &node.additional {
-        validate_defaults(child, &path.child("additionalProperties"), errors);
+        validate_defaults(child, &path.child("additionalProperties"), false, errors);
     }
 }
 

@@ -93,7 +93,7 @@ pub fn default(value: &mut Value, schema: &Node) {
     }
 }
 
-/// Removes nulls where null is not allowed, which is how a client's `null` deletes a field before defaults apply.
+/// Removes nulls where null is not allowed; those that have a default become it later.
 pub fn drop_nulls(value: &mut Value, schema: &Node) {
     match value {
         Value::Array(list) => {
@@ -102,9 +102,9 @@ pub fn drop_nulls(value: &mut Value, schema: &Node) {
             }
         }
         Value::Object(map) => {
-            map.retain(|name, member| match schema.properties.get(name) {
-                Some(property) => !member.is_null() || property.nullable || property.default.is_none(),
-                None => true,
+            map.retain(|name, member| {
+                let stays = |node: &Node| node.nullable || node.default.is_some();
+                !member.is_null() || schema.member(name).is_none_or(stays)
             });
             for (name, member) in map.iter_mut() {
                 if let Some(node) = schema.member(name) {

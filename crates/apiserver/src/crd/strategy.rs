@@ -92,13 +92,17 @@ impl CustomStrategy {
 
     /// Drops unknown fields and checks metadata; returns what strict validation says.
     fn shape(&self, object: &mut Value) -> Result<Vec<String>, String> {
+        let node = &self.version().node;
         let mut removed = Vec::new();
-        coerce_metadata(object, &mut removed)?;
-        prune::drop_nulls(object, &self.version().node);
+        coerce_metadata(object, "", &mut removed)?;
         let mut unknown = Vec::new();
-        prune::prune(object, &self.version().node, true, "", &mut unknown);
-        removed.extend(unknown);
-        removed.sort();
+        prune::prune(object, node, true, "", &mut unknown);
+        unknown.sort();
+        removed.append(&mut unknown);
+        prune::drop_nulls(object, node);
+        coerce_embedded(object, node, "", &mut unknown)?;
+        unknown.sort();
+        removed.append(&mut unknown);
         Ok(removed.into_iter().map(|path| format!("unknown field {path:?}")).collect())
     }
 
@@ -219,7 +223,7 @@ impl CustomStrategy {
         let wanted = &self.gvk;
         if kind.is_empty() {
             let error = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
-            return Err(Box::new(Status::bad_request(decode::cannot_be_handled(wanted, &wanted.kind, &error))));
+            return Err(Box::new(Status::bad_request(decode::unrecognized(body, &wanted.kind, &error).message)));
         }
         if api_version != wanted.api_version() {
             return Err(Box::new(Status::bad_request(format!(
@@ -276,7 +280,7 @@ fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
 /// Checks that `metadata` is what an object's metadata is, dropping unknown members.
 ///
 /// Source: `apiextensions-apiserver/pkg/apiserver/schema/objectmeta` (coercion by decoding into ObjectMeta).
-fn coerce_metadata(object: &mut Value, removed: &mut Vec<String>) -> Result<(), String> {
+fn coerce_metadata(object: &mut Value, at: &str, removed: &mut Vec<String>) -> Result<(), String> {
     let Some(metadata) = object.get_mut("metadata") else { return Ok(()) };
     if metadata.is_null() {
         *metadata = Value::object();
@@ -289,9 +293,39 @@ fn coerce_metadata(object: &mut Value, removed: &mut Vec<String>) -> Result<(), 
     *metadata = decoded.object;
     removed.extend(decoded.strict_errors.iter().filter_map(|e| {
         let path = e.strip_prefix("unknown field \"")?.strip_suffix('"')?;
-        Some(format!("metadata.{path}"))
+        Some(format!("{at}metadata.{path}"))
     }));
     Ok(())
+}
+
+/// Checks that embedded resources have kinds that are text, and metadata as above.
+fn coerce_embedded(value: &mut Value, node: &Node, path: &str, removed: &mut Vec<String>) -> Result<(), String> {
+    if node.embedded_resource && value.is_object() {
+        for key in ["apiVersion", "kind"] {
+            if let Some(other) = value.get(key).filter(|v| v.as_str().is_none()) {
+                let at = FieldPath::new(&format!("{path}.{key}"));
+                return Err(FieldError::invalid(&at, other, "must be a string").to_string());
+            }
+        }
+        let given = value.get("metadata").cloned();
+        if let Err(error) = coerce_metadata(value, &format!("{path}."), removed) {
+            let at = FieldPath::new(&format!("{path}.metadata"));
+            return Err(FieldError::invalid(&at, given.unwrap_or_default(), error).to_string());
+        }
+    }
+    match value {
+        Value::Array(list) => {
+            let Some(items) = &node.items else { return Ok(()) };
+            list.iter_mut()
+                .enumerate()
+                .try_for_each(|(i, item)| coerce_embedded(item, items, &format!("{path}[{i}]"), removed))
+        }
+        Value::Object(map) => map.iter_mut().try_for_each(|(name, member)| match node.member(name) {
+            Some(child) => coerce_embedded(member, child, &validate::child_path(node, path, name), removed),
+            None => Ok(()),
+        }),
+        _ => Ok(()),
+    }
 }
 
 #[async_trait]
@@ -324,13 +358,9 @@ impl Strategy for CustomStrategy {
                 return Err(Box::new(Status::unsupported_media_type(&["application/json", "application/yaml"])));
             }
         };
-        let mut decoded = decode::untyped(body, format).map_err(|e| {
-            let text = String::from_utf8_lossy(body);
-            let cut: String = text.chars().take(1024).collect();
-            bad(format!("error decoding {cut:?}: {e}"))
-        })?;
-        if !decoded.object.is_object() {
-            return Err(bad("the object provided is unrecognized (must be of type object)".to_owned()));
+        let mut decoded = decode::recognized(body, format, &kind.kind).map_err(|e| bad(e.message))?;
+        if decoded.object.is_null() {
+            decoded.object = Value::object();
         }
         self.check_type(&decoded.object, body)?;
         // A body of another kind is refused when the object is validated: by then its name is known.

@@ -83,9 +83,14 @@ fn field_path(path: &str) -> FieldPath {
     if path.is_empty() { FieldPath::new("<nil>") } else { FieldPath::new(path) }
 }
 
+/// Larger whole numbers are no integers when they come as floats. Source: `swag.IsFloat64AJSONInteger`.
+const FLOAT_INTEGER_MAX: f64 = 9_007_199_254_740_991.0;
+
 fn type_of(value: &Value) -> &'static str {
     match value {
-        Value::Number(Number::Float(f)) if f.fract() == 0.0 => "integer",
+        Value::Number(Number::Float(f)) if f.fract() == 0.0 && f.abs() <= FLOAT_INTEGER_MAX => "integer",
+        // Beyond what Go's int64 holds.
+        Value::Number(Number::UInt(u)) if i64::try_from(*u).is_err() => "number",
         other => other.type_name(),
     }
 }
@@ -110,8 +115,16 @@ fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, ou
     if let Some(wanted) = schema.ty {
         let fits = (value.is_null() && schema.nullable) || has_type(value, wanted);
         if !fits {
-            let actual = type_of(value);
-            let message = format!("{path} in body must be of type {}: {actual:?}", wanted.text());
+            // A format that is known for numbers names the types.
+            let format = schema.checks.as_ref().map_or("", |c| c.format.as_str());
+            let by_format = formats::of_numbers(wanted, format) && !matches!(value, Value::String(_) | Value::Array(_));
+            let (wanted, actual) = match (by_format && !value.is_null(), value) {
+                (true, Value::Number(Number::Float(_) | Number::UInt(_))) => (format, "float64"),
+                (true, Value::Number(_)) => (format, "int64"),
+                (true, _) => (format, ""),
+                (false, _) => (wanted.text(), type_of(value)),
+            };
+            let message = format!("{path} in body must be of type {wanted}: {actual:?}");
             out.field(path, |p| FieldError::type_invalid(p, actual, message));
         }
     }
@@ -128,10 +141,11 @@ fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, ou
         check_combinations(value, checks, path, out);
         match value {
             Value::String(text) => check_string(text, checks, path, out),
-            Value::Number(number) => check_number(*number, value, checks, path, out),
-            Value::Array(list) => check_list(list, checks, path, out),
             _ => {}
         }
+    }
+    if let Value::Number(number) = value {
+        check_number(*number, value, schema.ty, schema.checks.as_deref(), path, out);
     }
     if let (Value::Array(list), Some(items)) = (value, &schema.items) {
         let before = old.and_then(Value::as_array);
@@ -139,6 +153,9 @@ fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, ou
             let was = before.and_then(|before| before.get(place_before(item, i, before, schema)?));
             check(item, was, items, &format!("{path}[{i}]"), out);
         }
+    }
+    if let (Value::Array(list), Some(checks)) = (value, &schema.checks) {
+        check_list(list, checks, path, out);
     }
     if let Some(checks) = &schema.checks {
         check_allowed(value, checks, path, out);
@@ -198,14 +215,13 @@ fn check_combinations(value: &Value, checks: &Checks, path: &str, out: &mut Outc
 
 fn check_string(text: &str, checks: &Checks, path: &str, out: &mut Outcome) {
     let length = || text.chars().count() as i64;
+    // The first of these is told.
     if let Some(max) = checks.max_length.filter(|max| length() > *max) {
         out.field(path, |p| FieldError::too_long(p, max));
-    }
-    if let Some(min) = checks.min_length.filter(|min| length() < *min) {
+    } else if let Some(min) = checks.min_length.filter(|min| length() < *min) {
         let message = format!("{path} in body should be at least {min} chars long");
         out.field(path, |p| FieldError::invalid(p, text, message));
-    }
-    if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+    } else if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
         let message = format!("{path} in body should match '{pattern}'");
         out.field(path, |p| FieldError::invalid(p, text, message));
     }
@@ -220,47 +236,75 @@ fn bound(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e21 { format!("{value:.0}") } else { value.to_string() }
 }
 
-fn check_number(number: Number, value: &Value, checks: &Checks, path: &str, out: &mut Outcome) {
+fn check_number(
+    number: Number,
+    value: &Value,
+    ty: Option<NodeType>,
+    checks: Option<&Checks>,
+    path: &str,
+    out: &mut Outcome,
+) {
     let n = match number {
         Number::Int(i) => i as f64,
         Number::UInt(u) => u as f64,
         Number::Float(f) => f,
     };
     let whole = n.fract() == 0.0;
-    let range = match checks.format.as_str() {
-        "int32" => Some((f64::from(i32::MIN), f64::from(i32::MAX), "integer")),
-        "int64" => Some((-9.223_372_036_854_775_8e18, 9.223_372_036_854_775_8e18, "integer")),
-        "uint32" => Some((0.0, f64::from(u32::MAX), "integer")),
-        "float" => Some((f64::from(f32::MIN), f64::from(f32::MAX), "number")),
+    let integer = ty == Some(NodeType::Integer);
+    let range = match checks.map_or("", |c| c.format.as_str()) {
+        "int32" if integer => Some((f64::from(i32::MIN), f64::from(i32::MAX), "with format int32")),
+        "int64" if integer => Some((-(2f64.powi(63)), 2f64.powi(63), "with format int64")),
+        _ if integer => Some((-(2f64.powi(63)), 2f64.powi(63), "(default format)")),
+        "float" if ty == Some(NodeType::Number) => {
+            Some((f64::from(f32::MIN), f64::from(f32::MAX), "with format float"))
+        }
         _ => None,
     };
-    if let Some((min, max, kind)) = range
-        && (n < min || n > max || (kind == "integer" && !whole))
+    // What is written as a float is no whole number beyond 2^53, and 2^63 is too much for an integer.
+    let too_large = !matches!(number, Number::Int(_)) && n.abs() > FLOAT_INTEGER_MAX;
+    if let Some((min, max, format)) = range
+        && (n < min || n > max || (integer && (!whole || too_large)))
     {
-        out.general(format!("Checked value must be of type {kind} with format {} in {path}", checks.format));
+        let kind = if integer { "integer" } else { "number" };
+        out.general(format!("Checked value must be of type {kind} {format} in {path}"));
     }
-    let mut invalid =
-        |message: String| out.field(path, |p| FieldError::invalid(p, BadValue::from(value.clone()), message));
-    if let Some(factor) = checks.multiple_of.filter(|factor| *factor != 0.0) {
-        let quotient = n / factor;
-        if (quotient - quotient.round()).abs() > 1e-9 {
-            invalid(format!("{path} in body should be a multiple of {}", bound(factor)));
+    let Some(checks) = checks else { return };
+    let invalid = |out: &mut Outcome, message: String| {
+        out.field(path, |p| FieldError::invalid(p, BadValue::from(value.clone()), message));
+    };
+    if let Some(factor) = checks.multiple_of {
+        // An integer is compared with the factor as an integer, whatever is lost of that.
+        let (factor, multiple) = match number {
+            Number::Int(i) => {
+                let whole = factor.trunc();
+                (whole, whole > 0.0 && i % (whole as i64) == 0)
+            }
+            _ => {
+                let quotient = if factor < 1.0 { 1.0 / factor * n } else { n / factor };
+                (factor, (quotient - quotient.round()).abs() <= 1e-9)
+            }
+        };
+        if factor <= 0.0 {
+            let message = format!("factor MultipleOf declared for {path} must be positive: {}", bound(factor));
+            out.field(path, |p| FieldError::invalid(p, factor as i64, message));
+        } else if !multiple {
+            invalid(out, format!("{path} in body should be a multiple of {}", bound(factor)));
         }
     }
     if let Some(max) = checks.maximum {
         let text = bound(max);
         if checks.exclusive_maximum && n >= max {
-            invalid(format!("{path} in body should be less than {text}"));
+            invalid(out, format!("{path} in body should be less than {text}"));
         } else if n > max {
-            invalid(format!("{path} in body should be less than or equal to {text}"));
+            invalid(out, format!("{path} in body should be less than or equal to {text}"));
         }
     }
     if let Some(min) = checks.minimum {
         let text = bound(min);
         if checks.exclusive_minimum && n <= min {
-            invalid(format!("{path} in body should be greater than {text}"));
+            invalid(out, format!("{path} in body should be greater than {text}"));
         } else if n < min {
-            invalid(format!("{path} in body should be greater than or equal to {text}"));
+            invalid(out, format!("{path} in body should be greater than or equal to {text}"));
         }
     }
 }
@@ -302,9 +346,6 @@ fn check_object(value: &Value, old: Option<&Value>, schema: &Node, path: &str, o
         if let Some(max) = checks.max_properties.filter(|max| length > *max) {
             out.field(path, |p| FieldError::too_many(p, length, max));
         }
-        for name in checks.required.iter().filter(|name| !map.contains_key(name)) {
-            out.field(&join(name), |p| FieldError::required(p, ""));
-        }
     }
     for (name, member) in map.iter() {
         // The kind and its version are always those of the request.
@@ -316,6 +357,9 @@ fn check_object(value: &Value, old: Option<&Value>, schema: &Node, path: &str, o
             (None, Additional::Schema(node)) => check(member, was, node, &join(name), out),
             (None, Additional::Any | Additional::Unspecified) => {}
         }
+    }
+    for name in schema.checks.iter().flat_map(|c| &c.required).filter(|name| !map.contains_key(name)) {
+        out.field(&join(name), |p| FieldError::required(p, ""));
     }
 }
 
@@ -343,6 +387,7 @@ pub fn validate_lists(value: &Value, schema: &Node, path: &str, errors: &mut Vec
                 ListType::Set => {
                     let mut seen = Seen::default();
                     for (i, item) in list.iter().enumerate() {
+                        // `1` and `1.0` are not the same here.
                         if seen.again(item) {
                             let at = field_path(&format!("{path}[{i}]"));
                             errors.push(FieldError::duplicate(&at, BadValue::from(item.clone())));
@@ -429,7 +474,8 @@ pub fn validate_embedded(value: &Value, schema: &Node, path: &str, errors: &mut 
     }
 }
 
-fn embedded(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// What a resource inside another must say of itself.
+pub fn embedded(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     for name in ["apiVersion", "kind"] {
         let at = field_path(&join(name));

@@ -24,7 +24,7 @@ use crate::body::{Body, RequestBody};
 use crate::managed_fields;
 use crate::options::WriteOptions;
 use crate::output::Form;
-use crate::strategy::{DecodedTree, FieldValidation};
+use crate::strategy::{DecodedTree, FieldValidation, one_by_one};
 
 /// The media types of patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,15 @@ fn decode(patch_type: PatchType, body: &[u8]) -> StatusResult<Decoded> {
         }
         PatchType::Apply => {
             let prefix = "error decoding YAML: ";
-            let decoded = decode::untyped(body, Format::Yaml).map_err(|e| bad_request(prefix, e))?;
+            let converted = |e| bad_request(prefix, format!("error converting YAML to JSON: {e}"));
+            let decoded = decode::untyped(body, Format::Yaml).map_err(converted)?;
+            if !decoded.object.is_object() && !decoded.object.is_null() {
+                let text = format!(
+                    "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                    decode::json_type(&decoded.object)
+                );
+                return Err(bad_request(prefix, text));
+            }
             Decoded { patch: Patch::Apply(decoded.object), strict_errors: decoded.strict_errors }
         }
     })
@@ -290,8 +298,10 @@ fn apply(
     target.default_object(&mut new);
     if let Some(first) = strict_errors.first() {
         match options.field_validation {
-            FieldValidation::Strict => return Err(bad_request("error strict decoding YAML: ", first)),
-            FieldValidation::Warn => cx.warn_all(strict_errors),
+            FieldValidation::Strict => {
+                return Err(bad_request("error strict decoding YAML: error converting YAML to JSON: ", first));
+            }
+            FieldValidation::Warn => cx.warn_all(one_by_one(strict_errors)),
             FieldValidation::Ignore => {}
         }
     }

@@ -171,7 +171,7 @@ async fn change(
         scale.set_managed_fields(to_scale(current.managed_fields(), &versions).map_err(unreadable)?);
         let new = make(&scale)?;
         let replicas = new.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
-        if replicas < 0 {
+        if replicas < 0 && cx.resource.builtin {
             let path = FieldPath::new("spec").child("replicas");
             let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
             let kind = GroupKind::new("autoscaling", "Scale");
@@ -180,7 +180,11 @@ async fn change(
         let mut object = current.clone();
         let steps: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
         object.set_at(&steps, replicas.into());
-        object.set_resource_version(new.resource_version());
+        // A Scale without a version changes whatever is there, custom resources too.
+        object.set_resource_version(match new.resource_version() {
+            "" => current.resource_version(),
+            version => version,
+        });
         let entries = to_parent(current.managed_fields(), new.managed_fields(), &version, &versions);
         object.set_managed_fields(entries.map_err(unreadable)?);
         Ok(object)

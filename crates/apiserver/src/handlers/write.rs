@@ -392,11 +392,21 @@ fn modified(cx: &Cx) -> Status {
     )
 }
 
+/// Where the object is in the store, which upstream tells.
+fn store_key(cx: &Cx) -> String {
+    let Some(storage) = &cx.resource.storage else { return String::new() };
+    let namespace = if cx.resource.namespaced { cx.info.namespace.as_str() } else { "" };
+    String::from_utf8_lossy(&storage.cache.store_key(namespace, &cx.info.name)).into_owned()
+}
+
 fn precondition_failed(cx: &Cx, wanted: &str, found: &str) -> Status {
     Status::conflict(
         &cx.resource.group_resource(),
         &cx.info.name,
-        format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"),
+        format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            store_key(cx)
+        ),
     )
 }
 
@@ -449,10 +459,7 @@ async fn try_update(
             Ok(revision) if revision == entry.revision => {}
             Ok(_) => return Err(Box::new(modified(cx))),
             Err(reason) => {
-                let text = Value::from(text);
-                return Err(Box::new(Status::plain_error(format!(
-                    "invalid resource version: resourceVersion: Invalid value: {text}: {reason}"
-                ))));
+                return Err(Box::new(Status::plain_error(reason)));
             }
         },
     }
