@@ -37,7 +37,9 @@ impl Gate {
             // The way to the port must be open for the data to come; see `is_ready_probe`.
             State::Awaits(_) => return !PROBES.contains(&path) || path == "/readyz",
         };
-        let probe = PROBES.iter().any(|probe| path.strip_prefix(probe).is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'/'))));
+        let probe = PROBES
+            .iter()
+            .any(|probe| path.strip_prefix(probe).is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'/'))));
         closed && !probe
     }
 

@@ -181,7 +181,9 @@ impl Move<'_> {
             None => None,
         };
         if held.elapsed() > HOLD / 2 {
-            return Err(Failure::timed_out("copying the data takes too long; users were not turned away for so long").into());
+            return Err(
+                Failure::timed_out("copying the data takes too long; users were not turned away for so long").into()
+            );
         }
         Ok(keys)
     }
@@ -216,10 +218,13 @@ impl Move<'_> {
             release::apply_one(host, self.release, &object).await?;
         }
         let (name, namespace) = (self.release.name, self.release.namespace);
-        let there = Cluster { placement: placement_name(self.release.placement), status: "Running".into(), ..cluster.clone() };
+        let there =
+            Cluster { placement: placement_name(self.release.placement), status: "Running".into(), ..cluster.clone() };
         let Some(id) = &self.id else {
             return match self.release.placement {
-                Placement::Hub => crate::commands::create::wait_until_running(host, name, namespace, self.timeout).await,
+                Placement::Hub => {
+                    crate::commands::create::wait_until_running(host, name, namespace, self.timeout).await
+                }
                 Placement::Dedicated => release::wait_until_ready(host, name, namespace, self.timeout).await,
             };
         };
@@ -273,10 +278,8 @@ impl Move<'_> {
         }
         release::apply(self.host, self.release).await?;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.host.client.clone(), &self.cluster.namespace);
-        let own = ListParams::default().labels(&format!(
-            "app=vcluster,release={},!vcluster.loft.sh/managed-by",
-            self.cluster.name
-        ));
+        let own = ListParams::default()
+            .labels(&format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", self.cluster.name));
         let failed = |error: kube::Error| Failure::failed(format!("cannot remove the old claim: {error}"));
         for claim in claims.list(&own).await.map_err(failed)? {
             let name = claim.metadata.name.unwrap_or_default();

@@ -173,7 +173,8 @@ impl Place {
         let secret = self.runtime.block_on(secrets.get(&deploy::names::config_secret(NAME))).unwrap();
         let in_hub = secret.metadata.labels.unwrap().contains_key(deploy::PLACEMENT_LABEL);
         let finalizers = secret.metadata.finalizers.unwrap_or_default().len();
-        let marks: Vec<String> = secret.metadata.annotations.unwrap().into_keys().filter(|name| name.starts_with("alcove.dev/")).collect();
+        let marks: Vec<String> =
+            secret.metadata.annotations.unwrap().into_keys().filter(|name| name.starts_with("alcove.dev/")).collect();
         format!("pod {} hub {in_hub} finalizers {finalizers} marks {}", set.unwrap().is_some(), marks.join(" "))
     }
 }
