@@ -201,6 +201,11 @@ impl ApiServer {
         let _ = count.wait_for(|count| *count == 0).await;
     }
 
+    /// How many requests are under way that are not of those that last.
+    pub fn requests_in_flight(&self) -> watch::Receiver<usize> {
+        self.inner.in_flight.subscribe()
+    }
+
     /// Ends watches and background tasks, and waits for them. The store is left open: its owner closes it.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();

@@ -43,9 +43,14 @@ pub fn render(release: &Release<'_>) -> anyhow::Result<Vec<Value>> {
 pub async fn apply(host: &Host, release: &Release<'_>) -> anyhow::Result<()> {
     let objects = render(release)?;
     for object in &objects {
-        manifests::apply(&host.client, &owned(object, release), release.namespace).await?;
+        apply_one(host, release, object).await?;
     }
     prune(host, release, &objects).await
+}
+
+/// Applies one object of the release.
+pub async fn apply_one(host: &Host, release: &Release<'_>, object: &Value) -> anyhow::Result<()> {
+    manifests::apply(&host.client, &owned(object, release), release.namespace).await.map(drop)
 }
 
 /// What the user added carries no mark of the release; Helm would refuse to take it over.

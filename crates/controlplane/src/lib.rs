@@ -15,6 +15,7 @@ mod certificates;
 mod deny;
 pub mod dns;
 mod follow;
+mod gate;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
@@ -259,15 +260,23 @@ impl ControlPlane {
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
         let shared = store.is_some();
-        let (store, restored) = match store {
-            Some(store) => (store, false),
+        let awaited = match &host {
+            Some(host) if !shared => host.awaited_data(&name).await?,
+            _ => None,
+        };
+        let (store, found) = match store {
+            Some(store) => (store, Found::Own),
             None => {
                 let owner =
                     backing_store::Owner { name: &name, namespace, etcd: etcd.as_deref(), certificates: &certificates };
-                open_restored(data_dir.as_deref(), &config, &owner).await?
+                open_restored(data_dir.as_deref(), &config, &owner, awaited.as_deref()).await?
             }
         };
         operations.set_store(&store);
+        if let (Found::Nothing, Some(id)) = (found, &awaited) {
+            tracing::info!(cluster = name, "nobody is served before the cluster's data has arrived");
+            operations.gate.await_data(id);
+        }
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -277,6 +286,7 @@ impl ControlPlane {
                 return Err(error.into());
             }
         };
+        operations.set_in_flight(server.requests_in_flight());
         let serving = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (api, stop) = (server.clone(), serving.clone());
@@ -315,8 +325,12 @@ impl ControlPlane {
             dns: None,
         };
         let started = async {
+            if found == Found::Nothing {
+                control_plane.parts.hand_out(&control_plane.background_tasks, control_plane.background.clone());
+                return Ok(());
+            }
             if let Some(host) = &host {
-                control_plane.catch_up(host, restored).await?;
+                control_plane.catch_up(host, found).await?;
             }
             control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
             // After the syncer, which chooses the address of the Service.
@@ -335,10 +349,12 @@ impl ControlPlane {
     }
 
     /// Makes good what happened to the host's pods while the cluster did not run.
-    async fn catch_up(&self, host: &Host, restored: bool) -> Result<(), StartError> {
-        if restored {
+    async fn catch_up(&self, host: &Host, found: Found) -> Result<(), StartError> {
+        match found {
             // They belong to what was there before.
-            host.remove_synced_pods(&self.name).await?;
+            Found::Restored => host.remove_synced_pods(&self.name).await?,
+            Found::Moved => host.end_waiting(&self.name).await?,
+            Found::Own | Found::Nothing => {}
         }
         if host.take_pods_removed(&self.name).await? {
             pending::schedule_again(&self.store).await?;
@@ -435,6 +451,11 @@ impl ControlPlane {
         pending::has_running_pods(&self.store, labels).await
     }
 
+    /// Does it serve nobody because its data has not arrived from where it ran before?
+    pub fn awaits_data(&self) -> bool {
+        self.operations.gate.awaited().is_some()
+    }
+
     /// Must the control plane be started anew: for a snapshot that was handed in, or because authorities were replaced?
     pub fn is_restart_wanted(&self) -> bool {
         self.operations.is_restart_wanted()
@@ -486,39 +507,76 @@ impl ControlPlane {
     }
 }
 
-/// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
+/// What a cluster starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The data it had.
+    Own,
+    /// An older snapshot: the host pods are those of what was there before.
+    Restored,
+    /// Its data from where it ran before, with everything that it has on the host.
+    Moved,
+    /// Nothing: its data is on the way here.
+    Nothing,
+}
+
+/// Opens the store; first puts a snapshot that waits in its place. `awaited`: without the data of this name there is
+/// nothing to start with.
 async fn open_restored(
     data_dir: Option<&Path>,
     config: &config::Config,
     owner: &backing_store::Owner<'_>,
-) -> Result<(Store, bool), StartError> {
+    awaited: Option<&str>,
+) -> Result<(Store, Found), StartError> {
     let waiting = match data_dir {
         Some(folder) => restore::waiting(folder).await.map(|(staged, content)| (folder, staged, content)),
         None => None,
     };
-    if let Some((store, endpoint)) = backing_store::open(config, owner).await? {
-        let Some((folder, staged, content)) = waiting else { return Ok((store, false)) };
-        // A store of others is not replaced but changed. What was cut short is done again at the next start.
-        tracing::info!(endpoint, "a snapshot is put in place of the data");
-        let outcome = match content {
-            Ok(content) => snapshot::restore::into_store(&store, &content).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error @ (RestoreError::Read(_) | RestoreError::Write(_))) = outcome {
-            store.close().await;
-            return Err(error.into());
-        }
-        restore::finish(folder, &staged, &outcome);
-        return Ok((store, outcome.is_ok()));
-    }
-    let Some((folder, staged, content)) = waiting else { return Ok((open_store(data_dir).await?, false)) };
-    let outcome = match content {
-        Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
-        Err(error) => Err(error),
+    let found = match awaited {
+        Some(id) if waiting.as_ref().is_some_and(|(_, staged, _)| staged.id == id) => Found::Moved,
+        Some(id) if data_dir.is_some_and(|folder| restore::has_arrived(folder, id)) => Found::Moved,
+        Some(_) => return Ok((open_store(None).await?, Found::Nothing)),
+        None => Found::Restored,
     };
-    // Whatever came of it, the cluster starts: with the snapshot, or with the data it had.
+    let external = backing_store::open(config, owner).await?;
+    let Some((folder, staged, content)) = waiting else {
+        let store = match external {
+            Some((store, _)) => store,
+            None => open_store(data_dir).await?,
+        };
+        return Ok((store, if found == Found::Moved { Found::Moved } else { Found::Own }));
+    };
+    let outcome = match (content, &external) {
+        (Ok(content), Some((store, endpoint))) => {
+            // A store of others is not replaced but changed. What was cut short is done again at the next start.
+            tracing::info!(endpoint, "a snapshot is put in place of the data");
+            let outcome = snapshot::restore::into_store(store, &content).await;
+            if let Err(error @ (RestoreError::Read(_) | RestoreError::Write(_))) = outcome {
+                store.close().await;
+                return Err(error.into());
+            }
+            outcome
+        }
+        (Ok(content), None) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
+        (Err(error), _) => Err(error),
+    };
     restore::finish(folder, &staged, &outcome);
-    Ok((open_store(data_dir).await?, outcome.is_ok()))
+    // Whatever came of it, the cluster starts: with the snapshot, or with the data it had. One that had none waits on.
+    let found = match (&outcome, found) {
+        (Ok(_), found) => found,
+        (Err(_), Found::Moved) => Found::Nothing,
+        (Err(_), _) => Found::Own,
+    };
+    let store = match (external, found) {
+        (Some((store, _)), Found::Nothing) => {
+            store.close().await;
+            open_store(None).await?
+        }
+        (None, Found::Nothing) => open_store(None).await?,
+        (Some((store, _)), _) => store,
+        (None, _) => open_store(data_dir).await?,
+    };
+    Ok((store, found))
 }
 
 async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {

@@ -48,6 +48,15 @@ pub const STORE_ANNOTATION: &str = "vcluster.loft.sh/store";
 /// Annotation of the config Secret: the host pods were removed while the control plane did not run; when it starts, pods
 /// that have not ended are scheduled anew.
 pub const PODS_REMOVED_ANNOTATION: &str = "alcove.dev/pods-removed";
+/// Annotation of the config Secret: the control plane serves nobody before the data with this name has arrived.
+pub const AWAITS_DATA_ANNOTATION: &str = "alcove.dev/awaits-data";
+/// Annotation of a hub's config Secret: `stop` ends the control plane and keeps everything, [`MOVING_GONE`] makes the hub
+/// forget the cluster and its data, because it runs elsewhere now.
+pub const MOVING_ANNOTATION: &str = "alcove.dev/moving";
+/// Value of [`MOVING_ANNOTATION`].
+pub const MOVING_STOP: &str = "stop";
+/// Value of [`MOVING_ANNOTATION`].
+pub const MOVING_GONE: &str = "gone";
 /// Annotation of the config Secret: a new value starts the control plane anew.
 pub const RESTART_ANNOTATION: &str = "alcove.dev/restarted-at";
 /// Annotation of what runs the control plane (the config Secret in a hub): `true` stops it until it is taken off.

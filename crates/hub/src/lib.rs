@@ -39,6 +39,10 @@ pub const FINALIZER: &str = "alcove.dev/hub";
 pub const SLEEPING: &str = "Sleeping";
 /// Status of a cluster that is paused.
 pub const PAUSED: &str = "Paused";
+/// Status of a cluster that is about to run elsewhere.
+pub const STOPPED: &str = "Stopped";
+/// Status of a cluster whose data is on its way here.
+pub const AWAITS_DATA: &str = "WaitingForData";
 
 /// How many clusters are started or stopped at the same time.
 const WORKERS: usize = 8;
@@ -171,6 +175,11 @@ impl Inner {
             // The change comes back as an event.
             return Ok(Outcome::Done);
         }
+        match secret.moving() {
+            deploy::MOVING_STOP => return self.hand_over(&key, &name, &secret).await,
+            deploy::MOVING_GONE => return self.forget(&key, &name, &secret).await,
+            _ => {}
+        }
         if secret.is_paused() {
             return self.pause(&key, &name, &secret).await;
         }
@@ -211,14 +220,13 @@ impl Inner {
         };
         match result.await {
             Ok(cluster) => {
-                let (port, sleeping) = (cluster.port, cluster.info().sleeping);
+                let (port, status) = (cluster.port, cluster.status());
                 let at = self.config.advertised.as_ref();
                 if let Err(error) = advertise::publish(&self.rest, at, &key.namespace, name, port).await {
                     cluster.stop().await;
                     return Err(error.into());
                 }
                 self.clusters.lock().insert(key.clone(), cluster);
-                let status = if sleeping { SLEEPING } else { "Running" };
                 self.rest.patch_json(key, &secret::set_status(status, Some(port))).await?;
                 Ok(Outcome::Done)
             }
@@ -237,7 +245,9 @@ impl Inner {
             self.rest.patch_json(key, &secret::set_status(&error.status(key), None)).await?;
             return Err(error.into());
         }
-        if slept || secret.status() != "Running" {
+        if cluster.status() == AWAITS_DATA {
+            self.rest.patch_json(key, &secret::set_status(AWAITS_DATA, None)).await?;
+        } else if slept || secret.status() != "Running" {
             self.rest.patch_json(key, &secret::set_awake()).await?;
         }
         Ok(())
@@ -275,6 +285,34 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
+    /// Ends the control plane of a cluster that moves elsewhere. Its host objects stay as they are.
+    async fn hand_over(&self, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        self.stop(key).await;
+        if secret.status() != STOPPED {
+            advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
+            self.rest.patch_json(key, &secret::set_status(STOPPED, None)).await?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes the data of a cluster that runs elsewhere now, and lets the Secret go.
+    async fn forget(&self, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        self.stop(key).await;
+        advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
+        self.remove_data(&secret.metadata.uid).await?;
+        self.rest.patch_json(key, &secret::leave(secret)).await?;
+        tracing::info!(cluster = %key, "a virtual cluster has moved away");
+        Ok(Outcome::Done)
+    }
+
+    async fn remove_data(&self, uid: &str) -> Result<(), ReconcileError> {
+        let Some(path) = run::data_path(&self.config, uid) else { return Ok(()) };
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ReconcileError::Data { path, source }),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends a cluster; gives its socket, which is closed when nobody takes it.
     async fn stop(&self, key: &ObjectKey) -> Option<std::net::TcpListener> {
         let cluster = self.clusters.lock().remove(key)?;
@@ -291,13 +329,7 @@ impl Inner {
         if !cleanup::remove_with(&self.rest, &key.namespace, name).await? {
             return Ok(Outcome::After(Duration::from_millis(50)));
         }
-        if let Some(path) = run::data_path(&self.config, &secret.metadata.uid) {
-            match tokio::fs::remove_dir_all(&path).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(ReconcileError::Data { path, source }),
-            }
-        }
+        self.remove_data(&secret.metadata.uid).await?;
         match self.rest.patch_json(key, &secret::remove_finalizer(secret)).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),

@@ -145,6 +145,15 @@ impl Cluster {
         }
     }
 
+    /// What is said about it on the host.
+    pub fn status(&self) -> &'static str {
+        match &self.state.lock().control_plane {
+            None => crate::SLEEPING,
+            Some(running) if running.awaits_data() => crate::AWAITS_DATA,
+            Some(_) => "Running",
+        }
+    }
+
     pub fn policy(&self) -> Policy {
         self.state.lock().policy.clone()
     }

@@ -13,6 +13,7 @@ pub mod etcd_placeholder;
 pub mod hub;
 mod list;
 mod mappings;
+mod moving;
 pub mod pause;
 pub mod serve;
 mod snapshot;
