@@ -44,7 +44,12 @@ pub struct DevHostConfig {
 
 impl Default for DevHostConfig {
     fn default() -> Self {
-        DevHostConfig { nodes: 3, data_dir: None, bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0), event_ttl: Duration::from_secs(3600) }
+        DevHostConfig {
+            nodes: 3,
+            data_dir: None,
+            bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0),
+            event_ttl: Duration::from_secs(3600),
+        }
     }
 }
 

@@ -167,7 +167,8 @@ async fn events_go_when_their_time_is_over_and_other_objects_stay() {
         "" => "/api/v1/namespaces/default/events".to_owned(),
         group => format!("/apis/{group}/v1/namespaces/default/events"),
     };
-    let core = serde_json::json!({"metadata": {"name": "core"}, "involvedObject": {"namespace": "default", "name": "a"}});
+    let core =
+        serde_json::json!({"metadata": {"name": "core"}, "involvedObject": {"namespace": "default", "name": "a"}});
     let new = serde_json::json!({"metadata": {"name": "new"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Test",
         "reason": "Test", "type": "Normal", "reportingController": "example.com/test", "reportingInstance": "test-1",
         "regarding": {"namespace": "default", "name": "a"}});
@@ -178,7 +179,8 @@ async fn events_go_when_their_time_is_over_and_other_objects_stay() {
     let names = async || {
         let request = http::Request::get(events("")).body(Vec::new()).unwrap();
         let list: serde_json::Value = client.request(request).await.unwrap();
-        let names = list["items"].as_array().unwrap().iter().map(|e| e["metadata"]["name"].as_str().unwrap().to_owned());
+        let names =
+            list["items"].as_array().unwrap().iter().map(|e| e["metadata"]["name"].as_str().unwrap().to_owned());
         names.collect::<Vec<_>>()
     };
     tokio::time::sleep(Duration::from_secs(3000)).await;
