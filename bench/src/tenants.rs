@@ -24,6 +24,8 @@ const NAMESPACES: Resource = Resource::new("", "v1", "namespaces");
 const ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
 /// A simulated node takes 250.
 const PODS_OF_A_NODE: usize = 200;
+/// Events are kept an hour by default, longer than a run: what is left of earlier rounds would not be seen.
+const EVENT_TTL: Duration = Duration::from_secs(30);
 /// A pod that does not arrive within this time never will.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -63,7 +65,9 @@ async fn tenant(host: &DevHost, host_api: &Rest, data: &Path, n: usize) -> anyho
     host_api.create(&ACCOUNTS, &namespace, &made).await?;
     let path = data.join(format!("{name}.db"));
     let store = store::Store::open_sqlite(path, store::Options::default()).await.context("a store")?;
-    let server = ApiServer::start(apiserver::Config::default(), store).await.context("a virtual API server")?;
+    let server = ApiServer::start(apiserver::Config { event_ttl: EVENT_TTL, ..Default::default() }, store)
+        .await
+        .context("a virtual API server")?;
     let client = server.kube_client(UserInfo::admin());
     let mut config = SyncerConfig::new(&name, &namespace);
     config.settings.dns_service = None;
@@ -76,7 +80,12 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let nodes = options.pods.div_ceil(PODS_OF_A_NODE).max(1) + 1;
     // Stores on disk, as those of real clusters: what memory shows is what the parts keep.
     let data = tempfile::tempdir()?;
-    let host = DevHostConfig { nodes, data_dir: Some(data.path().join("host")), ..DevHostConfig::default() };
+    let host = DevHostConfig {
+        event_ttl: EVENT_TTL,
+        nodes,
+        data_dir: Some(data.path().join("host")),
+        ..DevHostConfig::default()
+    };
     let host = DevHost::start(host).await.context("the host")?;
     let host_api = Rest::new(host.client(), "bench");
     let mut tenants = Vec::with_capacity(options.tenants);

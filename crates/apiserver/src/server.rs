@@ -34,6 +34,7 @@ use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, RequestBody, request_body};
 use crate::cache::{CacheError, Caches};
 use crate::config::Config;
+use crate::expiry::Expiry;
 use crate::handlers::{self, Cx};
 use crate::hooks::WriteHooks;
 use crate::in_process::{InProcess, InProcessUser};
@@ -129,7 +130,7 @@ impl ApiServer {
             let _ = feed.await;
         });
         let registry = Registry::builtin(&caches);
-        let storage = Arc::new(Storage { store, caches, registry });
+        let storage = Arc::new(Storage { store, caches, registry, expiry: Expiry::new(config.event_ttl) });
         config.authorizer.attach(&storage);
         config.token_authenticators.iter().for_each(|a| a.attach(&storage));
         bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;

@@ -87,7 +87,7 @@ impl Running {
         bind: SocketAddr,
         sleep_after: Option<Duration>,
     ) -> anyhow::Result<Running> {
-        let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind };
+        let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind, ..DevHostConfig::default() };
         let host = DevHost::start(config).await.map_err(|error| {
             let hint = match &error {
                 devhost::StartError::Listen { .. } => Some("choose another port with --port"),
