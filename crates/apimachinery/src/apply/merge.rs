@@ -61,11 +61,25 @@ fn index<'v>(list: &ListAtom<'_>, items: &'v [Value]) -> Vec<(PathElement, &'v V
     items.iter().filter_map(|item| Some((list_element(list, item).ok()?, item))).collect()
 }
 
+/// Whether no element is there twice.
+fn all_differ(items: &[(PathElement, &Value)]) -> bool {
+    let mut steps: Vec<&PathElement> = items.iter().map(|(step, _)| step).collect();
+    steps.sort();
+    steps.windows(2).all(|pair| pair[0] != pair[1])
+}
+
 /// Weaves two lists: elements of the right keep their order; an element that is only on the left stays before the next
 /// shared one, as it was.
 fn merge_elements(list: &ListAtom<'_>, left: &[Value], right: &[Value]) -> Option<Value> {
     static NULL: Value = Value::Null;
     let (left, right) = (index(list, left), index(list, right));
+    // Most applies name the same elements in the same order.
+    let same_order = left.len() == right.len() && left.iter().zip(&right).all(|(l, r)| l.0 == r.0);
+    if same_order && all_differ(&left) {
+        let merged = left.iter().zip(&right).filter_map(|(l, r)| merge_values(list.element, Some(l.1), Some(r.1)));
+        let out: Vec<Value> = merged.collect();
+        return (!out.is_empty()).then_some(Value::Array(out));
+    }
     let mut on_left: BTreeMap<&PathElement, &Value> = BTreeMap::new();
     for (step, item) in &left {
         // Duplicates are not merged with: the applied element replaces them.

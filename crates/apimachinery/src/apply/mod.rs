@@ -204,7 +204,7 @@ impl FieldManager<'_> {
             ApplyError::Typed(format!("failed to create typed live object ({}): {e}", describe(live, &gvk)))
         })?;
 
-        let before = managed.clone();
+        let before = (manager == last_applied::KUBECTL).then(|| managed.clone());
         let mut result = self.apply_once(live, config, &version, &mut managed, manager, force);
         if manager == last_applied::KUBECTL
             && let Err(UpdateError::Conflicts(conflicts)) = result
@@ -213,7 +213,7 @@ impl FieldManager<'_> {
             let allowed = last_applied::allowed_conflicts(live, ty, &version);
             let left: Vec<_> = conflicts.iter().filter(|c| !allowed.has(&c.path)).cloned().collect();
             if left.is_empty() {
-                managed = before;
+                managed = before.unwrap_or_default();
                 result = self.apply_once(live, config, &version, &mut managed, manager, true);
             } else {
                 let conflicts = if allowed.is_empty() { conflicts } else { left };

@@ -177,6 +177,25 @@ impl Set {
         out
     }
 
+    /// Whether every path of this set is in `other`.
+    pub fn is_subset(&self, other: &Set) -> bool {
+        let mut all = true;
+        zip(&self.members, &other.members, Ord::cmp, |a, b| all &= a.is_none() || b.is_some());
+        if all {
+            zip(
+                &self.children,
+                &other.children,
+                |a, b| a.0.cmp(&b.0),
+                |a, b| match (a, b) {
+                    (Some((_, a)), Some((_, b))) => all = all && a.is_subset(b),
+                    (Some((_, a)), None) => all &= a.is_empty(),
+                    (None, _) => {}
+                },
+            );
+        }
+        all
+    }
+
     /// The paths of this set that are not in `other`. What is below a path in `other` stays.
     pub fn difference(&self, other: &Set) -> Set {
         self.minus(other, false)
@@ -424,6 +443,8 @@ mod tests {
             prop_assert_eq!(a.intersection(&b), b.intersection(&a));
             prop_assert_eq!(a.difference(&b).union(&a.intersection(&b)), a.clone());
             prop_assert!(a.difference(&b).intersection(&b).is_empty());
+            prop_assert_eq!(a.is_subset(&b), a.difference(&b).is_empty());
+            prop_assert!(a.is_subset(&a.union(&b)));
             prop_assert_eq!(a.union(&a), a.clone());
             prop_assert_eq!(a.union(&b).len() + a.intersection(&b).len(), a.len() + b.len());
             prop_assert_eq!(Set::from_fields_v1(&a.to_fields_v1()), Ok(a.clone()));

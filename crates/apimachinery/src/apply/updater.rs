@@ -105,7 +105,10 @@ impl<'a> Updater<'a> {
                 unknown.push(manager.clone());
                 continue;
             };
-            let taken = owned.set.intersection(&comparison.modified.union(&comparison.added));
+            let mut taken = owned.set.intersection(&comparison.modified);
+            if !comparison.added.is_empty() {
+                taken = taken.union(&owned.set.intersection(&comparison.added));
+            }
             if !taken.is_empty() {
                 conflicts.push((manager.clone(), taken));
             }
@@ -195,6 +198,11 @@ impl<'a> Updater<'a> {
         version: &str,
         last: &VersionedSet,
     ) -> Result<Value, UpdateError> {
+        // What is still owned is not removed; mostly that is everything.
+        let current = managers.values().filter(|m| m.api_version == version);
+        if last.api_version == version && current.into_iter().any(|m| last.set.is_subset(&m.set)) {
+            return Ok(merged);
+        }
         let Some(at_last) = self.convert(&merged, &last.api_version)? else { return Ok(merged) };
         let mut pruned = remove_items(at_last.ty, &at_last.value, &last.set.with_named_fields(Some(at_last.ty)));
         pruned = self.add_back_owned(&at_last.value, pruned, &last.api_version, managers)?;

@@ -109,11 +109,13 @@ impl Validator {
         for (i, item) in items.iter().enumerate() {
             match list_element(list, item) {
                 Ok(step) => {
-                    if seen.contains(&step) && !self.allow_duplicates {
+                    if seen.contains(&step) {
                         self.error(trail, format!("duplicate entries for key {step}"));
                     }
                     self.value(list.element, item, &Trail::Element(trail, &step));
-                    seen.insert(step);
+                    if !self.allow_duplicates {
+                        seen.insert(step);
+                    }
                 }
                 Err(message) => {
                     self.error(trail, format!("element {i}: {message}"));

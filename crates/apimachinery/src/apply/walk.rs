@@ -2,7 +2,7 @@
 //!
 //! Follows: `sigs.k8s.io/structured-merge-diff/typed/{tofieldset,compare,remove,reconcile_schema}.go`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::path::{PathElement, equal_values};
 use super::set::Set;
@@ -41,22 +41,16 @@ fn fields_of(ty: Type<'_>, value: &Value) -> (bool, Set) {
     if !list.associative {
         return (true, set);
     }
-    let items: Vec<(PathElement, &Value)> = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|item| Some((list_element(&list, item).ok()?, item)))
-        .collect();
-    let (mut seen, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
-    for (step, _) in &items {
-        if !seen.insert(step) {
-            duplicates.insert(step);
-        }
-    }
-    for (step, item) in &items {
+    let elements = value.as_array().into_iter().flatten();
+    let mut items: Vec<(PathElement, &Value)> =
+        elements.filter_map(|item| Some((list_element(&list, item).ok()?, item))).collect();
+    // In the order of the set, so that everything is added at its end.
+    items.sort_by(|a, b| a.0.cmp(&b.0));
+    for same in items.chunk_by(|a, b| a.0 == b.0) {
+        let [(step, item), more @ ..] = same else { continue };
         set.insert_member(step.clone());
         // Duplicates are owned as one thing, without what is in them.
-        if !duplicates.contains(step) {
+        if more.is_empty() {
             set.insert_child(step.clone(), fields_of(list.element, item).1);
         }
     }
@@ -193,6 +187,10 @@ pub(super) fn zip_members<'v>(
 fn compare_members(map: &MapAtom<'_>, left: Option<&Map>, right: Option<&Map>, out: &mut Comparison) {
     zip_members(left, right, |name, l, r| {
         let Some(ty) = map.member(name) else { return };
+        // Most members do not change.
+        if l.is_some() && l == r {
+            return;
+        }
         let mut below = Comparison::default();
         let own = compare_values(ty, l, r, &mut below);
         if own.added || own.removed || own.modified || !below.is_same() {
@@ -201,7 +199,44 @@ fn compare_members(map: &MapAtom<'_>, left: Option<&Map>, right: Option<&Map>, o
     });
 }
 
+/// How many elements may differ for [`compare_in_place`].
+const CHANGED_IN_PLACE_MAX: usize = 4;
+
+/// Compares lists of which few elements changed and none moved; answers whether that is what they are.
+fn compare_in_place(list: &ListAtom<'_>, left: &[Value], right: &[Value], out: &mut Comparison) -> bool {
+    if left.len() != right.len() || list.keys.is_empty() {
+        return false;
+    }
+    let mut changed: Vec<(PathElement, usize)> = Vec::new();
+    for (i, (l, r)) in left.iter().zip(right).enumerate().filter(|(_, (l, r))| l != r) {
+        match (list_element(list, l), list_element(list, r)) {
+            (Ok(a), Ok(b)) if a == b && changed.len() < CHANGED_IN_PLACE_MAX => changed.push((a, i)),
+            _ => return false,
+        }
+    }
+    // An element that is there twice is compared in another way. Elements with other first keys are others.
+    let first = &list.keys[0];
+    for (i, item) in left.iter().enumerate() {
+        let again = changed.iter().any(|(step, at)| {
+            *at != i && item.get(first) == left[*at].get(first) && list_element(list, item).is_ok_and(|s| s == *step)
+        });
+        if again {
+            return false;
+        }
+    }
+    changed.sort_by(|a, b| a.0.cmp(&b.0));
+    for (step, i) in changed {
+        let mut below = Comparison::default();
+        let own = compare_values(list.element, Some(&left[i]), Some(&right[i]), &mut below);
+        out.attach(&step, own, below);
+    }
+    true
+}
+
 fn compare_elements(list: &ListAtom<'_>, left: &[Value], right: &[Value], out: &mut Comparison) {
+    if compare_in_place(list, left, right, out) {
+        return;
+    }
     let mut pairs: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
     for item in left {
         if let Ok(step) = list_element(list, item) {

@@ -12,6 +12,7 @@ use apimachinery::apply::{self, Type};
 use apimachinery::decode::{self, Format};
 use apimachinery::field::{ErrorType, FieldError, FieldPath};
 use apimachinery::gvk::{GroupKind, GroupVersionKind};
+use apimachinery::json::Str;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::schema::{Schema, TypeRef};
 use apimachinery::status::{Status, StatusResult};
@@ -131,8 +132,9 @@ impl CustomStrategy {
             errors
         };
         // Lists that broke their promise before may go on doing so.
-        if old.is_none_or(|old| list_errors(old).is_empty()) {
-            errors.extend(list_errors(object));
+        let found = list_errors(object);
+        if !found.is_empty() && old.is_none_or(|old| list_errors(old).is_empty()) {
+            errors.extend(found);
         }
         if version.rules.is_empty() {
             return;
@@ -450,18 +452,17 @@ impl Strategy for CustomStrategy {
             copy(old, new, "status");
         }
         // Everything outside metadata (and status, where it is a subresource) is desired state.
-        let desired = |object: &Value| {
-            let mut object = object.clone();
-            if let Some(map) = object.as_object_mut() {
-                map.remove("metadata");
-                map.remove("apiVersion");
-                if self.version().status_subresource {
-                    map.remove("status");
-                }
-            }
-            object
+        let has_status = self.version().status_subresource;
+        let desired = |(name, _): &(&Str, &Value)| match name.as_str() {
+            "metadata" | "apiVersion" => false,
+            "status" => !has_status,
+            _ => true,
         };
-        if desired(new) != desired(old) {
+        let same = match (new.as_object(), old.as_object()) {
+            (Some(new), Some(old)) => new.iter().filter(desired).eq(old.iter().filter(desired)),
+            _ => false,
+        };
+        if !same {
             let generation = old.at(&["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0);
             new.set_at(&["metadata", "generation"], (generation + 1).into());
         }
