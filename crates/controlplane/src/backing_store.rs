@@ -29,6 +29,8 @@ pub enum BackingStoreError {
 pub(crate) struct Owner<'a> {
     pub name: &'a str,
     pub namespace: &'a str,
+    /// The store of a configuration that names none.
+    pub default: Option<&'a (Endpoint, TlsFiles)>,
     /// Where an etcd of its own is reached, when not by its Service.
     pub etcd: Option<&'a str>,
     pub certificates: &'a Certificates,
@@ -52,7 +54,8 @@ impl Owner<'_> {
 /// Opens the store of a configuration; none for the embedded one.
 pub(crate) async fn open(config: &Config, owner: &Owner<'_>) -> Result<Option<(Store, String)>, StartError> {
     let address = owner.etcd_address(config);
-    let Some((endpoint, mut tls)) = endpoint(config, &address)? else { return Ok(None) };
+    let named = endpoint(config, &address)?;
+    let Some((endpoint, mut tls)) = named.or_else(|| owner.default.cloned()) else { return Ok(None) };
     // Keys are read when the store is opened, and kept nowhere after that.
     let mut folder = None;
     if config.store_type() == StoreType::DeployedEtcd {

@@ -44,7 +44,7 @@ use deploy::secrets::AdminAccess;
 use informer::{Clock, Factory};
 use snapshot::archive::Release;
 use snapshot::restore::RestoreError;
-use store::Store;
+use store::{Endpoint, Store, TlsFiles};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -71,6 +71,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// An opened store in place of the one that the configuration describes. Whoever opened it closes it.
     pub store: Option<Store>,
+    /// The store of a configuration that names none; without it a file in the data directory.
+    pub database: Option<(Endpoint, TlsFiles)>,
     /// Where an etcd of the cluster's own (`controlPlane.backingStore.etcd.deploy`) is reached, when not by its Service.
     pub etcd: Option<String>,
     /// The bound port that serves the API.
@@ -178,7 +180,8 @@ impl ControlPlane {
     }
 
     async fn start_whole(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, store, etcd, listener, public_url, replica, dns: dns_place } = options;
+        let Options { name, config, data_dir, store, database, etcd, listener, public_url, replica, dns: dns_place } =
+            options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -267,8 +270,13 @@ impl ControlPlane {
         let (store, found) = match store {
             Some(store) => (store, Found::Own),
             None => {
-                let owner =
-                    backing_store::Owner { name: &name, namespace, etcd: etcd.as_deref(), certificates: &certificates };
+                let owner = backing_store::Owner {
+                    name: &name,
+                    namespace,
+                    default: database.as_ref(),
+                    etcd: etcd.as_deref(),
+                    certificates: &certificates,
+                };
                 open_restored(data_dir.as_deref(), &config, &owner, awaited.as_deref()).await?
             }
         };

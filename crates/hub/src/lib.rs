@@ -8,7 +8,7 @@
 //!   data.
 //! - A Secret that a hub has taken carries [`FINALIZER`]; it goes only when the cluster's host objects and data are gone, so
 //!   a deletion that happened while no hub ran is finished later.
-//! - Data belongs to the UID of the Secret: a new cluster of an old name never sees old data.
+//! - Data belongs to the UID of the Secret, be it a directory or a database of its own: a new cluster of an old name never sees old data.
 //! - A sleeping cluster keeps its port: the first connection is held by the socket until the control plane answers it.
 //! - A paused cluster has neither port nor host pods, until the annotation is taken off.
 //! - One cluster that cannot start says so in its status and is tried again; the others do not notice.
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use informer::{Factory, Informer, ObjectKey, Outcome, Queue, QueueConfig, Rest, Source, WorkerStats, run_workers};
 use parking_lot::Mutex;
+use store::{Endpoint, TlsFiles};
 
 pub use cleanup::{CleanupError, leftovers, release_config_secret, remove_host_objects};
 pub use controlplane::remove_pods;
@@ -60,8 +61,19 @@ pub struct HubConfig {
     pub sleep_after: Option<Duration>,
     /// The host's DNS servers; without any, those in `/etc/resolv.conf`.
     pub dns_servers: Vec<SocketAddr>,
+    /// A database server: each cluster has a database there, named after this one and the UID of its config Secret. Without
+    /// it clusters have files in the data directory.
+    pub database: Option<(Endpoint, TlsFiles)>,
     /// Where the host's pods reach this process; then each cluster's Service leads to its port.
     pub advertised: Option<Advertised>,
+}
+
+impl HubConfig {
+    /// The database of one cluster.
+    fn database_of(&self, uid: &str) -> Option<(Endpoint, TlsFiles)> {
+        let (endpoint, tls) = self.database.as_ref()?;
+        Some((endpoint.sibling(&uid.replace('-', "_"))?, tls.clone()))
+    }
 }
 
 /// The pod that a hub runs in.
@@ -150,6 +162,8 @@ pub(crate) enum ReconcileError {
     Cleanup(#[from] CleanupError),
     #[error("cannot remove the data in {path}")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove the data")]
+    Database(#[from] store::OpenError),
     #[error("cannot remove host pods")]
     Pods(#[from] controlplane::HostError),
     #[error("cannot start")]
@@ -306,6 +320,9 @@ impl Inner {
     }
 
     async fn remove_data(&self, uid: &str) -> Result<(), ReconcileError> {
+        if let Some((database, tls)) = self.config.database_of(uid) {
+            database.remove_database(&tls).await?;
+        }
         let Some(path) = run::data_path(&self.config, uid) else { return Ok(()) };
         match tokio::fs::remove_dir_all(&path).await {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ReconcileError::Data { path, source }),

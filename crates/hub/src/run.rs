@@ -204,6 +204,7 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             store: None,
+            database: hub.config.database_of(&self.uid),
             etcd: None,
             replica: None,
             dns: Some(DnsPlace {

@@ -105,6 +105,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 config: config.clone(),
                 data_dir: Some(data_dir.to_path_buf()),
                 store: None,
+                database: None,
                 etcd: args.etcd.clone(),
                 listener,
                 public_url: args.server.clone(),

@@ -109,6 +109,7 @@ impl Running {
                 public_address: bind.ip().to_string(),
                 sleep_after,
                 dns_servers: dns.iter().map(Dns::address).collect(),
+                database: None,
                 advertised: None,
             },
         );
