@@ -51,6 +51,8 @@ use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, kub
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Source: `http2-max-streams-per-connection`.
 const STREAMS_MAX: u32 = 250;
+/// How long connections may take to end after everything else has.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client has for its TLS handshake and its request headers.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -290,16 +292,29 @@ impl ApiServer {
             ended = connection.as_mut() => ended,
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                // A client that does not close its side is not waited for when the server ends.
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.closing_time() => Ok(()),
+                }
             }
             () = self.inner.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.closing_time() => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+
+    /// Some time after the server was shut down.
+    async fn closing_time(&self) {
+        self.inner.stop.cancelled().await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
     }
 
     /// The server whose parts these are.

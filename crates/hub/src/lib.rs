@@ -110,6 +110,8 @@ pub(crate) struct Inner {
     pub queue: Queue<ObjectKey>,
     /// What runs or sleeps, by config Secret.
     pub clusters: Mutex<BTreeMap<ObjectKey, Arc<run::Cluster>>>,
+    /// Sockets of clusters that could not be started and will be tried again: nobody else gets their ports.
+    pub parked: Mutex<BTreeMap<ObjectKey, std::net::TcpListener>>,
 }
 
 impl Hub {
@@ -123,8 +125,15 @@ impl Hub {
             Queue::new(QueueConfig { base_delay: Duration::from_millis(20), max_delay: Duration::from_secs(30) });
         let added = queue.clone();
         secrets.on_change(move |change| added.add(change.object().key()));
-        let (factory_of, clusters) = (factory.clone(), Mutex::default());
-        let inner = Arc::new(Inner { config, rest, factory: factory_of, secrets, queue: queue.clone(), clusters });
+        let inner = Arc::new(Inner {
+            config,
+            rest,
+            factory: factory.clone(),
+            secrets,
+            queue: queue.clone(),
+            clusters: Mutex::default(),
+            parked: Mutex::default(),
+        });
         let cancel = factory.cancellation().clone();
         let worker = Arc::clone(&inner);
         factory.spawn(run_workers("hub", WORKERS, queue, cancel, Arc::new(WorkerStats::default()), move |key| {
@@ -227,8 +236,10 @@ impl Inner {
             let cluster = Arc::new(run::Cluster::new(self, key, name, secret, socket).await?);
             if secret.status() == SLEEPING {
                 cluster.sleep(self);
-            } else {
-                cluster.start(self, secret).await?;
+            } else if let Err(error) = cluster.start(self, secret).await {
+                let socket = cluster.take_socket();
+                self.parked.lock().extend(socket.map(|socket| (key.clone(), socket)));
+                return Err(error);
             }
             Ok::<_, run::RunError>(cluster)
         };
@@ -332,7 +343,9 @@ impl Inner {
 
     /// Ends a cluster; gives its socket, which is closed when nobody takes it.
     async fn stop(&self, key: &ObjectKey) -> Option<std::net::TcpListener> {
-        let cluster = self.clusters.lock().remove(key)?;
+        let parked = self.parked.lock().remove(key);
+        let running = self.clusters.lock().remove(key);
+        let Some(cluster) = running else { return parked };
         cluster.stop().await;
         cluster.take_socket()
     }

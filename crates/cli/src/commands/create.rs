@@ -91,7 +91,11 @@ async fn finish(global: &Global, args: &Create, host: &Host, namespace: &str, ui
         return Ok(ExitCode::SUCCESS);
     }
     let cluster = clusters::find(host, &args.name, Some(namespace)).await?;
-    let connect_args = Connect::after_create(&args.name, args.print, args.timeout);
+    let connect_args = Connect {
+        kube_config_context_name: args.kube_config_context_name.clone(),
+        background_proxy: args.background_proxy,
+        ..Connect::after_create(&args.name, args.print, args.timeout)
+    };
     connect::to_cluster(global, host, &cluster, &connect_args, ui).await
 }
 

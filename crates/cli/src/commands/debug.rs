@@ -61,6 +61,7 @@ const LOG_LINES: i64 = 20_000;
 pub async fn run(global: &Global, command: &DebugCommand, ui: &Ui) -> anyhow::Result<ExitCode> {
     match command {
         DebugCommand::Collect(args) => collect(global, args, ui).await,
+        DebugCommand::Shell(args) => super::shell::run(global, args, ui).await,
         DebugCommand::Mappings(args) => super::mappings::run(global, args).await,
     }
 }

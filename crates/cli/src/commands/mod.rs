@@ -16,6 +16,7 @@ mod mappings;
 mod moving;
 pub mod pause;
 pub mod serve;
+mod shell;
 mod snapshot;
 pub mod store;
 pub mod template;
