@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 use serde_json::Value;
@@ -31,6 +31,8 @@ use crate::ui::Ui;
 
 /// The port of a control plane's pod.
 const API_PORT: u16 = 8443;
+/// The port of a Service unless its configuration says another.
+const API_SERVICE_PORT: i32 = 443;
 /// How long an address may take to accept a connection.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -116,10 +118,11 @@ async fn load_balancer(
 ) -> anyhow::Result<String> {
     let address = async || {
         let service = services.get_opt(name).await.ok().flatten()?;
+        let port = https_port(&service).map_or(API_SERVICE_PORT, |port| port.port);
         let first = service.status?.load_balancer?.ingress?.into_iter().next()?;
-        first.hostname.filter(|name| !name.is_empty()).or(first.ip)
+        Some((first.hostname.filter(|name| !name.is_empty()).or(first.ip)?, port))
     };
-    let found = match address().await {
+    let (found, port) = match address().await {
         Some(found) => found,
         None => {
             if let Some(ui) = ui {
@@ -134,26 +137,31 @@ async fn load_balancer(
             })?
         }
     };
-    Ok(if found.contains(':') { format!("https://[{found}]") } else { format!("https://{found}") })
+    Ok(url(&found, port))
+}
+
+/// The address of an API at a host name or address.
+fn url(name: &str, port: i32) -> String {
+    let name = if name.contains(':') { format!("[{name}]") } else { name.to_string() };
+    if port == API_SERVICE_PORT { format!("https://{name}") } else { format!("https://{name}:{port}") }
+}
+
+/// The port of the API among those of its Service.
+fn https_port(service: &Service) -> Option<ServicePort> {
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    ports.iter().find(|port| port.name.as_deref() == Some("https")).or(ports.first()).cloned()
 }
 
 /// A node at which the Service's port answers.
 async fn node_port(host: &Host, service: Option<&Service>) -> anyhow::Result<Option<String>> {
-    let ports = service.and_then(|service| service.spec.as_ref()?.ports.clone()).unwrap_or_default();
-    let https = ports.iter().find(|port| port.name.as_deref() == Some("https")).or(ports.first());
-    let Some(port) = https.and_then(|port| port.node_port) else { return Ok(None) };
+    let Some(port) = service.and_then(https_port).and_then(|port| port.node_port) else { return Ok(None) };
     let nodes: Api<Node> = Api::all(host.client.clone());
     let Ok(list) = nodes.list(&ListParams::default()).await else { return Ok(None) };
     for kind in ["ExternalIP", "InternalIP"] {
         for node in &list.items {
             let addresses = node.status.as_ref().and_then(|status| status.addresses.clone()).unwrap_or_default();
             for address in addresses.iter().filter(|address| address.type_ == kind) {
-                let name = &address.address;
-                let server = if name.contains(':') {
-                    format!("https://[{name}]:{port}")
-                } else {
-                    format!("https://{name}:{port}")
-                };
+                let server = url(&address.address, port);
                 if accepts(&server).await {
                     return Ok(Some(server));
                 }

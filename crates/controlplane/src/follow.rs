@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::certificates::{Certificates, Renewed};
 use crate::host::{Host, SECRETS, SERVICES};
+use crate::kubelets::NodeAddresses;
 use crate::operations::Operations;
 
 const INGRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ingresses");
@@ -131,6 +132,7 @@ pub(crate) struct Follower {
     /// Names that do not depend on the host.
     pub fixed: BTreeSet<String>,
     pub node_ip: Option<IpAddr>,
+    pub node_addresses: NodeAddresses,
     pub operations: Arc<Operations>,
     /// The store is reached with a certificate of the cluster's.
     pub etcd: bool,
@@ -158,6 +160,8 @@ impl Follower {
         loop {
             let mut all = self.fixed.clone();
             all.extend(names.now(self.node_ip));
+            let services = names.node_services.list();
+            self.node_addresses.set(services.iter().map(|service| &service.value));
             let mut pause = RENEWAL_PERIOD;
             match self.certificates.serve(&all) {
                 Ok(true) => tracing::info!(cluster = self.name, ?all, "serving a new certificate"),

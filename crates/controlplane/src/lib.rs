@@ -220,6 +220,7 @@ impl ControlPlane {
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;
         }
+        let node_addresses = kubelets::NodeAddresses::default();
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
         let state = Arc::new(State::default());
         if let Some(link) = &link {
@@ -229,7 +230,12 @@ impl ControlPlane {
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
             if let Some(host) = &host {
                 let by_hostname = config.networking.advanced.proxy_kubelets.by_hostname;
-                let kubelets = kubelets::HostKubelets { host: host.clone(), link: Arc::clone(link), by_hostname };
+                let kubelets = kubelets::HostKubelets {
+                    host: host.clone(),
+                    link: Arc::clone(link),
+                    by_hostname,
+                    by_ip: node_addresses.clone(),
+                };
                 api_config.kubelets = Some(Arc::new(kubelets));
                 let metrics = metrics_api::Metrics::new(&name, &config, host, link);
                 api_config
@@ -352,7 +358,7 @@ impl ControlPlane {
             control_plane.stop().await;
             return Err(error);
         }
-        control_plane.follow(certificates, host, fixed, node_ip);
+        control_plane.follow(certificates, host, fixed, node_ip, node_addresses);
         Ok(control_plane)
     }
 
@@ -396,6 +402,7 @@ impl ControlPlane {
         host: Option<Host>,
         fixed: BTreeSet<String>,
         node_ip: Option<IpAddr>,
+        node_addresses: kubelets::NodeAddresses,
     ) {
         match host {
             Some(host) => {
@@ -406,6 +413,7 @@ impl ControlPlane {
                     host,
                     fixed,
                     node_ip,
+                    node_addresses,
                     operations: Arc::clone(&self.operations),
                     etcd: self.parts.config.store_type() == config::StoreType::DeployedEtcd,
                 };

@@ -1,5 +1,5 @@
-//! A cluster moves between a hub and a pod of its own, with its data. In place of a kubelet the test starts and ends the
-//! process that the StatefulSet asks for.
+//! Clusters with a pod of their own: how they move into a hub and back with their data, and how they are reached. In place of
+//! a kubelet the test starts and ends the process that the StatefulSet asks for.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, ListParams};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Secret, Service};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::{World, alcove};
@@ -32,11 +32,17 @@ struct Kubelet {
 
 impl Kubelet {
     fn start(home: &Path, kubeconfig: PathBuf) -> Kubelet {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Kubelet::start_at(home, kubeconfig, port, format!("https://127.0.0.1:{port}"))
+    }
+
+    /// `server`: what the control plane says of itself in kubeconfigs.
+    fn start_at(home: &Path, kubeconfig: PathBuf, port: u16, server: String) -> Kubelet {
         let stop = Arc::new(AtomicBool::new(false));
         let (home, ended) = (home.to_path_buf(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(look_after(&home, &kubeconfig, &ended));
+            runtime.block_on(look_after(&home, &kubeconfig, &port.to_string(), &server, &ended));
         });
         Kubelet { stop, thread: Some(thread) }
     }
@@ -49,12 +55,10 @@ impl Drop for Kubelet {
     }
 }
 
-async fn look_after(home: &Path, kubeconfig: &Path, ended: &AtomicBool) {
+async fn look_after(home: &Path, kubeconfig: &Path, port: &str, server: &str, ended: &AtomicBool) {
     let host = client(&std::fs::read_to_string(kubeconfig).unwrap()).await;
     let sets: Api<StatefulSet> = Api::namespaced(host.clone(), NAMESPACE);
     let secrets: Api<Secret> = Api::namespaced(host, NAMESPACE);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let server = format!("https://127.0.0.1:{port}");
     let mut process: Option<Child> = None;
     while !ended.load(Ordering::Acquire) {
         let set = sets.get_opt(NAME).await.ok().flatten();
@@ -66,7 +70,7 @@ async fn look_after(home: &Path, kubeconfig: &Path, ended: &AtomicBool) {
                 let mut command = alcove(home);
                 command
                     .args(["serve", "--name", NAME, "--namespace", NAMESPACE, "--config", "pod.yaml"])
-                    .args(["--bind-address", "127.0.0.1", "--port", &port, "--server", &server])
+                    .args(["--bind-address", "127.0.0.1", "--port", port, "--server", server])
                     .args(["--data-dir", "disk", "--pod-name", "team-a-0", "--kubeconfig"])
                     .arg(kubeconfig);
                 let log = std::fs::File::options().create(true).append(true).open(home.join("pod.log")).unwrap();
@@ -260,5 +264,58 @@ fn a_cluster_that_cannot_be_moved_goes_on_where_it_is() {
     }
     world.alcove(&["create", NAME, "--upgrade", "--connect=false"]);
     assert_eq!(place.get("/api/v1/namespaces/default/configmaps/kept")["metadata"]["uid"], kept["metadata"]["uid"]);
+    world.alcove(&["delete", NAME]);
+}
+
+#[test]
+fn a_cluster_is_reached_at_a_nodes_port_and_at_its_load_balancer() {
+    let place = Place::new();
+    let world = &place.world;
+    // A port that is free on this machine and that a host gives to Services.
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let seed = u16::try_from(std::process::id() % 2000).unwrap();
+    let port = (30_000 + seed..32_700).find(free).unwrap();
+    // What a pod says of itself leads nowhere from outside.
+    let kubelet = Kubelet::start_at(world.home.path(), place.kubeconfig.clone(), port, "https://localhost:8443".into());
+    let create = [
+        "create",
+        NAME,
+        "--connect=false",
+        "--placement",
+        "dedicated",
+        "--set",
+        "controlPlane.service.spec.type=NodePort",
+    ];
+    world.alcove(&create);
+    let services: Api<Service> = Api::namespaced(place.host.clone(), NAMESPACE);
+    let nodes: Api<Node> = Api::all(place.host.clone());
+    let merge = |patch: Value| Patch::Merge(patch);
+    place.runtime.block_on(async {
+        let https = |port: u16, node_port: u16| {
+            json!({"name": "https", "port": port, "targetPort": 8443, "nodePort": node_port, "protocol": "TCP"})
+        };
+        services.patch(NAME, &PatchParams::default(), &merge(json!({"spec": {"ports": [https(443, port)]}}))).await.unwrap();
+        let node = nodes.list(&ListParams::default()).await.unwrap().items.remove(0).metadata.name.unwrap();
+        let addresses = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
+        nodes.patch_status(&node, &PatchParams::default(), &merge(addresses)).await.unwrap();
+    });
+    let server = || {
+        let config: Value = ::config::yaml::from_str(&world.alcove(&["connect", NAME, "--print"])).unwrap();
+        config["clusters"][0]["cluster"]["server"].as_str().unwrap().to_string()
+    };
+    assert_eq!(server(), format!("https://127.0.0.1:{port}"), "{}", place.log());
+    place.config_map("through-the-node");
+
+    place.runtime.block_on(async {
+        let spec = json!({"spec": {"type": "LoadBalancer", "ports": [
+            {"name": "https", "port": port, "targetPort": 8443, "protocol": "TCP"}]}});
+        services.patch(NAME, &PatchParams::default(), &merge(spec)).await.unwrap();
+        // A host name is preferred to an address.
+        let status = json!({"status": {"loadBalancer": {"ingress": [{"hostname": "localhost", "ip": "10.9.9.9"}]}}});
+        services.patch_status(NAME, &PatchParams::default(), &merge(status)).await.unwrap();
+    });
+    assert_eq!(server(), format!("https://localhost:{port}"), "{}", place.log());
+    place.config_map("through-the-balancer");
+    drop(kubelet);
     world.alcove(&["delete", NAME]);
 }

@@ -528,6 +528,40 @@ async fn a_deployed_etcd_keeps_the_data_and_takes_nobody_without_its_certificate
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_kubelet_answers_at_the_address_of_its_service() {
+    let world = World::new("").await;
+    let served = world.serve("data", "team-a-0").await;
+    let tenant = world.tenant(&served).await;
+    create_pod(&tenant, "one").await;
+    runs(&tenant, "one").await;
+    let nodes = Resource::new("", "v1", "nodes");
+    let address = eventually("an address of the node", async || {
+        let nodes: Vec<Value> = tenant.list_as(&nodes, "", "", "").await.ok()?;
+        let addresses = nodes.first()?.array_at(&["status", "addresses"]).to_vec();
+        addresses.iter().find(|a| a.str_at(&["type"]) == "InternalIP").map(|a| a.str_at(&["address"]).to_string())
+    })
+    .await;
+    // As a client of the kubelet asks; the host leads the address to this port.
+    let text = world.secret("vc-team-a").await["config"].clone();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&text).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    config.cluster_url = format!("https://127.0.0.1:{}", served.port).parse().unwrap();
+    let client = kube::Client::try_from(config).unwrap();
+    let ask = async |host: String, path: &str| {
+        let request = http::Request::get(path).header("host", host).body(kube::client::Body::empty()).unwrap();
+        client.send(request).await.unwrap().status().as_u16()
+    };
+    eventually("the kubelet's answer", async || {
+        // Nothing else refuses a path of its own in this way; the host's rights do not reach the path itself.
+        (ask(format!("{address}:10250"), "/exec/default/one/c").await == 403).then_some(())
+    })
+    .await;
+    assert_eq!(ask("10.255.255.254:10250".into(), "/exec/default/one/c").await, 404, "no node has this address");
+    drop(served);
+    world.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn authorities_that_were_replaced_count_without_a_restart_of_the_process() {
     let world = World::new("").await;
     let served = world.serve("data", "team-a-0").await;
