@@ -4,6 +4,7 @@
 //! The host answers without network, so the latency is the syncer's own and the API servers'.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ const PODS: Resource = Resource::new("", "v1", "pods");
 const SERVICES: Resource = Resource::new("", "v1", "services");
 const NAMESPACES: Resource = Resource::new("", "v1", "namespaces");
 const ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
+/// A simulated node takes 250.
+const PODS_OF_A_NODE: usize = 200;
+/// Events are kept an hour by default, longer than a run: what is left of earlier rounds would not be seen.
+const EVENT_TTL: Duration = Duration::from_secs(30);
 /// A pod that does not arrive within this time never will.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -32,6 +37,9 @@ pub struct Options {
     /// Pods in all of them together
     #[arg(long, default_value_t = 100)]
     pods: usize,
+    /// Pods created a second, in all clusters together
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
     /// Times that all pods are created and deleted
     #[arg(long, default_value_t = 2)]
     rounds: usize,
@@ -44,7 +52,7 @@ struct Tenant {
     _server: ApiServer,
 }
 
-async fn tenant(host: &DevHost, host_api: &Rest, n: usize) -> anyhow::Result<Tenant> {
+async fn tenant(host: &DevHost, host_api: &Rest, data: &Path, n: usize) -> anyhow::Result<Tenant> {
     let name = format!("team-{n}");
     let namespace = format!("vcluster-{name}");
     let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": (namespace.as_str())}});
@@ -55,8 +63,11 @@ async fn tenant(host: &DevHost, host_api: &Rest, n: usize) -> anyhow::Result<Ten
     let made =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": (format!("vc-workload-{name}"))}});
     host_api.create(&ACCOUNTS, &namespace, &made).await?;
-    let store = store::Store::in_memory(store::Options::default()).await;
-    let server = ApiServer::start(apiserver::Config::default(), store).await.context("a virtual API server")?;
+    let path = data.join(format!("{name}.db"));
+    let store = store::Store::open_sqlite(path, store::Options::default()).await.context("a store")?;
+    let server = ApiServer::start(apiserver::Config { event_ttl: EVENT_TTL, ..Default::default() }, store)
+        .await
+        .context("a virtual API server")?;
     let client = server.kube_client(UserInfo::admin());
     let mut config = SyncerConfig::new(&name, &namespace);
     config.settings.dns_service = None;
@@ -66,13 +77,22 @@ async fn tenant(host: &DevHost, host_api: &Rest, n: usize) -> anyhow::Result<Ten
 }
 
 pub async fn run(options: Options) -> anyhow::Result<Report> {
-    let host = DevHost::start(DevHostConfig::default()).await.context("the host")?;
+    let nodes = options.pods.div_ceil(PODS_OF_A_NODE).max(1) + 1;
+    // Stores on disk, as those of real clusters: what memory shows is what the parts keep.
+    let data = tempfile::tempdir()?;
+    let host = DevHostConfig {
+        event_ttl: EVENT_TTL,
+        nodes,
+        data_dir: Some(data.path().join("host")),
+        ..DevHostConfig::default()
+    };
+    let host = DevHost::start(host).await.context("the host")?;
     let host_api = Rest::new(host.client(), "bench");
     let mut tenants = Vec::with_capacity(options.tenants);
     for n in 0..options.tenants {
-        tenants.push(tenant(&host, &host_api, n).await?);
+        tenants.push(tenant(&host, &host_api, data.path(), n).await?);
     }
-    let (sender, mut seen) = mpsc::unbounded_channel::<(bool, String)>();
+    let (sender, mut seen) = mpsc::unbounded_channel::<(bool, String, Instant)>();
     let factory = Factory::new(host_api.clone());
     let watched = factory.informer::<RawObject>(Source::all(PODS));
     let arrivals = sender.clone();
@@ -80,7 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
         let pod = change.object();
         let key = format!("{}/{}", pod.metadata.namespace, pod.metadata.name);
         // Nobody listens any more when the run is over.
-        drop(arrivals.send((change.is_deleted(), key)));
+        drop(arrivals.send((change.is_deleted(), key, Instant::now())));
     });
     watched.wait_synced().await;
     let (done, mut running) = mpsc::unbounded_channel::<String>();
@@ -107,8 +127,10 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
         let before = requests(&tenants);
         let mut created: HashMap<String, Instant> = HashMap::new();
         let mut calls = Vec::new();
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / options.rate.max(1));
         for n in 0..each {
             for tenant in &tenants {
+                pace.tick().await;
                 let name = format!("p-{round}-{n}");
                 let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": (name.as_str())},
                     "spec": {"containers": [{"name": "c", "image": "web"}], "terminationGracePeriodSeconds": 0}});
@@ -125,11 +147,11 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
         while arrived.len() < expected || up.len() < expected {
             tokio::select! {
                 event = seen.recv() => {
-                    let Some((false, key)) = event else { continue };
+                    let Some((false, key, at)) = event else { continue };
                     let Some((namespace, host_name)) = key.split_once('/') else { continue };
                     let name = host_name.split("-x-").next().unwrap_or_default();
                     if let Some(begin) = created.remove(&format!("{namespace}/{name}")) {
-                        arrived.push(begin.elapsed());
+                        arrived.push(at.saturating_duration_since(begin));
                     }
                 }
                 key = running.recv() => {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::admission::AdmissionChain;
 use crate::authn::{Authenticator, ClientCertificates};
@@ -55,6 +56,8 @@ pub struct Config {
     pub node_port_range: (u16, u16),
     /// `--service-account-issuer`.
     pub service_account_issuer: String,
+    /// `--event-ttl`: how long Events are kept after they were last written; zero keeps them for ever.
+    pub event_ttl: Duration,
     /// `--allow-privileged`.
     pub allow_privileged: bool,
     /// The address and port in the endpoints of the `kubernetes` Service.
@@ -84,6 +87,7 @@ impl Default for Config {
             service_cluster_ip_range: "10.96.0.0/16".to_owned(),
             node_port_range: (30000, 32767),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            event_ttl: Duration::from_secs(3600),
             allow_privileged: true,
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             secure_port: 6443,

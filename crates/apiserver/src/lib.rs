@@ -18,6 +18,7 @@ pub mod cache;
 pub mod config;
 pub mod crd;
 mod discovery;
+mod expiry;
 pub mod extension;
 mod flow_control;
 pub mod groups;

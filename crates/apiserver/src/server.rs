@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::{Status, StatusResult};
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, header};
@@ -33,6 +34,7 @@ use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, RequestBody, request_body};
 use crate::cache::{CacheError, Caches};
 use crate::config::Config;
+use crate::expiry::Expiry;
 use crate::handlers::{self, Cx};
 use crate::hooks::WriteHooks;
 use crate::in_process::{InProcess, InProcessUser};
@@ -49,6 +51,8 @@ use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, kub
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Source: `http2-max-streams-per-connection`.
 const STREAMS_MAX: u32 = 250;
+/// How long connections may take to end after everything else has.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client has for its TLS handshake and its request headers.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -115,7 +119,11 @@ pub struct ApiServer {
 impl ApiServer {
     /// Loads the stored objects and makes what a fresh cluster needs. The server answers in process from then on, and
     /// on the network once [`ApiServer::serve`] is called.
-    pub async fn start(config: Config, store: Store) -> Result<ApiServer, StartError> {
+    pub fn start(config: Config, store: Store) -> BoxFuture<'static, Result<ApiServer, StartError>> {
+        Box::pin(ApiServer::start_parts(config, store))
+    }
+
+    async fn start_parts(config: Config, store: Store) -> Result<ApiServer, StartError> {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (caches, feed) = Caches::start(store.clone(), builtin_prefixes(), stop.clone()).await?;
@@ -124,7 +132,8 @@ impl ApiServer {
             let _ = feed.await;
         });
         let registry = Registry::builtin(&caches);
-        let storage = Arc::new(Storage { store, caches, registry, webhooks: Arc::default() });
+        let expiry = Expiry::new(config.event_ttl);
+        let storage = Arc::new(Storage { store, caches, registry, webhooks: Arc::default(), expiry });
         config.authorizer.attach(&storage);
         config.token_authenticators.iter().for_each(|a| a.attach(&storage));
         bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
@@ -194,6 +203,11 @@ impl ApiServer {
         let mut count = self.inner.in_flight.subscribe();
         // The sender lives in the server itself.
         let _ = count.wait_for(|count| *count == 0).await;
+    }
+
+    /// How many requests are under way that are not of those that last.
+    pub fn requests_in_flight(&self) -> watch::Receiver<usize> {
+        self.inner.in_flight.subscribe()
     }
 
     /// Ends watches and background tasks, and waits for them. The store is left open: its owner closes it.
@@ -279,16 +293,29 @@ impl ApiServer {
             ended = connection.as_mut() => ended,
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                // A client that does not close its side is not waited for when the server ends.
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.closing_time() => Ok(()),
+                }
             }
             () = self.inner.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.closing_time() => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+
+    /// Some time after the server was shut down.
+    async fn closing_time(&self) {
+        self.inner.stop.cancelled().await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
     }
 
     /// The server whose parts these are.
@@ -307,7 +334,13 @@ impl ApiServer {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, parts: Parts, body: RequestBody) -> Response<Body> {
+    // Boxed: the code of all handlers is compiled once and not again in each crate that calls, and an idle connection keeps
+    // a pointer instead of room for them.
+    pub fn handle(&self, parts: Parts, body: RequestBody) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(self.answer_in_time(parts, body))
+    }
+
+    async fn answer_in_time(&self, parts: Parts, body: RequestBody) -> Response<Body> {
         if let Some(extension) = self.inner.config.extension.as_ref().filter(|e| e.handles(parts.uri.path())) {
             return extension.answer(parts, body).await;
         }

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use store::{Expect, Op, ReadError, Revision, Store, WriteError};
 
 use crate::cache::{CacheError, Caches, Entry, ResourceCache, encode_stored};
+use crate::expiry::Expiry;
 use crate::registry::{Registry, Resource, ResourceStorage};
 use crate::webhook::Pool;
 
@@ -35,6 +36,7 @@ pub struct Storage {
     pub registry: Registry,
     /// Connections to webhooks that are kept for the next call.
     pub webhooks: Arc<Pool>,
+    pub expiry: Expiry,
 }
 
 /// How a write went wrong.
@@ -213,11 +215,19 @@ impl Storage {
         let value = self.encode(resource, object).await?;
         let storage = stored(resource)?;
         let key = storage.cache.store_key(namespace, name);
-        let committed = self
-            .store
-            .txn(key, expect, Op::Put { value: value.clone(), lease: 0 })
-            .await
-            .map_err(|e| write_failure(e, &storage.cache, namespace, name))?;
+        let refused = |error| write_failure(error, &storage.cache, namespace, name);
+        let lease = self.expiry.lease(&self.store, resource).await.map_err(refused)?;
+        let written = self.store.txn(key.clone(), expect, Op::Put { value: value.clone(), lease }).await;
+        let committed = match written {
+            // It ran out on a slow store, or was lost with a server of it.
+            Err(WriteError::LeaseNotFound { lease }) => {
+                self.expiry.forget(lease);
+                let lease = self.expiry.lease(&self.store, resource).await.map_err(refused)?;
+                self.store.txn(key, expect, Op::Put { value: value.clone(), lease }).await
+            }
+            other => other,
+        };
+        let committed = committed.map_err(refused)?;
         let entry = new_entry(&storage.cache, namespace, name, committed.revision, value)?;
         Ok(Arc::new(entry))
     }

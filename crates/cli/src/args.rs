@@ -60,6 +60,17 @@ pub struct Global {
     /// Log what happens inside
     #[arg(long, global = true)]
     pub debug: bool,
+    /// How messages are written: plain lines, or JSON objects
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogOutput::Plain)]
+    pub log_output: LogOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogOutput {
+    Plain,
+    #[value(hide = true)]
+    Raw,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,7 +194,7 @@ pub enum Command {
 
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Values {
-    /// vcluster.yaml; may be given several times, later files win; `-` is standard input
+    /// vcluster.yaml, or its URL; may be given several times, later files win; `-` is standard input
     #[arg(short = 'f', long = "values", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Set single values, as in Helm: a.b=c,d[0]=e
@@ -229,6 +240,12 @@ pub struct Create {
     /// Print the kubeconfig instead of writing it
     #[arg(long)]
     pub print: bool,
+    /// Name of the context
+    #[arg(long, value_name = "NAME")]
+    pub kube_config_context_name: Option<String>,
+    /// Forward a port, where one is needed, in a process of its own that ends with disconnect; else this command stays
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub background_proxy: bool,
     /// Make the Service of the API a LoadBalancer
     #[arg(long)]
     pub expose: bool,
@@ -356,6 +373,32 @@ pub enum DebugCommand {
         after_help = "Examples:\n  alcove debug mappings team-a\n  alcove debug mappings team-a --kind Pod -o json"
     )]
     Mappings(DebugMappings),
+    /// Open a shell in an ephemeral container of the control plane's pod (placement dedicated)
+    #[command(
+        after_help = "Examples:\n  alcove debug shell team-a\n  alcove debug shell team-a --image nicolaka/netshoot -- ss -tlnp"
+    )]
+    Shell(DebugShell),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct DebugShell {
+    /// Name of the virtual cluster
+    pub name: String,
+    /// Container whose processes, environment and volumes the shell sees
+    #[arg(long, default_value = "syncer", value_name = "CONTAINER")]
+    pub target: String,
+    /// Pod to look into [default: the newest one that runs]
+    #[arg(long, value_name = "NAME")]
+    pub pod: Option<String>,
+    /// Image with a shell
+    #[arg(long, default_value = "mirror.gcr.io/library/busybox:1.37", value_name = "IMAGE")]
+    pub image: String,
+    /// How long to wait for the container, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Command to run instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

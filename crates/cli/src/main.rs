@@ -8,6 +8,7 @@ mod args;
 mod clusters;
 mod commands;
 mod failure;
+mod foreign;
 mod home;
 mod host;
 mod kubeconfig;
@@ -29,7 +30,16 @@ fn main() -> ExitCode {
     // Several TLS providers may be linked; one is chosen here for the whole process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args = match links::command_line(std::env::args_os()) {
-        links::CommandLine::Parse(arguments) => args::Args::parse_from(arguments),
+        links::CommandLine::Parse(arguments) => match foreign::check(arguments) {
+            foreign::Checked::Go(arguments) => args::Args::parse_from(arguments),
+            foreign::Checked::Said(text) => {
+                ui::Ui::new(false, args::LogOutput::Plain).done(text);
+                return ExitCode::SUCCESS;
+            }
+            foreign::Checked::Refused(failure) => {
+                return failure::report(&ui::Ui::new(false, args::LogOutput::Plain), &failure.into());
+            }
+        },
         links::CommandLine::Print(text) => {
             println!("{text}");
             return ExitCode::SUCCESS;
@@ -42,7 +52,7 @@ fn main() -> ExitCode {
         (false, false) => "off",
     };
     logs::start(level);
-    let ui = ui::Ui::new(args.global.silent);
+    let ui = ui::Ui::new(args.global.silent, args.global.log_output);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure::report(&ui, &anyhow::Error::from(error).context("cannot start")),

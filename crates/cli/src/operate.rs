@@ -121,6 +121,29 @@ impl Operator {
         self.wait_for_restore(&accepted, timeout).await
     }
 
+    /// Keeps users out for a while, so that nothing is written. Returns when what they asked for before is answered.
+    pub async fn hold(&self, time: Duration) -> anyhow::Result<()> {
+        self.json("POST", "hold", &[("seconds", &time.as_secs().to_string())], Body::empty()).await.map(drop)
+    }
+
+    /// Ends [`Operator::hold`].
+    pub async fn release(&self) -> anyhow::Result<()> {
+        self.json("DELETE", "hold", &[], Body::empty()).await.map(drop)
+    }
+
+    /// The name of the data that the control plane waits for; empty when it does not.
+    pub async fn awaited(&self) -> anyhow::Result<String> {
+        let answer = self.json("GET", "hold", &[], Body::empty()).await?;
+        Ok(answer["awaits"].as_str().unwrap_or_default().to_string())
+    }
+
+    /// Hands in the data that the control plane waits for.
+    pub async fn move_in(&self, file: &Path, id: &str, timeout: Duration) -> anyhow::Result<u64> {
+        let bytes = tokio::fs::read(file).await.with_context(|| format!("cannot read {}", file.display()))?;
+        let accepted = self.json("PUT", "restore", &[("moved", id)], Body::from(bytes)).await?;
+        self.wait_for_restore(&accepted, timeout).await
+    }
+
     /// The same with a snapshot that lies beside the control plane's data.
     pub async fn restore_in_container(&self, path: &str, timeout: Duration) -> anyhow::Result<u64> {
         let accepted = self.json("PUT", "restore", &[("path", path)], Body::empty()).await?;

@@ -11,7 +11,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -30,6 +31,8 @@ use crate::ui::Ui;
 
 /// The port of a control plane's pod.
 const API_PORT: u16 = 8443;
+/// The port of a Service unless its configuration says another.
+const API_SERVICE_PORT: i32 = 443;
 /// How long an address may take to accept a connection.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -55,7 +58,13 @@ pub async fn choose(
     let written = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str).unwrap_or_default();
     // A hub writes the address at which it listens; somebody who sets another means it.
     let own = authority(written).is_none_or(|(name, _)| is_loopback(&name));
-    if !own && cluster.placement != "hub" || cluster.placement == "hub" && accepts(written).await {
+    // A pod names its own port of its own machine. Another port there is somebody's way to it, if anybody listens.
+    let in_pod = own && authority(written).is_none_or(|(_, port)| port == API_PORT);
+    let direct = match cluster.placement {
+        "hub" => accepts(written).await,
+        _ => !own || !in_pod && accepts(written).await,
+    };
+    if direct {
         return Ok(Way::Direct);
     }
     let services: Api<Service> = Api::namespaced(host.client.clone(), &cluster.namespace);
@@ -73,8 +82,9 @@ pub async fn choose(
     if let Some(name) = ingress_host(host, cluster).await? {
         return Ok(Way::Server(format!("https://{name}")));
     }
-    // A hub has no pod in the cluster's namespace.
-    Ok(if cluster.placement == "hub" { Way::Direct } else { Way::Forward })
+    // The development host's hub is in no pod; its port is on this machine.
+    let forwards = cluster.placement != "hub" || listening(&host.client, cluster).await.is_some();
+    Ok(if forwards { Way::Forward } else { Way::Direct })
 }
 
 /// Host and port of a URL.
@@ -108,10 +118,11 @@ async fn load_balancer(
 ) -> anyhow::Result<String> {
     let address = async || {
         let service = services.get_opt(name).await.ok().flatten()?;
+        let port = https_port(&service).map_or(API_SERVICE_PORT, |port| port.port);
         let first = service.status?.load_balancer?.ingress?.into_iter().next()?;
-        first.hostname.filter(|name| !name.is_empty()).or(first.ip)
+        Some((first.hostname.filter(|name| !name.is_empty()).or(first.ip)?, port))
     };
-    let found = match address().await {
+    let (found, port) = match address().await {
         Some(found) => found,
         None => {
             if let Some(ui) = ui {
@@ -126,26 +137,31 @@ async fn load_balancer(
             })?
         }
     };
-    Ok(if found.contains(':') { format!("https://[{found}]") } else { format!("https://{found}") })
+    Ok(url(&found, port))
+}
+
+/// The address of an API at a host name or address.
+fn url(name: &str, port: i32) -> String {
+    let name = if name.contains(':') { format!("[{name}]") } else { name.to_string() };
+    if port == API_SERVICE_PORT { format!("https://{name}") } else { format!("https://{name}:{port}") }
+}
+
+/// The port of the API among those of its Service.
+fn https_port(service: &Service) -> Option<ServicePort> {
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    ports.iter().find(|port| port.name.as_deref() == Some("https")).or(ports.first()).cloned()
 }
 
 /// A node at which the Service's port answers.
 async fn node_port(host: &Host, service: Option<&Service>) -> anyhow::Result<Option<String>> {
-    let ports = service.and_then(|service| service.spec.as_ref()?.ports.clone()).unwrap_or_default();
-    let https = ports.iter().find(|port| port.name.as_deref() == Some("https")).or(ports.first());
-    let Some(port) = https.and_then(|port| port.node_port) else { return Ok(None) };
+    let Some(port) = service.and_then(https_port).and_then(|port| port.node_port) else { return Ok(None) };
     let nodes: Api<Node> = Api::all(host.client.clone());
     let Ok(list) = nodes.list(&ListParams::default()).await else { return Ok(None) };
     for kind in ["ExternalIP", "InternalIP"] {
         for node in &list.items {
             let addresses = node.status.as_ref().and_then(|status| status.addresses.clone()).unwrap_or_default();
             for address in addresses.iter().filter(|address| address.type_ == kind) {
-                let name = &address.address;
-                let server = if name.contains(':') {
-                    format!("https://[{name}]:{port}")
-                } else {
-                    format!("https://{name}:{port}")
-                };
+                let server = url(&address.address, port);
                 if accepts(&server).await {
                     return Ok(Some(server));
                 }
@@ -203,8 +219,7 @@ impl Forward {
         })?;
         let port = listener.local_addr()?.port();
         let cancel = CancellationToken::new();
-        let pods: Api<Pod> = Api::namespaced(client, &cluster.namespace);
-        let (name, ended) = (cluster.name.clone(), cancel.clone());
+        let (cluster, ended) = (cluster.clone(), cancel.clone());
         tokio::spawn(async move {
             loop {
                 let accepted = tokio::select! {
@@ -212,11 +227,11 @@ impl Forward {
                     accepted = listener.accept() => accepted,
                 };
                 let Ok((stream, _)) = accepted else { continue };
-                let (pods, name, ended) = (pods.clone(), name.clone(), ended.clone());
+                let (client, cluster, ended) = (client.clone(), cluster.clone(), ended.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         () = ended.cancelled() => {}
-                        result = carry(stream, &pods, &name) => if let Err(error) = result {
+                        result = carry(stream, &client, &cluster) => if let Err(error) = result {
                             tracing::debug!(%error, "a forwarded connection ended");
                         },
                     }
@@ -227,23 +242,51 @@ impl Forward {
     }
 }
 
-/// Joins a connection with the newest pod that is ready.
-async fn carry(mut stream: TcpStream, pods: &Api<Pod>, name: &str) -> anyhow::Result<()> {
-    let params = ListParams::default().labels(&format!("app=vcluster,release={name}"));
+/// Where the control plane of a cluster listens on the host.
+#[derive(Debug, PartialEq, Eq)]
+struct Listening {
+    namespace: String,
+    pod: String,
+    port: u16,
+}
+
+/// The newest pod of a cluster that is ready; of a cluster in a hub, the hub's pod.
+async fn listening(client: &kube::Client, cluster: &Cluster) -> Option<Listening> {
+    if cluster.placement == "hub" {
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &cluster.namespace);
+        return at_hub(&slices.get_opt(&format!("{}-hub", cluster.name)).await.ok()??);
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &cluster.namespace);
+    let params = ListParams::default().labels(&format!("app=vcluster,release={}", cluster.name));
+    let mut list = pods.list(&params).await.map(|list| list.items).unwrap_or_default();
+    list.retain(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
+    list.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+    let pod = list.pop()?.metadata.name?;
+    Some(Listening { namespace: cluster.namespace.clone(), pod, port: API_PORT })
+}
+
+/// The hub's pod and the cluster's port there, as the hub has written them for the cluster's Service.
+fn at_hub(slice: &EndpointSlice) -> Option<Listening> {
+    let target = slice.endpoints.iter().flatten().find_map(|endpoint| endpoint.target_ref.clone())?;
+    let ports = slice.ports.iter().flatten();
+    let port = ports.filter(|port| port.name.as_deref() == Some("https")).find_map(|port| port.port)?;
+    Some(Listening { namespace: target.namespace?, pod: target.name?, port: u16::try_from(port).ok()? })
+}
+
+/// Joins a connection with the control plane.
+async fn carry(mut stream: TcpStream, client: &kube::Client, cluster: &Cluster) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    let pod = loop {
-        let mut list = pods.list(&params).await.map(|list| list.items).unwrap_or_default();
-        list.retain(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
-        list.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
-        let newest = list.pop().and_then(|pod| pod.metadata.name);
-        if newest.is_some() || tokio::time::Instant::now() > deadline {
-            break newest;
+    let at = loop {
+        let found = listening(client, cluster).await;
+        if found.is_some() || tokio::time::Instant::now() > deadline {
+            break found;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    let pod = pod.with_context(|| format!("no pod of {name} is ready"))?;
-    let mut forwarder = pods.portforward(&pod, &[API_PORT]).await?;
-    let mut remote = forwarder.take_stream(API_PORT).context("the pod gave no stream")?;
+    let at = at.with_context(|| format!("no pod of {} is ready", cluster.name))?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &at.namespace);
+    let mut forwarder = pods.portforward(&at.pod, &[at.port]).await?;
+    let mut remote = forwarder.take_stream(at.port).context("the pod gave no stream")?;
     tokio::io::copy_bidirectional(&mut stream, &mut remote).await?;
     drop(remote);
     forwarder.abort();
@@ -386,7 +429,25 @@ pub fn has_context(host: &Host, context: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn the_hub_says_where_a_cluster_listens() {
+        let slice = |endpoint: Value, ports: Value| {
+            serde_json::from_value::<EndpointSlice>(json!({
+                "addressType": "IPv4", "endpoints": [endpoint], "ports": ports
+            }))
+            .unwrap()
+        };
+        let pod = json!({"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "namespace": "sys", "name": "hub-0"}});
+        let ports = json!([{"name": "kubelet", "port": 1}, {"name": "https", "port": 31000}]);
+        let want = Listening { namespace: "sys".into(), pod: "hub-0".into(), port: 31000 };
+        assert_eq!(at_hub(&slice(pod.clone(), ports.clone())), Some(want));
+        assert_eq!(at_hub(&slice(json!({"addresses": ["10.0.0.1"]}), ports)), None, "a process in no pod");
+        assert_eq!(at_hub(&slice(pod, json!([]))), None);
+    }
 
     #[test]
     fn urls_have_a_host_and_a_port() {

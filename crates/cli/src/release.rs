@@ -43,9 +43,14 @@ pub fn render(release: &Release<'_>) -> anyhow::Result<Vec<Value>> {
 pub async fn apply(host: &Host, release: &Release<'_>) -> anyhow::Result<()> {
     let objects = render(release)?;
     for object in &objects {
-        manifests::apply(&host.client, &owned(object, release), release.namespace).await?;
+        apply_one(host, release, object).await?;
     }
     prune(host, release, &objects).await
+}
+
+/// Applies one object of the release.
+pub async fn apply_one(host: &Host, release: &Release<'_>, object: &Value) -> anyhow::Result<()> {
+    manifests::apply(&host.client, &owned(object, release), release.namespace).await.map(drop)
 }
 
 /// What the user added carries no mark of the release; Helm would refuse to take it over.
@@ -69,7 +74,7 @@ fn identity(object: &Value) -> (String, String) {
 async fn prune(host: &Host, release: &Release<'_>, wanted: &[Value]) -> anyhow::Result<()> {
     let wanted: BTreeSet<(String, String)> = wanted.iter().map(identity).collect();
     let params =
-        ListParams::default().labels(&format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name));
+        ListParams::default().labels(&format!("{},!vcluster.loft.sh/managed-by", deploy::selector(release.name)));
     for (api_version, kind, plural, namespaced) in KINDS {
         let api = api(host, api_version, kind, plural, namespaced.then_some(release.namespace));
         // A host without the kind, or a user who may not see it, has none of it.
@@ -235,7 +240,7 @@ pub async fn remove_extras(host: &Host, release: &Release<'_>, keep_claims: bool
                 .map_err(|error| Failure::failed(format!("cannot delete {kind} {name}: {error}")))?;
         }
     }
-    let own = format!("app=vcluster,release={},!vcluster.loft.sh/managed-by", release.name);
+    let own = format!("{},!vcluster.loft.sh/managed-by", deploy::selector(release.name));
     let helm = format!("owner=helm,name={}", release.name);
     for (skip, kind, plural, selector) in
         [(keep_claims, "PersistentVolumeClaim", "persistentvolumeclaims", &own), (false, "Secret", "secrets", &helm)]

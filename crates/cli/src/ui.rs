@@ -5,18 +5,30 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::args::LogOutput;
+
 pub struct Ui {
     silent: bool,
     terminal: bool,
+    json: bool,
 }
 
 impl Ui {
-    pub fn new(silent: bool) -> Ui {
-        Ui { silent, terminal: std::io::stderr().is_terminal() }
+    pub fn new(silent: bool, output: LogOutput) -> Ui {
+        Ui {
+            silent,
+            terminal: output == LogOutput::Plain && std::io::stderr().is_terminal(),
+            json: output == LogOutput::Json,
+        }
     }
 
     fn line(&self, word: &str, text: &str) {
-        eprintln!("{word:<5} {text}");
+        if self.json {
+            let time = crate::clusters::now().to_rfc3339();
+            eprintln!("{}", serde_json::json!({"time": time, "level": word, "message": text}));
+        } else {
+            eprintln!("{word:<5} {text}");
+        }
     }
     pub fn info(&self, text: &str) {
         if !self.silent {

@@ -461,7 +461,35 @@ section! { Database {
     cert_file: String,
     ca_file: String,
 } }
-section! { Etcds { embedded: EnableOnly, deploy: EnableOnly, external: ExternalEtcd, } }
+section! { Etcds { embedded: EnableOnly, deploy: DeployedEtcd, external: ExternalEtcd, } }
+section! {
+    /// An etcd of the cluster's own, in pods beside it.
+    DeployedEtcd {
+        enabled: bool,
+        stateful_set: DeployedEtcdSet,
+        service: DeployedEtcdService,
+        headless_service: DeployedEtcdHeadless,
+    }
+}
+section! { DeployedEtcdSet {
+    enabled: bool,
+    enable_service_links: bool,
+    image: Image,
+    image_pull_policy: String,
+    env: Vec<Value>,
+    extra_args: Vec<String>,
+    resources: Value,
+    pods: StandardMetadata,
+    high_availability: DeployedEtcdReplicas,
+    scheduling: Scheduling,
+    security: Security,
+    persistence: Persistence,
+    annotations: Strings,
+    labels: Strings,
+} }
+section! { DeployedEtcdReplicas { replicas: u32, } }
+section! { DeployedEtcdHeadless { annotations: Strings, } }
+section! { DeployedEtcdService { enabled: bool, annotations: Strings, } }
 section! { ExternalEtcd { enabled: bool, endpoint: String, tls: EtcdTls, } }
 section! { EtcdTls { ca_file: String, cert_file: String, key_file: String, } }
 section! { CoreDns {

@@ -1,9 +1,12 @@
 //! `controlPlane.backingStore`: which store a cluster's data is in, when it is not the file in its data directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::{Config, StoreType};
-use store::{Endpoint, EndpointError, TlsFiles};
+use store::{Endpoint, EndpointError, Store, TlsFiles};
+
+use crate::StartError;
+use crate::certificates::Certificates;
 
 /// What is wrong with the configured store.
 #[derive(Debug, thiserror::Error)]
@@ -12,18 +15,75 @@ pub enum BackingStoreError {
     Address { path: &'static str, source: EndpointError },
     #[error("{path}: {endpoint} is not a database server")]
     NotExternal { path: &'static str, endpoint: String },
+    #[error("the certificate for etcd cannot be kept for a moment")]
+    Certificate(#[source] std::io::Error),
     #[error("{path} is missing")]
     Missing { path: &'static str },
-    #[error("{path} is not built in this version; use controlPlane.backingStore.etcd.external or a database")]
-    NotBuilt { path: &'static str },
     #[error(
-        "a snapshot waits to be restored, which is built for the embedded database only; the data is in {endpoint}"
+        "{path} is not built in this version; use controlPlane.backingStore.etcd.deploy, etcd.external or a database"
     )]
-    Restore { endpoint: String },
+    NotBuilt { path: &'static str },
 }
 
-/// The store of a configuration; none for the embedded one.
-pub(crate) fn endpoint(config: &Config) -> Result<Option<(Endpoint, TlsFiles)>, BackingStoreError> {
+/// Which cluster a store belongs to.
+pub(crate) struct Owner<'a> {
+    pub name: &'a str,
+    pub namespace: &'a str,
+    /// The store of a configuration that names none.
+    pub default: Option<&'a (Endpoint, TlsFiles)>,
+    /// Where an etcd of its own is reached, when not by its Service.
+    pub etcd: Option<&'a str>,
+    pub certificates: &'a Certificates,
+}
+
+impl Owner<'_> {
+    /// The address of an etcd that was deployed beside the cluster.
+    fn etcd_address(&self, config: &Config) -> String {
+        if let Some(address) = self.etcd {
+            return address.to_string();
+        }
+        let names = if config.control_plane.backing_store.etcd.deploy.service.enabled {
+            deploy::names::etcd(self.name)
+        } else {
+            deploy::names::etcd_headless(self.name)
+        };
+        format!("https://{names}.{}:2379", self.namespace)
+    }
+}
+
+/// Opens the store of a configuration; none for the embedded one.
+pub(crate) async fn open(config: &Config, owner: &Owner<'_>) -> Result<Option<(Store, String)>, StartError> {
+    let address = owner.etcd_address(config);
+    let named = endpoint(config, &address)?;
+    let Some((endpoint, mut tls)) = named.or_else(|| owner.default.cloned()) else { return Ok(None) };
+    // Keys are read when the store is opened, and kept nowhere after that.
+    let mut folder = None;
+    if config.store_type() == StoreType::DeployedEtcd {
+        let made = tempfile::Builder::new().prefix("alcove-etcd-").tempdir().map_err(BackingStoreError::Certificate)?;
+        tls = client_files(made.path(), owner.certificates).map_err(BackingStoreError::Certificate)?;
+        folder = Some(made);
+    }
+    let opened = endpoint.open(&tls, store::Options::default()).await;
+    drop(folder);
+    let opened = opened.map_err(StartError::StoreAway)?;
+    Ok(Some((opened, endpoint.to_string())))
+}
+
+/// What a client of the cluster's own etcd shows and trusts, as files.
+fn client_files(folder: &Path, certificates: &Certificates) -> std::io::Result<TlsFiles> {
+    let keep = |name: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, certificates.file(name)).map(|()| Some(path))
+    };
+    Ok(TlsFiles {
+        ca_file: keep("etcd-ca.crt")?,
+        cert_file: keep("apiserver-etcd-client.crt")?,
+        key_file: keep("apiserver-etcd-client.key")?,
+    })
+}
+
+/// The store of a configuration; none for the embedded one. `etcd` is the address of a deployed one.
+fn endpoint(config: &Config, etcd: &str) -> Result<Option<(Endpoint, TlsFiles)>, BackingStoreError> {
     let backing = &config.control_plane.backing_store;
     let (path, address, files) = match config.store_type() {
         StoreType::EmbeddedDatabase => return Ok(None),
@@ -41,7 +101,9 @@ pub(crate) fn endpoint(config: &Config) -> Result<Option<(Endpoint, TlsFiles)>, 
             return Err(BackingStoreError::NotBuilt { path: "controlPlane.backingStore.etcd.embedded" });
         }
         StoreType::DeployedEtcd => {
-            return Err(BackingStoreError::NotBuilt { path: "controlPlane.backingStore.etcd.deploy" });
+            let path = "controlPlane.backingStore.etcd.deploy";
+            let endpoint = Endpoint::parse(etcd).map_err(|source| BackingStoreError::Address { path, source })?;
+            return Ok(Some((endpoint, TlsFiles::default())));
         }
     };
     if address.is_empty() {
@@ -81,6 +143,10 @@ mod tests {
                 Ok(Some(("https://etcd:2379", Some("/ca")))),
             ),
             (
+                "controlPlane: {backingStore: {etcd: {deploy: {enabled: true}}}}",
+                Ok(Some(("https://a-etcd.ns:2379", None))),
+            ),
+            (
                 "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: /data/state.db}}}}",
                 Err(
                     "controlPlane.backingStore.database.external.dataSource: sqlite:///data/state.db is not a database server",
@@ -89,7 +155,7 @@ mod tests {
         ];
         for (text, expected) in table {
             let config = Config::from_yaml("vcluster.yaml", text).expect("a configuration");
-            let found = endpoint(&config).map_err(|error| error.to_string());
+            let found = endpoint(&config, "https://a-etcd.ns:2379").map_err(|error| error.to_string());
             let found = found.as_ref().map_err(String::as_str).map(|found| {
                 let found = found.as_ref();
                 found.map(|(endpoint, tls)| (endpoint.to_string(), tls.ca_file.clone()))

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Authorities and the key of service account tokens are never replaced; what they sign is made anew before it ends,
-//!   without a restart.
+//!   without a restart. Authorities that somebody else replaced count after a restart ([`Renewed::Rotated`]).
 //! - The certificate that is served belongs to this process and is kept nowhere: replicas with different addresses do not
 //!   overwrite each other's. It has exactly the names the cluster has now.
 //! - Two replicas that complete the set at the same time end with one set: a write that finds another version reads again.
@@ -25,6 +25,9 @@ use crate::host::{Host, HostError, HostService};
 
 /// How often a write of the Secret is tried again when somebody else wrote meanwhile.
 const CONFLICTS_MAX: usize = 5;
+
+/// What a running control plane cannot exchange.
+const AUTHORITIES: [&str; 3] = ["server-ca.crt", "client-ca.crt", "etcd-ca.crt"];
 
 /// Why certificates could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -190,9 +193,8 @@ impl Certificates {
         Ok(true)
     }
 
-    /// Makes anew what ends soon, and writes the set again when it is gone from where it is kept. Tells whether anything
-    /// changed.
-    pub async fn renew(&self) -> Result<bool, CertificateError> {
+    /// Makes anew what ends soon, and writes the set again when it is gone from where it is kept.
+    pub async fn renew(&self) -> Result<Renewed, CertificateError> {
         let store = Store {
             name: &self.name,
             host: self.host.as_ref(),
@@ -201,14 +203,27 @@ impl Certificates {
             kept_names: &self.kept_names,
         };
         let before = self.current.read().clone();
-        let after = store.complete_from(Some(&before), system_time(&self.clock)).await?;
+        let Some(after) = store.complete_from(Some(&before), system_time(&self.clock)).await? else {
+            return Ok(Renewed::Rotated);
+        };
         if after == before {
-            return Ok(false);
+            return Ok(Renewed::Nothing);
         }
         *self.current.write() = after;
         self.changed.send_replace(());
-        Ok(true)
+        Ok(Renewed::Leaves)
     }
+}
+
+/// What [`Certificates::renew`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    /// Everything is as it was.
+    Nothing,
+    /// Certificates were made anew under the same authorities.
+    Leaves,
+    /// Somebody has put other authorities in place: what runs must start anew to work with them.
+    Rotated,
 }
 
 fn system_time(clock: &Clock) -> SystemTime {
@@ -227,16 +242,18 @@ struct Store<'a> {
 
 impl Store<'_> {
     async fn complete(&self, now: SystemTime) -> Result<ClusterCertificates, CertificateError> {
-        self.complete_from(None, now).await
+        Ok(self.complete_from(None, now).await?.unwrap_or_default())
     }
 
-    /// Completes what is kept; `known` is what this process has, and stands in for a Secret that was deleted.
+    /// Completes what is kept; `known` is what this process has, and stands in for a Secret that was deleted. Nothing when
+    /// other authorities are kept than the known ones, and can be used.
     async fn complete_from(
         &self,
         known: Option<&ClusterCertificates>,
         now: SystemTime,
-    ) -> Result<ClusterCertificates, CertificateError> {
+    ) -> Result<Option<ClusterCertificates>, CertificateError> {
         let etcd_names = etcd_names(self.name, self.host);
+        let wanted = Wanted { serving_names: self.kept_names, etcd_names: Some(&etcd_names), now };
         let mut tries = 0;
         loop {
             let (kept, version) = self.read().await?;
@@ -245,24 +262,20 @@ impl Store<'_> {
                 if kept.is_empty() {
                     // Somebody removed it; this is still the same cluster.
                     files.clone_from(known.files());
-                } else if ["server-ca.crt", "client-ca.crt"]
-                    .iter()
-                    .any(|ca| known.file(ca) != kept.get(*ca).map(String::as_str))
-                {
-                    // Somebody rotated the authorities: they count from the next start on.
-                    return Ok(known.clone());
+                } else if AUTHORITIES.iter().any(|ca| known.file(ca) != kept.get(*ca).map(String::as_str)) {
+                    ClusterCertificates::complete_as(kept, &wanted)?;
+                    return Ok(None);
                 }
             }
-            let wanted = Wanted { serving_names: self.kept_names, etcd_names: Some(&etcd_names), now };
             let certificates = ClusterCertificates::complete_as(files, &wanted)?;
             let files = with_kubeconfigs(&certificates);
             let certificates = ClusterCertificates::complete_as(files.clone(), &wanted)?;
             if files == kept {
-                return Ok(certificates);
+                return Ok(Some(certificates));
             }
             match self.write(&files, version.as_deref()).await {
                 Err(CertificateError::Host(error)) if error.is_conflict() && tries < CONFLICTS_MAX => tries += 1,
-                result => return result.map(|()| certificates),
+                result => return result.map(|()| Some(certificates)),
             }
         }
     }
@@ -377,12 +390,12 @@ mod tests {
         let served = || certificates.served.read().certificate.clone();
         let first = served();
         let names = BTreeSet::from(["localhost".to_string()]);
-        assert!(!certificates.renew().await.unwrap(), "nothing is due");
+        assert_eq!(certificates.renew().await.unwrap(), Renewed::Nothing, "nothing is due");
         assert!(!certificates.serve(&names).unwrap());
         days.store(280, std::sync::atomic::Ordering::Relaxed);
         let mut changes = certificates.changes();
         changes.mark_unchanged();
-        assert!(certificates.renew().await.unwrap());
+        assert_eq!(certificates.renew().await.unwrap(), Renewed::Leaves);
         assert!(changes.has_changed().unwrap(), "those who hand out certificates are told");
         assert!(certificates.serve(&names).unwrap());
         assert_eq!(certificates.file("ca.crt"), ca);
@@ -399,5 +412,15 @@ mod tests {
         assert_eq!(again.file("ca.crt"), ca);
         let end = pki::expiry(&again.file("admin.crt")).unwrap();
         assert!(end > system_time(&certificates.clock));
+        // Another authority is noticed when it can be used.
+        let pki = folder.path().join("pki");
+        let kept = std::fs::read(pki.join("server-ca.key")).unwrap();
+        let other = ClusterCertificates::complete(BTreeMap::new(), &[]).unwrap();
+        std::fs::write(pki.join("server-ca.crt"), other.file("server-ca.crt").unwrap()).unwrap();
+        std::fs::write(pki.join("server-ca.key"), "").unwrap();
+        assert!(again.renew().await.is_err(), "an authority without its key");
+        std::fs::write(pki.join("server-ca.key"), kept).unwrap();
+        std::fs::write(pki.join("server-ca.key"), other.file("server-ca.key").unwrap()).unwrap();
+        assert_eq!(again.renew().await.unwrap(), Renewed::Rotated);
     }
 }

@@ -11,8 +11,10 @@ use apimachinery::Value;
 use informer::{Change, Factory, Informer, Resource, Source, TreeObject};
 use tokio::sync::Notify;
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, Renewed};
 use crate::host::{Host, SECRETS, SERVICES};
+use crate::kubelets::NodeAddresses;
+use crate::operations::Operations;
 
 const INGRESSES: Resource = Resource::new("networking.k8s.io", "v1", "ingresses");
 const NODES: Resource = Resource::new("", "v1", "nodes");
@@ -130,6 +132,10 @@ pub(crate) struct Follower {
     /// Names that do not depend on the host.
     pub fixed: BTreeSet<String>,
     pub node_ip: Option<IpAddr>,
+    pub node_addresses: NodeAddresses,
+    pub operations: Arc<Operations>,
+    /// The store is reached with a certificate of the cluster's.
+    pub etcd: bool,
 }
 
 impl Follower {
@@ -154,6 +160,8 @@ impl Follower {
         loop {
             let mut all = self.fixed.clone();
             all.extend(names.now(self.node_ip));
+            let services = names.node_services.list();
+            self.node_addresses.set(services.iter().map(|service| &service.value));
             let mut pause = RENEWAL_PERIOD;
             match self.certificates.serve(&all) {
                 Ok(true) => tracing::info!(cluster = self.name, ?all, "serving a new certificate"),
@@ -164,8 +172,18 @@ impl Follower {
                 }
             }
             match self.certificates.renew().await {
-                Ok(true) => tracing::info!(cluster = self.name, "certificates were made anew"),
-                Ok(false) => {}
+                Ok(Renewed::Leaves) => {
+                    tracing::info!(cluster = self.name, "certificates were made anew");
+                    if self.etcd {
+                        // The connection to the store shows the old one.
+                        self.operations.want_restart();
+                    }
+                }
+                Ok(Renewed::Rotated) => {
+                    tracing::info!(cluster = self.name, "the authorities were replaced; the cluster starts anew");
+                    self.operations.want_restart();
+                }
+                Ok(Renewed::Nothing) => {}
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "certificates could not be renewed");
                     pause = RETRY_PERIOD;

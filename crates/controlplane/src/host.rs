@@ -178,6 +178,27 @@ impl Host {
         Ok(true)
     }
 
+    /// The name of the data that the cluster waits for before it serves anybody.
+    pub(crate) async fn awaited_data(&self, name: &str) -> Result<Option<String>, HostError> {
+        let secret_name = names::config_secret(name);
+        let secret = match self.rest.get(&SECRETS, &self.namespace, &secret_name).await {
+            // Whoever may not read it was not moved by it either.
+            Err(error) if error.is_not_found() || error.is_forbidden() => return Ok(None),
+            result => result.map_err(failed("read", format!("Secret {}/{secret_name}", self.namespace)))?,
+        };
+        let id = secret.str_at(&["metadata", "annotations", deploy::AWAITS_DATA_ANNOTATION]);
+        Ok((!id.is_empty()).then(|| id.to_string()))
+    }
+
+    /// The data has arrived.
+    pub(crate) async fn end_waiting(&self, name: &str) -> Result<(), HostError> {
+        let secret_name = names::config_secret(name);
+        let mut patch = json!({"metadata": {"annotations": {}}});
+        patch["metadata"]["annotations"][deploy::AWAITS_DATA_ANNOTATION] = Value::Null;
+        let patched = self.rest.patch(&SECRETS, "", &self.namespace, &secret_name, PatchType::Merge, &patch).await;
+        patched.map(drop).map_err(failed("write", format!("Secret {}/{secret_name}", self.namespace)))
+    }
+
     /// May the control plane do this on the host? No answer counts as no.
     pub(crate) async fn may(&self, verb: &str, resource: &Resource, namespace: &str) -> bool {
         let review = json!({

@@ -1,5 +1,5 @@
 //! Kubelets as the tenant sees them: each virtual node answers like a kubelet, at `nodes/proxy` and at its own host name
-//! (`NODE.nodes.vcluster.com`), with what the host node's kubelet says about the tenant's own pods.
+//! (`NODE.nodes.vcluster.com`) or the address of its Service on the host, with what the host node's kubelet says about the tenant's own pods.
 //!
 //! Invariants:
 //! - Only paths that are known to be harmless are asked of the host's kubelet, and only read.
@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::status::{Status, StatusResult};
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use informer::{ApiError, Resource, Rest};
+use parking_lot::RwLock;
 use syncer::names::NamespacedName;
 
 use crate::host::Host;
@@ -30,6 +32,9 @@ const NODES: Resource = Resource::new("", "v1", "nodes");
 const PODS: Resource = Resource::new("", "v1", "pods");
 const CLAIMS: Resource = Resource::new("", "v1", "persistentvolumeclaims");
 const NODE_DOMAIN: &str = ".nodes.vcluster.com";
+/// On Services that stand for nodes: the node, whole in the annotation, shortened in the label if it is long.
+const NODE_ANNOTATION: &str = "alcove.dev/node";
+const NODE_LABEL: &str = "vcluster.loft.sh/node";
 
 /// The kubelets of one cluster.
 pub(crate) struct HostKubelets {
@@ -37,6 +42,39 @@ pub(crate) struct HostKubelets {
     pub link: Arc<Link>,
     /// `networking.advanced.proxyKubelets.byHostname`.
     pub by_hostname: bool,
+    /// `networking.advanced.proxyKubelets.byIP`: addresses of the Services that stand for nodes.
+    pub by_ip: NodeAddresses,
+}
+
+/// Which node an address of a Service stands for. Kept by who follows the host.
+#[derive(Clone, Default)]
+pub(crate) struct NodeAddresses(Arc<RwLock<HashMap<IpAddr, String>>>);
+
+impl NodeAddresses {
+    /// Takes the addresses of all Services that stand for nodes.
+    pub fn set<'a>(&self, services: impl Iterator<Item = &'a Value>) {
+        let mut nodes = HashMap::new();
+        for service in services {
+            let text = |path: &[&str]| service.str_at(path);
+            let node = match text(&["metadata", "annotations", NODE_ANNOTATION]) {
+                "" => text(&["metadata", "labels", NODE_LABEL]),
+                node => node,
+            };
+            let addresses = service.array_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+            let addresses = addresses.chain([text(&["spec", "clusterIP"])]).filter_map(|text| text.parse().ok());
+            nodes.extend(addresses.filter(|_| !node.is_empty()).map(|address: IpAddr| (address, node.to_string())));
+        }
+        *self.0.write() = nodes;
+    }
+
+    /// The node of `ADDRESS:PORT`, as a `Host` header has it.
+    fn node(&self, host: &str) -> Option<String> {
+        let address = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next()?,
+            None => host.split(':').next()?,
+        };
+        self.0.read().get(&address.parse::<IpAddr>().ok()?).cloned()
+    }
 }
 
 /// What a path of a kubelet answers with.
@@ -135,8 +173,10 @@ impl HostKubelets {
 #[async_trait]
 impl Kubelets for HostKubelets {
     fn node(&self, host: &str) -> Option<String> {
-        let name = host.split(':').next()?.strip_suffix(NODE_DOMAIN)?;
-        (self.by_hostname && !name.is_empty()).then(|| name.to_string())
+        match host.split(':').next()?.strip_suffix(NODE_DOMAIN) {
+            Some(name) => (self.by_hostname && !name.is_empty()).then(|| name.to_string()),
+            None => self.by_ip.node(host),
+        }
     }
 
     async fn answer(
@@ -341,6 +381,36 @@ mod tests {
         known.pods.insert(("ns".into(), "web-x-default-x-a".into()), pod);
         known.claims.insert(("ns".into(), "data-x-default-x-a".into()), NamespacedName::new("default", "data"));
         known
+    }
+
+    #[test]
+    fn the_address_of_a_nodes_service_names_the_node() {
+        let addresses = NodeAddresses::default();
+        let service = |node: &str, annotated: bool, ips: Value| {
+            let mut service = json!({"metadata": {"labels": {}, "annotations": {}}, "spec": {"clusterIPs": ips}});
+            let (place, key) = if annotated { ("annotations", NODE_ANNOTATION) } else { ("labels", NODE_LABEL) };
+            service["metadata"][place][key] = node.into();
+            service
+        };
+        let services = [
+            service("long.node", true, json!(["10.0.0.7", "fd00::7"])),
+            service("other", false, json!(["10.0.0.8"])),
+            service("headless", true, json!(["None"])),
+        ];
+        addresses.set(services.iter());
+        for (host, want) in [
+            ("10.0.0.7:10250", Some("long.node")),
+            ("10.0.0.7", Some("long.node")),
+            ("[fd00::7]:10250", Some("long.node")),
+            ("10.0.0.8:10250", Some("other")),
+            ("10.0.0.9:10250", None),
+            ("localhost:8443", None),
+            ("[broken", None),
+        ] {
+            assert_eq!(addresses.node(host).as_deref(), want, "{host}");
+        }
+        addresses.set([].iter());
+        assert_eq!(addresses.node("10.0.0.7"), None, "a node that has gone");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod certificates;
 mod deny;
 pub mod dns;
 mod follow;
+mod gate;
 mod host;
 mod init_manifests;
 mod kubeconfigs;
@@ -34,13 +35,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use futures::future::BoxFuture;
 use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
 use deploy::secrets::AdminAccess;
 use informer::{Clock, Factory};
 use snapshot::archive::Release;
-use store::Store;
+use snapshot::restore::RestoreError;
+use store::{Endpoint, Store, TlsFiles};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +71,10 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// An opened store in place of the one that the configuration describes. Whoever opened it closes it.
     pub store: Option<Store>,
+    /// The store of a configuration that names none; without it a file in the data directory.
+    pub database: Option<(Endpoint, TlsFiles)>,
+    /// Where an etcd of the cluster's own (`controlPlane.backingStore.etcd.deploy`) is reached, when not by its Service.
+    pub etcd: Option<String>,
     /// The bound port that serves the API.
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
@@ -123,6 +131,8 @@ pub enum StartError {
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
     Store(#[from] store::OpenError),
+    #[error("the store does not answer yet")]
+    StoreAway(#[source] store::OpenError),
     #[error("the configuration of the API server")]
     Secure(#[from] apiserver::secure::SecureError),
     #[error("controlPlane.backingStore")]
@@ -145,11 +155,33 @@ pub enum StartError {
     Settings(#[from] settings::SettingsError),
 }
 
+impl StartError {
+    /// Does it only wait for a store that does not answer yet?
+    pub fn is_store_away(&self) -> bool {
+        matches!(self, StartError::StoreAway(_))
+    }
+
+    /// May the same start succeed later, when something else has come up?
+    pub fn is_passing(&self) -> bool {
+        match self {
+            StartError::Host(_) | StartError::Certificates(_) | StartError::StoreAway(_) => true,
+            StartError::Restore(error) => matches!(error, RestoreError::Read(_) | RestoreError::Write(_)),
+            _ => false,
+        }
+    }
+}
+
 impl ControlPlane {
     /// Starts all parts; returns when the API answers. With a `host` the cluster's objects are synced to it and its
     /// Secrets are written there; Service `NAME` must exist in the host namespace.
-    pub async fn start(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, store, listener, public_url, replica, dns: dns_place } = options;
+    // Boxed: what starts is compiled here alone, not in each crate that starts a control plane.
+    pub fn start(options: Options, host: Option<Host>) -> BoxFuture<'static, Result<ControlPlane, StartError>> {
+        Box::pin(ControlPlane::start_whole(options, host))
+    }
+
+    async fn start_whole(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
+        let Options { name, config, data_dir, store, database, etcd, listener, public_url, replica, dns: dns_place } =
+            options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -188,6 +220,7 @@ impl ControlPlane {
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;
         }
+        let node_addresses = kubelets::NodeAddresses::default();
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
         let state = Arc::new(State::default());
         if let Some(link) = &link {
@@ -197,7 +230,12 @@ impl ControlPlane {
             api_config.pods = Some(Arc::new(link::HostPods(Arc::clone(link))));
             if let Some(host) = &host {
                 let by_hostname = config.networking.advanced.proxy_kubelets.by_hostname;
-                let kubelets = kubelets::HostKubelets { host: host.clone(), link: Arc::clone(link), by_hostname };
+                let kubelets = kubelets::HostKubelets {
+                    host: host.clone(),
+                    link: Arc::clone(link),
+                    by_hostname,
+                    by_ip: node_addresses.clone(),
+                };
                 api_config.kubelets = Some(Arc::new(kubelets));
                 let metrics = metrics_api::Metrics::new(&name, &config, host, link);
                 api_config
@@ -231,11 +269,28 @@ impl ControlPlane {
         let operations = Operations::new(&certificates.file("ca.key"), release, data_dir.as_deref());
         api_config.extension = Some(Arc::new(Served(Arc::clone(&operations))));
         let shared = store.is_some();
-        let (store, restored) = match store {
-            Some(store) => (store, false),
-            None => open_restored(data_dir.as_deref(), &config).await?,
+        let awaited = match &host {
+            Some(host) if !shared => host.awaited_data(&name).await?,
+            _ => None,
+        };
+        let (store, found) = match store {
+            Some(store) => (store, Found::Own),
+            None => {
+                let owner = backing_store::Owner {
+                    name: &name,
+                    namespace,
+                    default: database.as_ref(),
+                    etcd: etcd.as_deref(),
+                    certificates: &certificates,
+                };
+                open_restored(data_dir.as_deref(), &config, &owner, awaited.as_deref()).await?
+            }
         };
         operations.set_store(&store);
+        if let (Found::Nothing, Some(id)) = (found, &awaited) {
+            tracing::info!(cluster = name, "nobody is served before the cluster's data has arrived");
+            operations.gate.await_data(id);
+        }
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -245,6 +300,7 @@ impl ControlPlane {
                 return Err(error.into());
             }
         };
+        operations.set_in_flight(server.requests_in_flight());
         let serving = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (api, stop) = (server.clone(), serving.clone());
@@ -283,8 +339,12 @@ impl ControlPlane {
             dns: None,
         };
         let started = async {
+            if found == Found::Nothing {
+                control_plane.parts.hand_out(&control_plane.background_tasks, control_plane.background.clone());
+                return Ok(());
+            }
             if let Some(host) = &host {
-                control_plane.catch_up(host, restored).await?;
+                control_plane.catch_up(host, found).await?;
             }
             control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
             // After the syncer, which chooses the address of the Service.
@@ -298,15 +358,17 @@ impl ControlPlane {
             control_plane.stop().await;
             return Err(error);
         }
-        control_plane.follow(certificates, host, fixed, node_ip);
+        control_plane.follow(certificates, host, fixed, node_ip, node_addresses);
         Ok(control_plane)
     }
 
     /// Makes good what happened to the host's pods while the cluster did not run.
-    async fn catch_up(&self, host: &Host, restored: bool) -> Result<(), StartError> {
-        if restored {
+    async fn catch_up(&self, host: &Host, found: Found) -> Result<(), StartError> {
+        match found {
             // They belong to what was there before.
-            host.remove_synced_pods(&self.name).await?;
+            Found::Restored => host.remove_synced_pods(&self.name).await?,
+            Found::Moved => host.end_waiting(&self.name).await?,
+            Found::Own | Found::Nothing => {}
         }
         if host.take_pods_removed(&self.name).await? {
             pending::schedule_again(&self.store).await?;
@@ -340,11 +402,21 @@ impl ControlPlane {
         host: Option<Host>,
         fixed: BTreeSet<String>,
         node_ip: Option<IpAddr>,
+        node_addresses: kubelets::NodeAddresses,
     ) {
         match host {
             Some(host) => {
                 let factory = Factory::new(host.rest.clone());
-                let follower = follow::Follower { certificates, name: self.name.clone(), host, fixed, node_ip };
+                let follower = follow::Follower {
+                    certificates,
+                    name: self.name.clone(),
+                    host,
+                    fixed,
+                    node_ip,
+                    node_addresses,
+                    operations: Arc::clone(&self.operations),
+                    etcd: self.parts.config.store_type() == config::StoreType::DeployedEtcd,
+                };
                 self.background_tasks.spawn(follower.run(factory.clone()));
                 self.following = Some(factory);
             }
@@ -395,7 +467,12 @@ impl ControlPlane {
         pending::has_running_pods(&self.store, labels).await
     }
 
-    /// Was a snapshot handed in that is restored when the control plane is started anew?
+    /// Does it serve nobody because its data has not arrived from where it ran before?
+    pub fn awaits_data(&self) -> bool {
+        self.operations.gate.awaited().is_some()
+    }
+
+    /// Must the control plane be started anew: for a snapshot that was handed in, or because authorities were replaced?
     pub fn is_restart_wanted(&self) -> bool {
         self.operations.is_restart_wanted()
     }
@@ -446,37 +523,76 @@ impl ControlPlane {
     }
 }
 
-/// Opens the store; first puts a snapshot that waits in its place. Says whether it did.
-async fn open_restored(data_dir: Option<&Path>, config: &config::Config) -> Result<(Store, bool), StartError> {
-    if let Some((endpoint, tls)) = backing_store::endpoint(config)? {
-        if let Some(folder) = data_dir
-            && restore::waiting(folder).await.is_some()
-        {
-            return Err(BackingStoreError::Restore { endpoint: endpoint.to_string() }.into());
-        }
-        return Ok((endpoint.open(&tls, store::Options::default()).await?, false));
-    }
-    let Some(folder) = data_dir else { return Ok((open_store(None).await?, false)) };
-    let Some((staged, content)) = restore::waiting(folder).await else {
-        return Ok((open_store(Some(folder)).await?, false));
+/// What a cluster starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The data it had.
+    Own,
+    /// An older snapshot: the host pods are those of what was there before.
+    Restored,
+    /// Its data from where it ran before, with everything that it has on the host.
+    Moved,
+    /// Nothing: its data is on the way here.
+    Nothing,
+}
+
+/// Opens the store; first puts a snapshot that waits in its place. `awaited`: without the data of this name there is
+/// nothing to start with.
+async fn open_restored(
+    data_dir: Option<&Path>,
+    config: &config::Config,
+    owner: &backing_store::Owner<'_>,
+    awaited: Option<&str>,
+) -> Result<(Store, Found), StartError> {
+    let waiting = match data_dir {
+        Some(folder) => restore::waiting(folder).await.map(|(staged, content)| (folder, staged, content)),
+        None => None,
     };
-    if config.store_type() != config::StoreType::EmbeddedDatabase {
-        // A store of others is not replaced but changed.
-        let store = open_store(Some(folder)).await?;
-        let outcome = match content {
-            Ok(content) => snapshot::restore::into_store(&store, &content).await,
-            Err(error) => Err(error),
+    let found = match awaited {
+        Some(id) if waiting.as_ref().is_some_and(|(_, staged, _)| staged.id == id) => Found::Moved,
+        Some(id) if data_dir.is_some_and(|folder| restore::has_arrived(folder, id)) => Found::Moved,
+        Some(_) => return Ok((open_store(None).await?, Found::Nothing)),
+        None => Found::Restored,
+    };
+    let external = backing_store::open(config, owner).await?;
+    let Some((folder, staged, content)) = waiting else {
+        let store = match external {
+            Some((store, _)) => store,
+            None => open_store(data_dir).await?,
         };
-        restore::finish(folder, &staged, &outcome);
-        return Ok((store, outcome.is_ok()));
-    }
-    let outcome = match content {
-        Ok(content) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
-        Err(error) => Err(error),
+        return Ok((store, if found == Found::Moved { Found::Moved } else { Found::Own }));
     };
-    // Whatever came of it, the cluster starts: with the snapshot, or with the data it had.
+    let outcome = match (content, &external) {
+        (Ok(content), Some((store, endpoint))) => {
+            // A store of others is not replaced but changed. What was cut short is done again at the next start.
+            tracing::info!(endpoint, "a snapshot is put in place of the data");
+            let outcome = snapshot::restore::into_store(store, &content).await;
+            if let Err(error @ (RestoreError::Read(_) | RestoreError::Write(_))) = outcome {
+                store.close().await;
+                return Err(error.into());
+            }
+            outcome
+        }
+        (Ok(content), None) => snapshot::restore::into_sqlite(&folder.join("state.db"), &content).await,
+        (Err(error), _) => Err(error),
+    };
     restore::finish(folder, &staged, &outcome);
-    Ok((open_store(Some(folder)).await?, outcome.is_ok()))
+    // Whatever came of it, the cluster starts: with the snapshot, or with the data it had. One that had none waits on.
+    let found = match (&outcome, found) {
+        (Ok(_), found) => found,
+        (Err(_), Found::Moved) => Found::Nothing,
+        (Err(_), _) => Found::Own,
+    };
+    let store = match (external, found) {
+        (Some((store, _)), Found::Nothing) => {
+            store.close().await;
+            open_store(None).await?
+        }
+        (None, Found::Nothing) => open_store(None).await?,
+        (Some((store, _)), _) => store,
+        (None, _) => open_store(data_dir).await?,
+    };
+    Ok((store, found))
 }
 
 async fn open_store(data_dir: Option<&std::path::Path>) -> Result<Store, StartError> {

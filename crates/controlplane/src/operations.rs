@@ -1,4 +1,5 @@
-//! What the host's operators do with a running control plane: take a snapshot, hand in one to be restored.
+//! What the host's operators do with a running control plane: take a snapshot, hand in one to be restored, keep users out
+//! while it is moved ([`Gate`]).
 //!
 //! Served on the cluster's own port below [`PREFIX`], so that it works wherever the cluster is reached. The tenant may not:
 //! a caller proves with [`host_key`] that it can read Secret `NAME-certs` on the host, whose authority key no tenant has.
@@ -10,6 +11,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use apimachinery::json;
 use apimachinery::status::Status;
@@ -18,7 +20,7 @@ use apiserver::extension::Extension;
 use apiserver::output::status_response;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt;
@@ -27,8 +29,9 @@ use snapshot::archive::{self, Header, Release};
 use snapshot::restore::RestoreError;
 use store::Store;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::gate::Gate;
 use crate::restore::{self, Staged};
 
 /// Where the operations are below the API's address.
@@ -40,6 +43,10 @@ const SNAPSHOT_BYTES_MAX: u64 = 8 << 30;
 /// Pieces of a snapshot between the thread that packs it and the connection.
 const PIECES: usize = 8;
 const PIECE_BYTES: usize = 64 << 10;
+/// The longest time for which users are turned away at once.
+const HOLD_MAX_SECONDS: u64 = 600;
+/// When who is turned away should come again.
+const RETRY_AFTER_SECONDS: i32 = 1;
 
 /// Proves the right to operate a cluster: derived from the private key of its authority, which only the host keeps.
 pub fn host_key(authority_key_pem: &str) -> String {
@@ -63,6 +70,10 @@ pub(crate) struct Operations {
     restart_told: Notify,
     /// One restore at a time.
     receiving: tokio::sync::Mutex<()>,
+    /// Whether users are answered.
+    pub gate: Gate,
+    /// How many requests are under way.
+    in_flight: Mutex<Option<watch::Receiver<usize>>>,
 }
 
 fn failed(status: Status) -> Response<Body> {
@@ -102,7 +113,46 @@ impl Operations {
             restart: AtomicBool::new(false),
             restart_told: Notify::new(),
             receiving: tokio::sync::Mutex::new(()),
+            gate: Gate::default(),
+            in_flight: Mutex::new(None),
         })
+    }
+
+    pub fn set_in_flight(&self, count: watch::Receiver<usize>) {
+        *self.in_flight.lock() = Some(count);
+    }
+
+    /// Turns users away for some time, and waits until what they asked for before has been answered.
+    async fn hold(&self, seconds: u64) -> Response<Body> {
+        let time = Duration::from_secs(seconds.clamp(1, HOLD_MAX_SECONDS));
+        self.gate.hold(time);
+        let count = self.in_flight.lock().clone();
+        if let Some(mut count) = count {
+            let ended = tokio::time::timeout(time / 2, count.wait_for(|count| *count == 0).map(drop)).await;
+            if ended.is_err() {
+                self.gate.release();
+                return failed(Status::timeout("requests that are under way do not end", 1));
+            }
+        }
+        answer(200, &json!({"seconds": (time.as_secs())}))
+    }
+
+    /// Whether users are answered, and what is awaited if not.
+    fn told_hold(&self) -> Response<Body> {
+        answer(200, &json!({"held": (self.gate.is_held()), "awaits": (self.gate.awaited().unwrap_or_default())}))
+    }
+
+    /// Turns one user away.
+    fn turned_away(&self, path: &str) -> Response<Body> {
+        if path == "/readyz" {
+            // The host must lead to this port, or the data does not come.
+            let mut response = Response::new(Body::from(b"ok".to_vec()));
+            let text = http::HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, text);
+            return response;
+        }
+        let message = "the virtual cluster is being moved; try again in a moment";
+        failed(Status::failure(503, "ServiceUnavailable", message).with_retry_after(RETRY_AFTER_SECONDS))
     }
 
     pub fn set_store(&self, store: &Store) {
@@ -115,6 +165,12 @@ impl Operations {
 
     pub fn is_restart_wanted(&self) -> bool {
         self.restart.load(Ordering::Acquire)
+    }
+
+    /// Asks for the control plane to be stopped and started again.
+    pub fn want_restart(&self) {
+        self.restart.store(true, Ordering::Release);
+        self.restart_told.notify_waiters();
     }
 
     /// Returns when the control plane must be stopped and started again.
@@ -256,13 +312,31 @@ impl Operations {
 
     /// Takes in a snapshot, checks it to its end, keeps it and asks for the restart that restores it.
     /// `new_name`: the snapshot is of another cluster; when it is not given, the snapshot tells.
-    async fn receive(&self, body: RequestBody, path: Option<&str>, new_name: Option<bool>) -> Response<Body> {
+    /// `moved`: the snapshot is this cluster's own from another place, under this name.
+    async fn receive(
+        &self,
+        body: RequestBody,
+        path: Option<&str>,
+        new_name: Option<bool>,
+        moved: Option<String>,
+    ) -> Response<Body> {
+        let awaited = self.gate.awaited();
+        if awaited != moved {
+            return failed(match awaited {
+                Some(_) => Status::bad_request("this control plane awaits other data"),
+                None => Status::bad_request("this control plane awaits no data"),
+            });
+        }
         let Some(data_dir) = self.data_dir.clone() else {
             return failed(Status::bad_request(
                 "this control plane keeps nothing on disk: there is nothing to restore to",
             ));
         };
         let _one = self.receiving.lock().await;
+        // Whose store is elsewhere has not needed it so far.
+        if let Err(error) = tokio::fs::create_dir_all(&data_dir).await {
+            return internal("the data directory cannot be made", &error);
+        }
         let part = restore::part_path(&data_dir);
         let received = match path {
             Some(path) => match self.file(path) {
@@ -279,10 +353,11 @@ impl Operations {
             Err(error) => return internal("the snapshot was not received", &error),
         }
         let checked = {
-            let (part, release) = (part.clone(), self.release.clone());
+            let (part, release, moved) = (part.clone(), self.release.clone(), moved.is_some());
             let check = move || {
                 let new_name = match new_name {
                     Some(new_name) => new_name,
+                    None if moved => false,
                     None => {
                         let failed = |source| RestoreError::File { path: part.clone(), source };
                         let file = std::fs::File::open(&part).map_err(failed)?;
@@ -290,7 +365,8 @@ impl Operations {
                         archive::read_header(file)?.release.is_none_or(|taken| !is_same_cluster(&taken, &release))
                     }
                 };
-                Ok((snapshot::restore::load(&part, new_name)?, new_name))
+                let origin = Staged { id: String::new(), new_name, moved }.origin();
+                Ok((snapshot::restore::load(&part, origin)?, new_name))
             };
             tokio::task::spawn_blocking(check).await
         };
@@ -304,12 +380,11 @@ impl Operations {
         };
         let keys = content.entries.len();
         drop(content);
-        let id = uuid::Uuid::new_v4().to_string();
-        if let Err(error) = restore::stage(&data_dir, &Staged { id: id.clone(), new_name }) {
+        let (is_moved, id) = (moved.is_some(), moved.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
+        if let Err(error) = restore::stage(&data_dir, &Staged { id: id.clone(), new_name, moved: is_moved }) {
             return internal("the snapshot could not be kept", &error);
         }
-        self.restart.store(true, Ordering::Release);
-        self.restart_told.notify_waiters();
+        self.want_restart();
         answer(202, &json!({"id": id, "keys": keys, "newName": new_name}))
     }
 }
@@ -357,11 +432,14 @@ pub(crate) struct Served(pub Arc<Operations>);
 #[async_trait]
 impl Extension for Served {
     fn handles(&self, path: &str) -> bool {
-        path.starts_with(PREFIX)
+        path.starts_with(PREFIX) || self.0.gate.is_closed_for(path)
     }
 
     async fn answer(&self, parts: Parts, body: RequestBody) -> Response<Body> {
         let operations = &self.0;
+        if !parts.uri.path().starts_with(PREFIX) {
+            return operations.turned_away(parts.uri.path());
+        }
         if !operations.is_operator(&parts.headers) {
             return failed(Status::unauthorized("Unauthorized"));
         }
@@ -377,12 +455,20 @@ impl Extension for Served {
             (&Method::POST, "snapshot") => operations.save(path.as_deref().unwrap_or_default()).await,
             (&Method::GET, "snapshots") => operations.list(path.as_deref().unwrap_or_default()).await,
             (&Method::DELETE, "snapshots") => operations.remove(path.as_deref().unwrap_or_default()).await,
-            (&Method::PUT, "restore") => operations.receive(body, path.as_deref(), new_name).await,
+            (&Method::PUT, "restore") => operations.receive(body, path.as_deref(), new_name, query("moved")).await,
+            (&Method::POST, "hold") => {
+                operations.hold(query("seconds").and_then(|text| text.parse().ok()).unwrap_or(HOLD_MAX_SECONDS)).await
+            }
+            (&Method::GET, "hold") => operations.told_hold(),
+            (&Method::DELETE, "hold") => {
+                operations.gate.release();
+                operations.told_hold()
+            }
             (&Method::GET, "restore") => match operations.data_dir.as_deref().and_then(restore::last_result) {
                 Some(result) => answer(200, &result),
                 None => failed(Status::failure(404, "NotFound", "nothing was restored yet")),
             },
-            (_, "snapshot" | "snapshots" | "restore") => failed(Status::method_not_allowed()),
+            (_, "snapshot" | "snapshots" | "restore" | "hold") => failed(Status::method_not_allowed()),
             _ => failed(Status::path_not_found()),
         }
     }

@@ -89,18 +89,7 @@ impl Parts {
         if let Some(syncer) = &*self.state.syncer.read() {
             syncer.activate();
         }
-        if let Some((host, service, _)) = &self.host {
-            let kubeconfigs = Kubeconfigs {
-                name: self.name.clone(),
-                config: Arc::clone(&self.config),
-                certificates: Arc::clone(&self.certificates),
-                public_url: self.public_url.clone(),
-                host: host.clone(),
-                owner: service.uid.clone(),
-                server: self.server.clone(),
-            };
-            tasks.spawn(kubeconfigs.run(cancel.clone()));
-        }
+        self.hand_out(&tasks, cancel.clone());
         let manifests = InitManifests {
             name: self.name.clone(),
             host_namespace: self.host.as_ref().map(|(host, ..)| host.namespace.clone()).unwrap_or_default(),
@@ -109,6 +98,21 @@ impl Parts {
         };
         tasks.spawn(manifests.run(cancel.clone()));
         Ok(Working { manager, scheduler: self.scheduler(), cancel, tasks })
+    }
+
+    /// Keeps the kubeconfigs on the host right.
+    pub fn hand_out(&self, tasks: &TaskTracker, cancel: CancellationToken) {
+        let Some((host, service, _)) = &self.host else { return };
+        let kubeconfigs = Kubeconfigs {
+            name: self.name.clone(),
+            config: Arc::clone(&self.config),
+            certificates: Arc::clone(&self.certificates),
+            public_url: self.public_url.clone(),
+            host: host.clone(),
+            owner: service.uid.clone(),
+            server: self.server.clone(),
+        };
+        tasks.spawn(kubeconfigs.run(cancel));
     }
 
     /// The scheduler for pods that are placed inside the virtual cluster.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use apimachinery::{Value, json};
 use serde::{Deserialize, Serialize};
-use snapshot::restore::{Content, RestoreError, Restored};
+use snapshot::restore::{Content, Origin, RestoreError, Restored};
 
 /// How a waiting snapshot is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,19 @@ use snapshot::restore::{Content, RestoreError, Restored};
 pub(crate) struct Staged {
     pub id: String,
     pub new_name: bool,
+    /// The cluster itself comes from another place.
+    #[serde(default)]
+    pub moved: bool,
+}
+
+impl Staged {
+    pub fn origin(&self) -> Origin {
+        match (self.moved, self.new_name) {
+            (true, _) => Origin::Moved,
+            (false, true) => Origin::OtherName,
+            (false, false) => Origin::Past,
+        }
+    }
 }
 
 pub(crate) fn part_path(data_dir: &Path) -> PathBuf {
@@ -51,8 +64,8 @@ fn write_whole(folder: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
 pub(crate) async fn waiting(data_dir: &Path) -> Option<(Staged, Result<Content, RestoreError>)> {
     let text = tokio::fs::read(staged_path(data_dir)).await.ok()?;
     let staged: Staged = serde_json::from_slice(&text).ok()?;
-    let (file, new_name) = (archive_path(data_dir), staged.new_name);
-    let loaded = tokio::task::spawn_blocking(move || snapshot::restore::load(&file, new_name)).await;
+    let (file, origin) = (archive_path(data_dir), staged.origin());
+    let loaded = tokio::task::spawn_blocking(move || snapshot::restore::load(&file, origin)).await;
     let content = loaded.unwrap_or_else(|error| {
         Err(RestoreError::File { path: archive_path(data_dir), source: io::Error::other(error) })
     });
@@ -83,6 +96,11 @@ pub(crate) fn finish(data_dir: &Path, staged: &Staged, outcome: &Result<Restored
     if let Err(error) = noted.and(forgotten) {
         tracing::warn!(%error, "the files of a restore could not be tidied up");
     }
+}
+
+/// Has the data with this name been put in place?
+pub(crate) fn has_arrived(data_dir: &Path, id: &str) -> bool {
+    last_result(data_dir).is_some_and(|result| result.str_at(&["id"]) == id && result.at(&["error"]).is_none())
 }
 
 /// How the last restore ended.

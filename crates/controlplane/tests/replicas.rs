@@ -92,6 +92,8 @@ impl World {
             config: self.config.clone(),
             data_dir: None,
             store: Some(store.clone()),
+            database: None,
+            etcd: None,
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             public_url: "https://localhost:8443".into(),
             dns: None,

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
 use config::{Image, Source, Strings};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -25,6 +26,7 @@ pub struct HubValues {
     public_address: String,
     sleep_after: String,
     persistence: Persistence,
+    external_database: ExternalDatabase,
     #[serde(default)]
     resources: Map<String, Value>,
     #[serde(default)]
@@ -51,6 +53,14 @@ struct Persistence {
     size: String,
     storage_class: String,
     access_modes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ExternalDatabase {
+    data_source: String,
+    existing_secret: String,
+    tls_secret: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -173,6 +183,16 @@ impl HubRelease<'_> {
         json!({"app": HUB_APP, "release": self.name})
     }
 
+    /// The Secret with the address of the database; none when data is in files.
+    fn database_secret(&self) -> Option<String> {
+        let database = &self.values.external_database;
+        match (database.existing_secret.as_str(), database.data_source.as_str()) {
+            ("", "") => None,
+            ("", _) => Some(format!("{}-database", self.name)),
+            (existing, _) => Some(existing.to_string()),
+        }
+    }
+
     /// The claim to mount; none when data is kept in memory.
     fn claim(&self) -> Option<&str> {
         let persistence = &self.values.persistence;
@@ -233,6 +253,17 @@ pub fn hub_objects(release: &HubRelease<'_>) -> Vec<Value> {
             "spec": spec,
         }));
     }
+    let database = &values.external_database;
+    if let Some(secret) = release.database_secret().filter(|_| database.existing_secret.is_empty()) {
+        let source = base64::engine::general_purpose::STANDARD.encode(&database.data_source);
+        objects.push(json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": release.metadata(&secret, &none),
+            "type": "Opaque",
+            "data": {"dataSource": source},
+        }));
+    }
     objects.push(deployment(release));
     objects
 }
@@ -249,6 +280,11 @@ fn deployment(release: &HubRelease<'_>) -> Value {
     if !values.public_address.is_empty() {
         args.push(format!("--public-address={}", values.public_address));
     }
+    let database = release.database_secret();
+    let trusted = Some(&values.external_database.tls_secret).filter(|name| database.is_some() && !name.is_empty());
+    if trusted.is_some() {
+        args.push("--store-cafile=/database/ca.crt".to_string());
+    }
     args.extend(values.extra_args.iter().cloned());
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut env = vec![
@@ -257,6 +293,10 @@ fn deployment(release: &HubRelease<'_>) -> Value {
         field("POD_IP", "status.podIP"),
         field("NODE_NAME", "spec.nodeName"),
     ];
+    if let Some(secret) = &database {
+        let key = json!({"name": secret, "key": "dataSource"});
+        env.push(json!({"name": "ALCOVE_HUB_STORE", "valueFrom": {"secretKeyRef": key}}));
+    }
     env.extend(values.env.iter().cloned());
     let mut image = values.image.clone();
     if image.tag.is_empty() {
@@ -278,16 +318,22 @@ fn deployment(release: &HubRelease<'_>) -> Value {
         "ports": [{"name": "health", "containerPort": 8080, "protocol": "TCP"}],
         "livenessProbe": probe("/healthz", 12),
         "readinessProbe": probe("/readyz", 3),
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
     });
+    let mut mounts = vec![json!({"name": "data", "mountPath": "/data"}), json!({"name": "tmp", "mountPath": "/tmp"})];
     let data = match release.claim() {
         Some(claim) => json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}}),
         None => json!({"name": "data", "emptyDir": {}}),
     };
+    let mut volumes = vec![data, json!({"name": "tmp", "emptyDir": {}})];
+    if let Some(secret) = trusted {
+        mounts.push(json!({"name": "database", "mountPath": "/database", "readOnly": true}));
+        volumes.push(json!({"name": "database", "secret": {"secretName": secret}}));
+    }
+    container["volumeMounts"] = json!(mounts);
     let mut pod = json!({
         "serviceAccountName": release.account(),
         "terminationGracePeriodSeconds": 60,
-        "volumes": [data, {"name": "tmp", "emptyDir": {}}],
+        "volumes": volumes,
     });
     let text = |text: &String| if text.is_empty() { Value::Null } else { json!(text) };
     let list = |list: &Vec<Value>| if list.is_empty() { Value::Null } else { json!(list) };

@@ -29,6 +29,14 @@ pub fn workload_service_account(name: &str) -> String {
 pub fn headless_service(name: &str) -> String {
     format!("{name}-headless")
 }
+/// StatefulSet and Service of an etcd of the cluster's own.
+pub fn etcd(name: &str) -> String {
+    format!("{name}-etcd")
+}
+/// The headless Service of [`etcd`], which gives each member a name.
+pub fn etcd_headless(name: &str) -> String {
+    format!("{name}-etcd-headless")
+}
 /// ClusterRole and ClusterRoleBinding: `vc-NAME-v-NAMESPACE`, shortened with a hash when longer than 63.
 pub fn cluster_role(name: &str, namespace: &str) -> String {
     shorten(&format!("vc-{name}-v-{namespace}"))

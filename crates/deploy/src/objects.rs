@@ -7,8 +7,8 @@ use config::{Config, Strings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, names, network, policies, rbac, template,
-    workload,
+    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, etcd, names, network, policies, rbac,
+    template, workload,
 };
 
 /// Where the control plane of a virtual cluster runs.
@@ -111,6 +111,7 @@ pub fn host_objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
     objects.extend(rbac::objects(release));
     objects.push(network::service(release));
     objects.extend(network::routes(release)?);
+    objects.extend(etcd::objects(release));
     objects.push(config_secret(release));
     if release.placement == Placement::Dedicated {
         objects.extend(workload::objects(release)?);

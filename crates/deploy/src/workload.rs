@@ -1,6 +1,6 @@
 //! The pod of placement `dedicated`: a StatefulSet, or a Deployment when there is nothing to keep on a disk.
 
-use config::StoreType;
+use config::{StoreType, VolumeClaim};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -44,7 +44,11 @@ fn claim_templates(release: &Release<'_>) -> Vec<Value> {
     if !claim(release) || !persistence.data_volume.is_empty() {
         return Vec::new();
     }
-    let volume_claim = &persistence.volume_claim;
+    vec![claim_of(&persistence.volume_claim)]
+}
+
+/// The template of claim `data`.
+pub(crate) fn claim_of(volume_claim: &VolumeClaim) -> Value {
     let mut spec = json!({
         "accessModes": volume_claim.access_modes,
         "resources": {"requests": {"storage": volume_claim.size}},
@@ -52,7 +56,7 @@ fn claim_templates(release: &Release<'_>) -> Vec<Value> {
     if !volume_claim.storage_class.is_empty() {
         spec["storageClassName"] = json!(volume_claim.storage_class);
     }
-    vec![json!({"metadata": {"name": "data"}, "spec": spec})]
+    json!({"metadata": {"name": "data"}, "spec": spec})
 }
 
 fn workload(release: &Release<'_>, stateful: bool) -> Result<Value, RenderError> {
@@ -255,7 +259,8 @@ fn config_hash(release: &Release<'_>) -> String {
     Sha256::digest(release.config.canonical().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn set_if_any(object: &mut Value, key: &str, value: Value) {
+/// Sets a key unless the value is empty.
+pub(crate) fn set_if_any(object: &mut Value, key: &str, value: Value) {
     let empty = match &value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
 use pki::ClusterCertificates;
@@ -37,11 +38,18 @@ pub struct DevHostConfig {
     pub data_dir: Option<PathBuf>,
     /// Address and port of the API; port 0 takes a free one.
     pub bind: SocketAddr,
+    /// How long Events are kept.
+    pub event_ttl: Duration,
 }
 
 impl Default for DevHostConfig {
     fn default() -> Self {
-        DevHostConfig { nodes: 3, data_dir: None, bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0) }
+        DevHostConfig {
+            nodes: 3,
+            data_dir: None,
+            bind: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0),
+            event_ttl: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -115,6 +123,7 @@ impl DevHost {
             ..Default::default()
         })?;
         api_config.secure_port = address.port();
+        api_config.event_ttl = config.event_ttl;
         api_config.pods = Some(Arc::new(pods::SimulatedPods::default()));
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,

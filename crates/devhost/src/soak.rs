@@ -19,6 +19,8 @@ const REPLICA_SETS: Resource = Resource::new("apps", "v1", "replicasets");
 const STATEFUL_SETS: Resource = Resource::new("apps", "v1", "statefulsets");
 const JOBS: Resource = Resource::new("batch", "v1", "jobs");
 const NAMESPACE: &str = "soak";
+/// Shorter than the hour of a real cluster, so that a run shows what is kept for longer than it should be.
+const EVENT_TTL: Duration = Duration::from_secs(60);
 /// Images that a change chooses from; the last one is that of the end.
 const IMAGES: [&str; 4] = ["one", "two", "three", "last"];
 /// Pods that a node has room for, less than its limit.
@@ -158,7 +160,7 @@ struct Soak {
 /// Runs a host of its own through the changes and checks the end.
 pub async fn run(options: Options) -> Result<Outcome, SoakError> {
     let nodes = (2 * options.pods).div_ceil(PODS_PER_NODE).max(2);
-    let host = DevHost::start(DevHostConfig { nodes, ..DevHostConfig::default() }).await?;
+    let host = DevHost::start(DevHostConfig { nodes, event_ttl: EVENT_TTL, ..DevHostConfig::default() }).await?;
     let rest = Rest::new(host.client(), "soak");
     rest.create(&NAMESPACES, "", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
         .await?;

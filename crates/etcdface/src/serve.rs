@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +118,12 @@ impl Face {
         }
     }
 
-    async fn call(self, request: http::Request<Incoming>) -> http::Response<Body> {
+    // Boxed: once, not for each kind of connection.
+    fn call(self, request: http::Request<Incoming>) -> Pin<Box<dyn Future<Output = http::Response<Body>> + Send>> {
+        Box::pin(self.answer(request))
+    }
+
+    async fn answer(self, request: http::Request<Incoming>) -> http::Response<Body> {
         if request.method() == http::Method::GET {
             return self.get(request.uri().path());
         }

@@ -83,7 +83,7 @@ pub(crate) async fn remove_with(rest: &Rest, namespace: &str, name: &str) -> Res
     }
     let written = format!("app=vcluster,vcluster-name={name}");
     left += remove(rest, &Resource::new("", "v1", "secrets"), namespace, &written, name).await?;
-    let rendered = format!("app=vcluster,release={name}");
+    let rendered = deploy::selector(name);
     for resource in RENDERED {
         left += remove(rest, resource, namespace, &rendered, name).await?;
     }
@@ -113,7 +113,7 @@ pub async fn leftovers(client: kube::Client, namespace: &str, name: &str) -> Res
     let rest = Rest::new(client, "alcove");
     let synced = format!("vcluster.loft.sh/managed-by={name}");
     let marker = format!("vcluster.loft.sh/managed-by={}", cluster_scoped_marker(namespace, name));
-    let rendered = format!("app=vcluster,release={name}");
+    let rendered = deploy::selector(name);
     let mut left = Vec::new();
     for (resources, within, labels) in
         [(SYNCED, namespace, &synced), (SYNCED_CLUSTER_SCOPED, "", &marker), (RENDERED, namespace, &rendered)]

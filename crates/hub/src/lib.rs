@@ -8,7 +8,7 @@
 //!   data.
 //! - A Secret that a hub has taken carries [`FINALIZER`]; it goes only when the cluster's host objects and data are gone, so
 //!   a deletion that happened while no hub ran is finished later.
-//! - Data belongs to the UID of the Secret: a new cluster of an old name never sees old data.
+//! - Data belongs to the UID of the Secret, be it a directory or a database of its own: a new cluster of an old name never sees old data.
 //! - A sleeping cluster keeps its port: the first connection is held by the socket until the control plane answers it.
 //! - A paused cluster has neither port nor host pods, until the annotation is taken off.
 //! - One cluster that cannot start says so in its status and is tried again; the others do not notice.
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use informer::{Factory, Informer, ObjectKey, Outcome, Queue, QueueConfig, Rest, Source, WorkerStats, run_workers};
 use parking_lot::Mutex;
+use store::{Endpoint, TlsFiles};
 
 pub use cleanup::{CleanupError, leftovers, release_config_secret, remove_host_objects};
 pub use controlplane::remove_pods;
@@ -39,6 +40,10 @@ pub const FINALIZER: &str = "alcove.dev/hub";
 pub const SLEEPING: &str = "Sleeping";
 /// Status of a cluster that is paused.
 pub const PAUSED: &str = "Paused";
+/// Status of a cluster that is about to run elsewhere.
+pub const STOPPED: &str = "Stopped";
+/// Status of a cluster whose data is on its way here.
+pub const AWAITS_DATA: &str = "WaitingForData";
 
 /// How many clusters are started or stopped at the same time.
 const WORKERS: usize = 8;
@@ -56,8 +61,19 @@ pub struct HubConfig {
     pub sleep_after: Option<Duration>,
     /// The host's DNS servers; without any, those in `/etc/resolv.conf`.
     pub dns_servers: Vec<SocketAddr>,
+    /// A database server: each cluster has a database there, named after this one and the UID of its config Secret. Without
+    /// it clusters have files in the data directory.
+    pub database: Option<(Endpoint, TlsFiles)>,
     /// Where the host's pods reach this process; then each cluster's Service leads to its port.
     pub advertised: Option<Advertised>,
+}
+
+impl HubConfig {
+    /// The database of one cluster.
+    fn database_of(&self, uid: &str) -> Option<(Endpoint, TlsFiles)> {
+        let (endpoint, tls) = self.database.as_ref()?;
+        Some((endpoint.sibling(&uid.replace('-', "_"))?, tls.clone()))
+    }
 }
 
 /// The pod that a hub runs in.
@@ -94,6 +110,8 @@ pub(crate) struct Inner {
     pub queue: Queue<ObjectKey>,
     /// What runs or sleeps, by config Secret.
     pub clusters: Mutex<BTreeMap<ObjectKey, Arc<run::Cluster>>>,
+    /// Sockets of clusters that could not be started and will be tried again: nobody else gets their ports.
+    pub parked: Mutex<BTreeMap<ObjectKey, std::net::TcpListener>>,
 }
 
 impl Hub {
@@ -107,8 +125,15 @@ impl Hub {
             Queue::new(QueueConfig { base_delay: Duration::from_millis(20), max_delay: Duration::from_secs(30) });
         let added = queue.clone();
         secrets.on_change(move |change| added.add(change.object().key()));
-        let (factory_of, clusters) = (factory.clone(), Mutex::default());
-        let inner = Arc::new(Inner { config, rest, factory: factory_of, secrets, queue: queue.clone(), clusters });
+        let inner = Arc::new(Inner {
+            config,
+            rest,
+            factory: factory.clone(),
+            secrets,
+            queue: queue.clone(),
+            clusters: Mutex::default(),
+            parked: Mutex::default(),
+        });
         let cancel = factory.cancellation().clone();
         let worker = Arc::clone(&inner);
         factory.spawn(run_workers("hub", WORKERS, queue, cancel, Arc::new(WorkerStats::default()), move |key| {
@@ -146,6 +171,8 @@ pub(crate) enum ReconcileError {
     Cleanup(#[from] CleanupError),
     #[error("cannot remove the data in {path}")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove the data")]
+    Database(#[from] store::OpenError),
     #[error("cannot remove host pods")]
     Pods(#[from] controlplane::HostError),
     #[error("cannot start")]
@@ -170,6 +197,11 @@ impl Inner {
             self.rest.patch_json(&key, &secret::add_finalizer(&secret)).await?;
             // The change comes back as an event.
             return Ok(Outcome::Done);
+        }
+        match secret.moving() {
+            deploy::MOVING_STOP => return self.hand_over(&key, &name, &secret).await,
+            deploy::MOVING_GONE => return self.forget(&key, &name, &secret).await,
+            _ => {}
         }
         if secret.is_paused() {
             return self.pause(&key, &name, &secret).await;
@@ -204,28 +236,27 @@ impl Inner {
             let cluster = Arc::new(run::Cluster::new(self, key, name, secret, socket).await?);
             if secret.status() == SLEEPING {
                 cluster.sleep(self);
-            } else {
-                cluster.start(self, secret).await?;
+            } else if let Err(error) = cluster.start(self, secret).await {
+                let socket = cluster.take_socket();
+                self.parked.lock().extend(socket.map(|socket| (key.clone(), socket)));
+                return Err(error);
             }
             Ok::<_, run::RunError>(cluster)
         };
         match result.await {
             Ok(cluster) => {
-                let (port, sleeping) = (cluster.port, cluster.info().sleeping);
+                let (port, status) = (cluster.port, cluster.status());
                 let at = self.config.advertised.as_ref();
                 if let Err(error) = advertise::publish(&self.rest, at, &key.namespace, name, port).await {
                     cluster.stop().await;
                     return Err(error.into());
                 }
                 self.clusters.lock().insert(key.clone(), cluster);
-                let status = if sleeping { SLEEPING } else { "Running" };
                 self.rest.patch_json(key, &secret::set_status(status, Some(port))).await?;
                 Ok(Outcome::Done)
             }
             Err(error) => {
-                let text = run::chain(&error);
-                tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
-                self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+                self.rest.patch_json(key, &secret::set_status(&error.status(key), None)).await?;
                 Err(error.into())
             }
         }
@@ -236,12 +267,12 @@ impl Inner {
         let slept = cluster.info().sleeping;
         cluster.stop().await;
         if let Err(error) = cluster.start(self, secret).await {
-            let text = run::chain(&error);
-            tracing::warn!(cluster = %key, error = text, "a virtual cluster did not start");
-            self.rest.patch_json(key, &secret::set_status(&format!("Failed: {text}"), None)).await?;
+            self.rest.patch_json(key, &secret::set_status(&error.status(key), None)).await?;
             return Err(error.into());
         }
-        if slept || secret.status() != "Running" {
+        if cluster.status() == AWAITS_DATA {
+            self.rest.patch_json(key, &secret::set_status(AWAITS_DATA, None)).await?;
+        } else if slept || secret.status() != "Running" {
             self.rest.patch_json(key, &secret::set_awake()).await?;
         }
         Ok(())
@@ -279,9 +310,42 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
+    /// Ends the control plane of a cluster that moves elsewhere. Its host objects stay as they are.
+    async fn hand_over(&self, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        self.stop(key).await;
+        if secret.status() != STOPPED {
+            advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
+            self.rest.patch_json(key, &secret::set_status(STOPPED, None)).await?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes the data of a cluster that runs elsewhere now, and lets the Secret go.
+    async fn forget(&self, key: &ObjectKey, name: &str, secret: &ConfigSecret) -> Result<Outcome, ReconcileError> {
+        self.stop(key).await;
+        advertise::withdraw(&self.rest, self.config.advertised.as_ref(), &key.namespace, name).await?;
+        self.remove_data(&secret.metadata.uid).await?;
+        self.rest.patch_json(key, &secret::leave(secret)).await?;
+        tracing::info!(cluster = %key, "a virtual cluster has moved away");
+        Ok(Outcome::Done)
+    }
+
+    async fn remove_data(&self, uid: &str) -> Result<(), ReconcileError> {
+        if let Some((database, tls)) = self.config.database_of(uid) {
+            database.remove_database(&tls).await?;
+        }
+        let Some(path) = run::data_path(&self.config, uid) else { return Ok(()) };
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ReconcileError::Data { path, source }),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends a cluster; gives its socket, which is closed when nobody takes it.
     async fn stop(&self, key: &ObjectKey) -> Option<std::net::TcpListener> {
-        let cluster = self.clusters.lock().remove(key)?;
+        let parked = self.parked.lock().remove(key);
+        let running = self.clusters.lock().remove(key);
+        let Some(cluster) = running else { return parked };
         cluster.stop().await;
         cluster.take_socket()
     }
@@ -295,13 +359,7 @@ impl Inner {
         if !cleanup::remove_with(&self.rest, &key.namespace, name).await? {
             return Ok(Outcome::After(Duration::from_millis(50)));
         }
-        if let Some(path) = run::data_path(&self.config, &secret.metadata.uid) {
-            match tokio::fs::remove_dir_all(&path).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(ReconcileError::Data { path, source }),
-            }
-        }
+        self.remove_data(&secret.metadata.uid).await?;
         match self.rest.patch_json(key, &secret::remove_finalizer(secret)).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Outcome::Done),

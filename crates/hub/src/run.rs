@@ -76,6 +76,18 @@ pub(crate) enum RunError {
     Start(#[from] controlplane::StartError),
 }
 
+impl RunError {
+    /// The status of the cluster, which is tried again. `Pending` when nothing but time is needed.
+    pub fn status(&self, cluster: &ObjectKey) -> String {
+        let text = chain(self);
+        tracing::warn!(%cluster, error = text, "a virtual cluster did not start");
+        match self {
+            RunError::Start(error) if error.is_store_away() => format!("Pending: {text}"),
+            _ => format!("Failed: {text}"),
+        }
+    }
+}
+
 impl Cluster {
     /// Takes the port; nothing runs yet. `inherited` is the socket of the same cluster from before a change.
     pub async fn new(
@@ -133,6 +145,15 @@ impl Cluster {
         }
     }
 
+    /// What is said about it on the host.
+    pub fn status(&self) -> &'static str {
+        match &self.state.lock().control_plane {
+            None => crate::SLEEPING,
+            Some(running) if running.awaits_data() => crate::AWAITS_DATA,
+            Some(_) => "Running",
+        }
+    }
+
     pub fn policy(&self) -> Policy {
         self.state.lock().policy.clone()
     }
@@ -183,6 +204,8 @@ impl Cluster {
             listener: TcpListener::from_std(socket).map_err(RunError::Socket)?,
             public_url,
             store: None,
+            database: hub.config.database_of(&self.uid),
+            etcd: None,
             replica: None,
             dns: Some(DnsPlace {
                 servers: hub.config.dns_servers.clone(),

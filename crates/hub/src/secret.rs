@@ -59,6 +59,11 @@ impl ConfigSecret {
         self.annotation(deploy::PAUSED_ANNOTATION) == "true"
     }
 
+    /// Does the cluster leave this hub?
+    pub fn moving(&self) -> &str {
+        self.annotation(deploy::MOVING_ANNOTATION)
+    }
+
     /// The status that a hub has written.
     pub fn status(&self) -> &str {
         self.annotation(deploy::STATUS_ANNOTATION)
@@ -91,6 +96,22 @@ pub(crate) fn add_finalizer(secret: &ConfigSecret) -> Value {
 pub(crate) fn remove_finalizer(secret: &ConfigSecret) -> Value {
     let others = secret.metadata.finalizers.iter().filter(|f| f.as_str() != FINALIZER);
     finalizers(secret, others.map(|f| Value::from(f.as_str())).collect())
+}
+
+/// The Secret is nobody's in this hub any more.
+pub(crate) fn leave(secret: &ConfigSecret) -> Value {
+    let mut patch = remove_finalizer(secret);
+    for name in [
+        deploy::MOVING_ANNOTATION,
+        deploy::STATUS_ANNOTATION,
+        deploy::PORT_ANNOTATION,
+        deploy::SLEEPING_SINCE_ANNOTATION,
+        deploy::RESTART_ANNOTATION,
+    ] {
+        patch["metadata"]["annotations"][name] = Value::Null;
+    }
+    patch["metadata"]["labels"][deploy::PLACEMENT_LABEL] = Value::Null;
+    patch
 }
 
 pub(crate) fn set_status(status: &str, port: Option<u16>) -> Value {

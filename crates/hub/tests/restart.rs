@@ -75,6 +75,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         public_address: "127.0.0.1".into(),
         sleep_after: None,
         dns_servers: Vec::new(),
+        database: None,
         advertised: None,
     };
     let first = Hub::start(host.client(), config.clone());
@@ -119,6 +120,7 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
         public_address: String::new(),
         sleep_after: None,
         dns_servers: Vec::new(),
+        database: None,
         advertised: Some(hub::Advertised {
             address: address.into(),
             pod_name: "hub-0".into(),
@@ -170,4 +172,74 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
     .await;
     second.shutdown().await;
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_of_a_hub_have_databases_of_their_own_on_one_server() {
+    use store::servers::{Kind, Server, StartError};
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a directory");
+    let root = folder.path().to_owned();
+    for kind in [Kind::Postgres, Kind::Mysql] {
+        let within = root.clone();
+        let server = tokio::task::spawn_blocking(move || Server::start(kind, &within)).await.expect("a thread");
+        let server = match server {
+            Err(StartError::NotInstalled(name)) => {
+                println!("skipped: {name} is not installed");
+                continue;
+            }
+            server => server.unwrap_or_else(|error| panic!("{kind:?}: {error}")),
+        };
+        let host = DevHost::start(DevHostConfig::default()).await.expect("the host starts");
+        let host_rest = Rest::new(host.client(), "test");
+        let all = store::Endpoint::parse(&server.url("clusters")).expect("an address");
+        let config = HubConfig {
+            // The pod has lost its disk each time.
+            data_dir: None,
+            bind_address: [127, 0, 0, 1].into(),
+            public_address: "127.0.0.1".into(),
+            sleep_after: None,
+            dns_servers: Vec::new(),
+            database: Some((all.clone(), store::TlsFiles::default())),
+            advertised: None,
+        };
+        let first = Hub::start(host.client(), config.clone());
+        put_release(&host_rest, "").await;
+        let tenant = virtual_client(&host_rest).await;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": "web"}]}});
+        eventually("the pod is accepted", async || tenant.create(&PODS, "default", &pod).await.ok()).await;
+        let created = uids(&tenant, "default").await;
+        first.shutdown().await;
+
+        let second = Hub::start(host.client(), config);
+        eventually("the cluster answers", async || {
+            tenant.list_as::<Value>(&PODS, "default", "", "").await.ok().map(drop)
+        })
+        .await;
+        assert_eq!(uids(&tenant, "default").await, created, "{kind:?}");
+        let secret_name = deploy::names::config_secret(NAME);
+        let secret = host_rest.get(&SECRETS, NAMESPACE, &secret_name).await.expect("the Secret");
+        let own = all.sibling(&secret.str_at(&["metadata", "uid"]).replace('-', "_")).expect("a database");
+        let keys = async || {
+            let options = store::Options { compaction_interval: None, ..Default::default() };
+            let opened = own.open(&store::TlsFiles::default(), options).await.expect("the database");
+            let keys = opened.range(store::RangeRequest::prefix("/registry/")).await.expect("keys").kvs.len();
+            opened.close().await;
+            keys
+        };
+        assert!(keys().await > 10, "{kind:?}: the data is in the cluster's own database");
+        host_rest.delete(&SECRETS, NAMESPACE, &secret_name, &Default::default()).await.expect("the Secret is deleted");
+        eventually("the Secret is gone", async || {
+            host_rest
+                .get(&SECRETS, NAMESPACE, &secret_name)
+                .await
+                .is_err_and(|error| error.is_not_found())
+                .then_some(())
+        })
+        .await;
+        assert_eq!(keys().await, 0, "{kind:?}: the database went with the cluster, this is a new one");
+        second.shutdown().await;
+        host.stop().await;
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -48,9 +49,30 @@ pub async fn run_workers<T, F, Fut, E>(
     Fut: Future<Output = Result<Outcome, E>> + Send + 'static,
     E: std::error::Error + Send + 'static,
 {
-    let mut running: JoinSet<(T, Result<Outcome, E>)> = JoinSet::new();
+    // Boxed, so that what follows is compiled once for each type of key and not for each controller.
+    let reconcile = move |key| -> Reconcile {
+        let work = reconcile(key);
+        Box::pin(async move { work.await.map_err(|error| Box::new(error) as ReconcileError) })
+    };
+    run_boxed(controller, workers, queue, cancel, stats, Box::new(reconcile)).await;
+}
+
+type ReconcileError = Box<dyn std::error::Error + Send>;
+type Reconcile = BoxFuture<'static, Result<Outcome, ReconcileError>>;
+
+async fn run_boxed<T>(
+    controller: &'static str,
+    workers: usize,
+    queue: Queue<T>,
+    cancel: CancellationToken,
+    stats: Arc<WorkerStats>,
+    reconcile: Box<dyn Fn(T) -> Reconcile + Send + Sync>,
+) where
+    T: Clone + Eq + Hash + std::fmt::Debug + Send + Sync + 'static,
+{
+    let mut running: JoinSet<Result<Outcome, ReconcileError>> = JoinSet::new();
     let mut keys: Vec<(tokio::task::Id, T)> = Vec::new();
-    let finish = |ended: Result<(tokio::task::Id, (T, Result<Outcome, E>)), tokio::task::JoinError>,
+    let finish = |ended: Result<(tokio::task::Id, Result<Outcome, ReconcileError>), tokio::task::JoinError>,
                   keys: &mut Vec<(tokio::task::Id, T)>| {
         stats.reconciles.fetch_add(1, Ordering::Relaxed);
         let id = match &ended {
@@ -60,13 +82,13 @@ pub async fn run_workers<T, F, Fut, E>(
         let Some(at) = keys.iter().position(|(known, _)| *known == id) else { return };
         let (_, key) = keys.swap_remove(at);
         match ended {
-            Ok((_, (_, Ok(Outcome::Done)))) => queue.forget(&key),
-            Ok((_, (_, Ok(Outcome::After(delay))))) => {
+            Ok((_, Ok(Outcome::Done))) => queue.forget(&key),
+            Ok((_, Ok(Outcome::After(delay)))) => {
                 queue.forget(&key);
                 queue.add_after(key.clone(), delay);
             }
-            Ok((_, (_, Ok(Outcome::Retry)))) => queue.add_rate_limited(key.clone()),
-            Ok((_, (_, Err(error)))) => {
+            Ok((_, Ok(Outcome::Retry))) => queue.add_rate_limited(key.clone()),
+            Ok((_, Err(error))) => {
                 stats.failures.fetch_add(1, Ordering::Relaxed);
                 let tries = queue.num_requeues(&key);
                 // Conflicts and races end by themselves; what goes on is worth a warning.
@@ -75,11 +97,17 @@ pub async fn run_workers<T, F, Fut, E>(
                         controller,
                         ?key,
                         tries,
-                        error = &error as &dyn std::error::Error,
+                        error = &*error as &dyn std::error::Error,
                         "reconcile failed, will retry"
                     );
                 } else {
-                    warn!(controller, ?key, tries, error = &error as &dyn std::error::Error, "reconcile keeps failing");
+                    warn!(
+                        controller,
+                        ?key,
+                        tries,
+                        error = &*error as &dyn std::error::Error,
+                        "reconcile keeps failing"
+                    );
                 }
                 queue.add_rate_limited(key.clone());
             }
@@ -99,9 +127,7 @@ pub async fn run_workers<T, F, Fut, E>(
             Some(ended) = running.join_next_with_id(), if !running.is_empty() => finish(ended, &mut keys),
             key = queue.get(), if running.len() < workers.max(1) => {
                 let Some(key) = key else { break };
-                let work = reconcile(key.clone());
-                let named = key.clone();
-                let handle = running.spawn(async move { (named, work.await) });
+                let handle = running.spawn(reconcile(key.clone()));
                 keys.push((handle.id(), key));
             }
         }

@@ -93,7 +93,8 @@ impl ClusterCertificates {
                 Usage::Client => true,
                 Usage::Server(names) | Usage::Peer(names) => certificates.names_are_in(file, names),
             };
-            if certificates.is_due(file, now) || !named {
+            let issued = certificates.is_issued(file, ca);
+            if certificates.is_due(file, now) || !named || !issued {
                 let organizations: Vec<&str> = organization.into_iter().collect();
                 let request = Request { common_name, organizations: &organizations, usage };
                 certificates.put(file, issue_at(&certificates.required(ca)?, &request, now)?);
@@ -152,6 +153,12 @@ impl ClusterCertificates {
         self.pair(name).is_none_or(|pair| is_due(&pair.certificate, now))
     }
 
+    /// Somebody may have put another authority in the place of the one that signed.
+    fn is_issued(&self, file: &str, ca: &str) -> bool {
+        let (Some(leaf), Some(ca)) = (self.pair(file), self.pair(ca)) else { return false };
+        crate::is_issued_by(&leaf.certificate, &ca.certificate)
+    }
+
     fn names_are_in(&self, file: &str, names: &[String]) -> bool {
         let Some(pair) = self.pair(file) else { return false };
         let has: BTreeSet<String> = names_of(&pair.certificate).unwrap_or_default().into_iter().collect();
@@ -185,6 +192,19 @@ mod tests {
         for (name, text) in first.files() {
             assert_eq!(second.files()[name] == *text, !name.starts_with("apiserver."), "{name}");
         }
+        // Under another authority what the old one signed is made anew, and nothing else.
+        let mut files = first.files().clone();
+        let other = complete(BTreeMap::new(), &["localhost"]);
+        for file in ["client-ca.crt", "client-ca.key"] {
+            files.insert(file.into(), other.files()[file].clone());
+        }
+        let third = complete(files, &["localhost", "127.0.0.1", "*.nodes.example"]);
+        for (name, text) in first.files() {
+            let signed = ["admin", "client-ca", "apiserver-kubelet-client"].contains(&name.split('.').next().unwrap());
+            assert_eq!(third.files()[name] == *text, !signed, "{name}");
+        }
+        assert!(crate::is_issued_by(third.file("admin.crt").unwrap(), third.file("client-ca.crt").unwrap()));
+        assert!(!crate::is_issued_by(third.file("admin.crt").unwrap(), third.file("server-ca.crt").unwrap()));
         // A lost leaf comes back under the same authority.
         let mut files = first.files().clone();
         files.remove("admin.key");

@@ -157,6 +157,32 @@ pub fn expiry(certificate_pem: &str) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
+/// Was a certificate signed with the key of one of the authorities in a PEM bundle? Told by the identifiers of their keys;
+/// where one of them has none, by the names.
+pub fn is_issued_by(certificate_pem: &str, authorities_pem: &str) -> bool {
+    use x509_parser::extensions::ParsedExtension;
+    use x509_parser::prelude::X509Certificate;
+    let identifier = |certificate: &X509Certificate<'_>, of_issuer: bool| {
+        certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(issuer) if of_issuer => {
+                issuer.key_identifier.as_ref().map(|identifier| identifier.0.to_vec())
+            }
+            ParsedExtension::SubjectKeyIdentifier(own) if !of_issuer => Some(own.0.to_vec()),
+            _ => None,
+        })
+    };
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()) else { return false };
+    let Ok(certificate) = pem.parse_x509() else { return false };
+    let authorities = x509_parser::pem::Pem::iter_from_buffer(authorities_pem.as_bytes()).filter_map(Result::ok);
+    authorities.into_iter().any(|pem| {
+        let Ok(authority) = pem.parse_x509() else { return false };
+        match (identifier(&certificate, true), identifier(&authority, false)) {
+            (Some(wanted), Some(own)) => wanted == own,
+            _ => certificate.issuer() == authority.subject(),
+        }
+    })
+}
+
 /// What a certificate says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateInfo {

@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Slower than this and a connection counts as broken.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// How often a server may point elsewhere.
+const REDIRECTS_MAX: usize = 5;
 /// Answers that are read as text.
 const TEXT_BYTES_MAX: usize = 16 << 20;
 
@@ -38,6 +40,8 @@ pub enum HttpError {
     Connect(#[source] hyper_util::client::legacy::Error),
     #[error("did not answer in time")]
     Timeout,
+    #[error("{0}")]
+    Refused(String),
     #[error("the answer broke off")]
     Broken(#[source] hyper::Error),
     #[error("the answer is larger than expected")]
@@ -134,6 +138,33 @@ async fn piece(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
             }
         }
     }
+}
+
+/// The text at a URL, such as a values file; redirects are followed.
+pub async fn fetch_text(url: &str) -> Result<String, HttpError> {
+    let http = Http::new(&TlsOptions::default())?;
+    let wrong = |error: &dyn std::fmt::Display| HttpError::Refused(error.to_string());
+    let mut url: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
+    for _ in 0..REDIRECTS_MAX {
+        let request = Request::get(url.clone()).header("accept", "*/*").header("user-agent", "alcove");
+        let request = request.body(empty()).map_err(|error| wrong(&error))?;
+        let answer = http.send(request, 0).await?;
+        if answer.status().is_success() {
+            return text(answer.into_body()).await;
+        }
+        let next = answer.headers().get(http::header::LOCATION).and_then(|next| next.to_str().ok());
+        match next {
+            Some(next) if answer.status().is_redirection() => {
+                let mut parts: http::uri::Parts =
+                    next.parse::<http::Uri>().map_err(|error| wrong(&error))?.into_parts();
+                parts.scheme = parts.scheme.or_else(|| url.scheme().cloned());
+                parts.authority = parts.authority.or_else(|| url.authority().cloned());
+                url = http::Uri::from_parts(parts).map_err(|error| wrong(&error))?;
+            }
+            _ => return Err(wrong(&format!("the server answers {}", answer.status()))),
+        }
+    }
+    Err(wrong(&"there are too many redirects"))
 }
 
 /// The SHA-256 of a file.

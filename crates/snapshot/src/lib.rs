@@ -25,7 +25,7 @@ use std::path::Path;
 use apimachinery::time::Timestamp;
 
 pub use crate::address::{Environment, UrlError};
-pub use crate::client::HttpError;
+pub use crate::client::{HttpError, fetch_text};
 
 /// A place for one snapshot.
 #[derive(Clone, Debug)]

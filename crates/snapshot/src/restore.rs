@@ -1,7 +1,7 @@
 //! From a snapshot back to a store.
 //!
 //! Every pod loses its node and its status: what ran is not running any more, and the host decides anew. Under a new name
-//! what ties keys to host objects of the old name is left out.
+//! what ties keys to host objects of the old name is left out. Data that only moves ([`Origin::Moved`]) stays as it is.
 //!
 //! Invariant: restoring is all or nothing for a SQLite file (made beside and renamed). Another store is changed key by key;
 //! its owner keeps the snapshot until [`into_store`] has returned and calls it again when it did not.
@@ -69,12 +69,23 @@ pub struct Restored {
     pub revision: Revision,
 }
 
-/// Reads a snapshot file whole. `new_name`: the cluster has another name than the one it was taken of. Blocks.
-pub fn load(file: &Path, new_name: bool) -> Result<Content, RestoreError> {
+/// What a snapshot is to the cluster that it is restored to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Taken of the same cluster some time ago.
+    Past,
+    /// Taken of a cluster with another name.
+    OtherName,
+    /// Taken of the same cluster in another place, which has ended since; what it had on the host is there.
+    Moved,
+}
+
+/// Reads a snapshot file whole. Blocks.
+pub fn load(file: &Path, origin: Origin) -> Result<Content, RestoreError> {
     let opened = File::open(file).map_err(|source| RestoreError::File { path: file.to_owned(), source })?;
     let mut entries = BTreeMap::new();
     let header = archive::read::<RestoreError>(BufReader::new(opened), |key, value| {
-        if let Some(value) = transform(&key, value, new_name)? {
+        if let Some(value) = transform(&key, value, origin)? {
             entries.insert(Bytes::from(key), value);
         }
         Ok(())
@@ -83,14 +94,15 @@ pub fn load(file: &Path, new_name: bool) -> Result<Content, RestoreError> {
 }
 
 /// The value to be stored under a key, or nothing when the key is left out.
-fn transform(key: &[u8], value: Vec<u8>, new_name: bool) -> Result<Option<Bytes>, RestoreError> {
+fn transform(key: &[u8], value: Vec<u8>, origin: Origin) -> Result<Option<Bytes>, RestoreError> {
     let of_old_name = key.starts_with(MAPPINGS) || key.starts_with(CONFIG_MAPS) && key.ends_with(ROOT_CA);
-    if key.starts_with(MASTER_LEASES) || new_name && of_old_name {
+    if key.starts_with(MASTER_LEASES) || origin == Origin::OtherName && of_old_name {
         return Ok(None);
     }
     let unreadable = |reason: String| RestoreError::Value { key: String::from_utf8_lossy(key).into_owned(), reason };
     let encoded = value.starts_with(protobuf::MAGIC);
-    if !encoded && !key.starts_with(PODS) {
+    let rescheduled = key.starts_with(PODS) && origin != Origin::Moved;
+    if !encoded && !rescheduled {
         return Ok(Some(value.into()));
     }
     let mut object = if encoded {
@@ -99,7 +111,7 @@ fn transform(key: &[u8], value: Vec<u8>, new_name: bool) -> Result<Option<Bytes>
     } else {
         Value::from_slice(&value).map_err(|error| unreadable(error.to_string()))?
     };
-    if key.starts_with(PODS) {
+    if rescheduled {
         object.remove_at(&["spec", "nodeName"]);
         object.remove_at(&["status"]);
     }
@@ -230,17 +242,19 @@ mod tests {
     #[test]
     fn pods_lose_their_node_and_what_ties_to_the_old_name_is_left_out() {
         let encoded = protobuf::encode(&pod()).unwrap();
-        for (key, value, new_name, want) in [
-            ("/registry/pods/d/p", pod().to_vec(), false, Some("{}")),
-            ("/registry/pods/d/p", encoded, true, Some("{}")),
-            ("/registry/configmaps/d/x", b"raw".to_vec(), true, Some("raw")),
-            ("/registry/configmaps/d/kube-root-ca.crt", b"raw".to_vec(), false, Some("raw")),
-            ("/registry/configmaps/d/kube-root-ca.crt", b"raw".to_vec(), true, None),
-            ("/vcluster/mappings/a", b"raw".to_vec(), false, Some("raw")),
-            ("/vcluster/mappings/a", b"raw".to_vec(), true, None),
-            ("/registry/masterleases/1.2.3.4", b"raw".to_vec(), false, None),
+        for (key, value, origin, want) in [
+            ("/registry/pods/d/p", pod().to_vec(), Origin::Past, Some("{}")),
+            ("/registry/pods/d/p", encoded, Origin::OtherName, Some("{}")),
+            ("/registry/pods/d/p", b"raw".to_vec(), Origin::Moved, Some("raw")),
+            ("/registry/configmaps/d/x", b"raw".to_vec(), Origin::OtherName, Some("raw")),
+            ("/registry/configmaps/d/kube-root-ca.crt", b"raw".to_vec(), Origin::Past, Some("raw")),
+            ("/registry/configmaps/d/kube-root-ca.crt", b"raw".to_vec(), Origin::OtherName, None),
+            ("/vcluster/mappings/a", b"raw".to_vec(), Origin::Past, Some("raw")),
+            ("/vcluster/mappings/a", b"raw".to_vec(), Origin::Moved, Some("raw")),
+            ("/vcluster/mappings/a", b"raw".to_vec(), Origin::OtherName, None),
+            ("/registry/masterleases/1.2.3.4", b"raw".to_vec(), Origin::Past, None),
         ] {
-            let got = transform(key.as_bytes(), value, new_name).unwrap();
+            let got = transform(key.as_bytes(), value, origin).unwrap();
             match want {
                 Some("{}") => {
                     let object = Value::from_slice(&got.unwrap()).unwrap();
@@ -248,10 +262,10 @@ mod tests {
                     assert_eq!(object.str_at(&["spec", "nodeName"]), "");
                     assert_eq!(object.str_at(&["status", "phase"]), "");
                 }
-                want => assert_eq!(got.as_deref(), want.map(str::as_bytes), "{key} new name {new_name}"),
+                want => assert_eq!(got.as_deref(), want.map(str::as_bytes), "{key} {origin:?}"),
             }
         }
-        assert!(transform(b"/registry/pods/d/p", b"nonsense".to_vec(), false).is_err());
+        assert!(transform(b"/registry/pods/d/p", b"nonsense".to_vec(), Origin::Past).is_err());
     }
 
     fn content(revision: Option<Revision>) -> Content {

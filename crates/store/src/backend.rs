@@ -208,6 +208,11 @@ pub trait Backend: Send + Sync + 'static {
         crate::options::KEY_BYTES_MAX
     }
 
+    /// Whether the history is kept in memory, so that its size has to be bounded.
+    fn keeps_history_in_memory(&self) -> bool {
+        false
+    }
+
     /// Whether others may write to the same data.
     fn is_shared(&self) -> bool {
         false

@@ -12,6 +12,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::store::Store;
@@ -87,7 +89,12 @@ impl Endpoint {
     }
 
     /// The backend at this address; a database or file is made if it is not there.
-    pub async fn backend(&self, tls: &TlsFiles) -> Result<Arc<dyn Backend>, OpenError> {
+    // Boxed: the clients of three servers are compiled here alone, not in each crate that opens a store.
+    pub fn backend<'a>(&'a self, tls: &'a TlsFiles) -> BoxFuture<'a, Result<Arc<dyn Backend>, OpenError>> {
+        Box::pin(self.open_backend(tls))
+    }
+
+    async fn open_backend(&self, tls: &TlsFiles) -> Result<Arc<dyn Backend>, OpenError> {
         Ok(match self {
             Endpoint::Memory => Arc::new(Memory::new()),
             Endpoint::Sqlite(path) => Arc::new(Sqlite::open(path, SqliteOptions::default()).await?),
@@ -105,6 +112,46 @@ impl Endpoint {
     /// The empty store at this address, filled with a snapshot.
     pub async fn open_from(&self, snapshot: &Snapshot, tls: &TlsFiles, options: Options) -> Result<Store, OpenError> {
         Store::open_from(snapshot, self.backend(tls).await?, options).await
+    }
+
+    /// The address of another database on the same server: the name of this one, `_` and `suffix`. None when there are no
+    /// databases.
+    pub fn sibling(&self, suffix: &str) -> Option<Endpoint> {
+        let of = |url: &str| {
+            let (address, parameters) = match url.rsplit_once('?') {
+                // A question mark in a password comes before the host.
+                Some((address, parameters)) if !parameters.contains('@') => (address, format!("?{parameters}")),
+                _ => (url, String::new()),
+            };
+            // The host begins behind the last @; the path of a Unix socket is in parentheses.
+            let host = address.rfind('@').or(address.find("://").map(|at| at + 2)).map_or(0, |at| at + 1);
+            let end = address[host..].rfind(')').map_or(host, |at| host + at);
+            let (place, database) = match address[end..].find('/') {
+                Some(at) => (&address[..end + at], &address[end + at + 1..]),
+                None => (address, ""),
+            };
+            let database = if database.is_empty() { "kubernetes" } else { database };
+            format!("{place}/{database}_{suffix}{parameters}")
+        };
+        match self {
+            Endpoint::Postgres(url) => Some(Endpoint::Postgres(of(url))),
+            Endpoint::Mysql(url) => Some(Endpoint::Mysql(of(url))),
+            Endpoint::Memory | Endpoint::Sqlite(_) | Endpoint::Etcd(_) => None,
+        }
+    }
+
+    /// Removes the database at this address with everything in it. Who still uses it finds it gone.
+    pub async fn remove_database(&self, tls: &TlsFiles) -> Result<(), OpenError> {
+        let remove = async {
+            match self {
+                Endpoint::Postgres(url) => Postgres::remove(url, tls).await,
+                Endpoint::Mysql(url) => Mysql::remove(url, tls).await,
+                Endpoint::Memory | Endpoint::Sqlite(_) | Endpoint::Etcd(_) => {
+                    Err(crate::BackendError::new(format!("remove the database at {self}"), "there are no databases"))
+                }
+            }
+        };
+        Ok(Box::pin(remove).await?)
     }
 
     /// Whether several processes may have this store open at once.
@@ -171,6 +218,26 @@ mod tests {
         for (text, expected) in table {
             let found = Endpoint::parse(text).map(|endpoint| endpoint.to_string()).map_err(|error| error.to_string());
             assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn another_database_of_the_same_server_has_the_name_of_the_first_and_a_suffix() {
+        for (address, want) in [
+            ("postgres://me:pw@db:5432/kube?sslmode=disable", Some("postgres://me:pw@db:5432/kube_a?sslmode=disable")),
+            ("postgres://db", Some("postgres://db/kubernetes_a")),
+            ("postgres://me@db/?x=1", Some("postgres://me@db/kubernetes_a?x=1")),
+            ("mysql://root:a/b@c@tcp(10.0.0.1:3306)/kube", Some("mysql://root:a/b@c@tcp(10.0.0.1:3306)/kube_a")),
+            ("mysql://root:why?@unix(/run/my.sock)/", Some("mysql://root:why?@unix(/run/my.sock)/kubernetes_a")),
+            ("http://etcd:2379", None),
+            ("/data/state.db", None),
+        ] {
+            let sibling = Endpoint::parse(address).unwrap().sibling("a");
+            let got = sibling.map(|endpoint| match endpoint {
+                Endpoint::Postgres(url) | Endpoint::Mysql(url) => url,
+                other => panic!("{other}"),
+            });
+            assert_eq!(got.as_deref(), want, "{address}");
         }
     }
 }

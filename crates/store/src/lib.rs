@@ -22,6 +22,7 @@ mod endpoint;
 mod error;
 mod etcd;
 mod follow;
+mod history;
 mod hub;
 mod lease;
 mod memory;

@@ -84,6 +84,10 @@ impl Log {
 
 #[async_trait]
 impl Backend for Memory {
+    fn keeps_history_in_memory(&self) -> bool {
+        true
+    }
+
     async fn load(&self) -> Result<Snapshot, OpenError> {
         let log = self.log.lock();
         Ok(Snapshot {

@@ -19,6 +19,8 @@ pub struct Options {
     pub watcher_events_max: usize,
     /// Largest value, and largest key (which is never longer than 4 KiB).
     pub value_bytes_max: usize,
+    /// Bytes of replaced and deleted data that a backend in memory keeps before it is compacted early.
+    pub history_bytes_max: usize,
     /// How often to compact to the revision that was newest one interval before, as kube-apiserver does with etcd; none: never.
     pub compaction_interval: Option<Duration>,
 }
@@ -33,6 +35,7 @@ impl Default for Options {
             recent_bytes_max: 1 << 20,
             watcher_events_max: 256,
             value_bytes_max: 3 << 20,
+            history_bytes_max: 32 << 20,
             compaction_interval: Some(Duration::from_secs(300)),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::history::HistoryMeter;
 use crate::options::Options;
 use crate::types::{Event, EventKind, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, Snapshot};
 
@@ -20,11 +21,21 @@ pub(crate) struct State {
     /// Older events, and perhaps some of this revision, are not in `recent`.
     recent_after: Revision,
     recent_bytes: usize,
+    /// What only the history holds, counted where that is memory.
+    pub history: HistoryMeter,
 }
 
 impl State {
     pub fn new(live: BTreeMap<Bytes, KeyValue>, current: Revision, compact: Revision) -> Self {
-        State { live, current, compact, recent: VecDeque::new(), recent_after: current, recent_bytes: 0 }
+        State {
+            live,
+            current,
+            compact,
+            recent: VecDeque::new(),
+            recent_after: current,
+            recent_bytes: 0,
+            history: HistoryMeter::default(),
+        }
     }
 
     /// Forgets everything and starts with a snapshot.

@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     maintaining: AtomicBool,
     maintenance_wanted: AtomicBool,
     compactor: AtomicBool,
+    /// An early compaction is under way.
+    shedding: AtomicBool,
 }
 
 impl Inner {
@@ -108,6 +110,28 @@ impl Inner {
                 }
                 before = Some(current);
             }
+        });
+    }
+
+    /// Compacts before its time, because the history has grown too large.
+    pub fn compact_early(self: &Arc<Self>, revision: Revision) {
+        if self.shedding.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let store = Store { inner: self.clone() };
+        tokio::spawn(async move {
+            match store.compact(revision).await {
+                // The timer was faster.
+                Ok(()) | Err(CompactError::Compacted { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        revision,
+                        error = &error as &dyn std::error::Error,
+                        "compaction failed, will try again"
+                    );
+                }
+            }
+            store.inner.shedding.store(false, Ordering::Release);
         });
     }
 
@@ -168,6 +192,7 @@ impl Store {
             maintaining: AtomicBool::new(false),
             maintenance_wanted: AtomicBool::new(false),
             compactor: AtomicBool::new(false),
+            shedding: AtomicBool::new(false),
         });
         lease::ensure_timer(&inner);
         if snapshot.compact_revision > 0 {
@@ -412,6 +437,8 @@ impl Store {
             let mut state = self.inner.state.write();
             state.compact = state.compact.max(revision);
             state.forget_compacted();
+            let compact = state.compact;
+            state.history.forget(compact);
         }
         self.inner.start_maintenance();
         Ok(())

@@ -325,6 +325,13 @@ pub(crate) fn publish(inner: &Arc<Inner>, events: &[Arc<Event>], lease_changes: 
             state.apply(event, &inner.options);
         }
         inner.set_current(state.current);
+        if inner.backend.keeps_history_in_memory() {
+            let limit = inner.options.history_bytes_max;
+            events.iter().for_each(|event| state.history.add(event, limit));
+            if let Some(revision) = state.history.excess(limit) {
+                inner.compact_early(revision);
+            }
+        }
     }
     {
         let mut leases = inner.leases.lock();

@@ -23,8 +23,9 @@ use anyhow::{Context, bail, ensure};
 const TARGETS: &[(&str, &str, &str)] =
     &[("x86_64", "x86_64-unknown-linux-gnu", "amd64"), ("aarch64", "aarch64-unknown-linux-gnu", "arm64")];
 /// Static, and random numbers from the system call alone: a static program finds no newer function of the library and would
-/// look for a device.
-const RUSTFLAGS: &str = "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"";
+/// look for a device. Relocations are packed, which saves 2 MiB; a static program brings the loader that reads them.
+const RUSTFLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs \
+    --cfg getrandom_backend=\"linux_getrandom\"";
 /// Budgets of DESIGN: the stripped binary, and the compressed image.
 const BINARY_BUDGET: usize = 40 << 20;
 const IMAGE_BUDGET: usize = 20 << 20;

@@ -156,3 +156,45 @@ async fn events_are_selected_by_the_fields_of_the_version_that_is_asked() {
     }
     server.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_go_when_their_time_is_over_and_other_objects_stay() {
+    let store = store::Store::in_memory(store::Options::default()).await;
+    let config = Config { event_ttl: Duration::from_secs(3600), ..Config::default() };
+    let server = ApiServer::start(config, store).await.expect("a server over an empty store starts");
+    let client = server.kube_client(UserInfo::admin());
+    config_maps(client.clone()).create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    let events = |group: &str| match group {
+        "" => "/api/v1/namespaces/default/events".to_owned(),
+        group => format!("/apis/{group}/v1/namespaces/default/events"),
+    };
+    let core =
+        serde_json::json!({"metadata": {"name": "core"}, "involvedObject": {"namespace": "default", "name": "a"}});
+    let new = serde_json::json!({"metadata": {"name": "new"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Test",
+        "reason": "Test", "type": "Normal", "reportingController": "example.com/test", "reportingInstance": "test-1",
+        "regarding": {"namespace": "default", "name": "a"}});
+    for (group, event) in [("", core), ("events.k8s.io", new)] {
+        let request = http::Request::post(events(group)).body(event.to_string().into_bytes()).unwrap();
+        client.request::<serde_json::Value>(request).await.unwrap();
+    }
+    let names = async || {
+        let request = http::Request::get(events("")).body(Vec::new()).unwrap();
+        let list: serde_json::Value = client.request(request).await.unwrap();
+        let names =
+            list["items"].as_array().unwrap().iter().map(|e| e["metadata"]["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    // Written again, it begins anew.
+    let patch = serde_json::json!({"count": 2}).to_string().into_bytes();
+    let request = http::Request::patch(format!("{}/core", events("")))
+        .header("content-type", "application/merge-patch+json")
+        .body(patch)
+        .unwrap();
+    client.request::<serde_json::Value>(request).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert_eq!(names().await, ["core"]);
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    assert_eq!(names().await, [] as [&str; 0]);
+    assert!(config_maps(client).get("a").await.is_ok());
+}

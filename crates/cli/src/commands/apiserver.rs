@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::ApiServer;
@@ -62,6 +63,9 @@ pub struct ApiServerArgs {
     /// Range of node ports
     #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST")]
     pub service_node_port_range: String,
+    /// How long Events are kept, such as 1h0m0s
+    #[arg(long, default_value = "1h0m0s", value_name = "DURATION", value_parser = event_ttl)]
+    pub event_ttl: Duration,
     /// Audiences of tokens for this API [default: the issuer]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub api_audiences: Vec<String>,
@@ -138,7 +142,6 @@ const UNUSED_FLAGS: &[&str] = &[
     "watch-cache",
     "watch-cache-sizes",
     "default-watch-cache-size",
-    "event-ttl",
     "max-requests-inflight",
     "max-mutating-requests-inflight",
     "enable-priority-and-fairness",
@@ -187,6 +190,14 @@ const UNUSED_FLAGS: &[&str] = &[
     "node-lease-duration-seconds",
     "token-auth-ttl",
 ];
+
+/// Zero is none: Events are kept.
+fn event_ttl(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s") {
+        return Ok(Duration::ZERO);
+    }
+    ::config::duration(text).ok_or_else(|| format!("{text:?} is no duration such as 1h30m"))
+}
 
 impl ClapArgs for UnusedFlags {
     fn augment_args(command: Command) -> Command {
@@ -301,6 +312,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
     config.allow_privileged = args.allow_privileged;
+    config.event_ttl = args.event_ttl;
     config.advertise_address = advertise;
     config.secure_port = address.port();
     let server = ApiServer::start(config, store.clone()).await.context("the API server did not start")?;

@@ -113,17 +113,19 @@ fn context(host: &Host, cluster: &Cluster) -> String {
 /// Starts the control plane anew.
 async fn restart(host: &Host, cluster: &Cluster) -> anyhow::Result<()> {
     let now = clusters::now().to_rfc3339();
+    let template = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}});
+    let patch = Patch::Merge(json!({"spec": {"template": template}}));
+    let (namespace, params) = (cluster.namespace.as_str(), PatchParams::default());
+    let unreachable = |error| host::unreachable(&host.context, error);
+    let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
+    // An etcd of its own reads its authority when it starts.
+    found(sets.patch(&deploy::names::etcd(&cluster.name), &params, &patch).await).map_err(unreachable)?;
     if cluster.placement == "hub" {
         // Two in one second are two all the same.
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
         let mark = json!(format!("{now}.{nanos}"));
         return pause::annotate(host, cluster, &[(deploy::RESTART_ANNOTATION, mark)]).await;
     }
-    let template = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}});
-    let patch = Patch::Merge(json!({"spec": {"template": template}}));
-    let (namespace, params) = (cluster.namespace.as_str(), PatchParams::default());
-    let unreachable = |error| host::unreachable(&host.context, error);
-    let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
     if found(sets.patch(&cluster.name, &params, &patch).await).map_err(unreachable)?.is_some() {
         return Ok(());
     }

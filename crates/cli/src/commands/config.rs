@@ -45,9 +45,12 @@ pub fn sources(values: &Values) -> anyhow::Result<Vec<Source>> {
                 .map_err(|error| Failure::invalid(format!("cannot read standard input: {error}")))?;
             text
         } else if name.starts_with("https://") || name.starts_with("http://") {
-            return Err(Failure::invalid(format!("{name}: reading values from a URL is not supported yet"))
-                .hint(format!("curl -fsS {name} | alcove ... -f -"))
-                .into());
+            // Reading files blocks as well.
+            let fetched =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(snapshot::fetch_text(&name)));
+            fetched.map_err(|error| {
+                Failure::invalid(format!("cannot read {name}: {}", crate::commands::up::chain(&error)))
+            })?
         } else {
             std::fs::read_to_string(path).map_err(|error| Failure::invalid(format!("cannot read {name}: {error}")))?
         };

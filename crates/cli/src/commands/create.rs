@@ -6,11 +6,10 @@ use std::time::Duration;
 use deploy::{Placement, Release};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::Api;
-use serde_json::json;
 
 use crate::args::{Connect, Create, Global, PlacementArg};
 use crate::clusters::{self, Cluster};
-use crate::commands::{config, connect, snapshot};
+use crate::commands::{config, connect, moving, snapshot};
 use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::{self, found, poll};
@@ -31,8 +30,27 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     let config = config::load(&values)?;
     let host = host::connect(global).await?;
     let namespace = global.namespace.clone().unwrap_or_else(|| deploy::names::default_namespace(&args.name));
-    let existing = check_neighbours(&host, args, &namespace).await?;
-    let placement = placement(&host, args, existing.as_ref()).await?;
+    let mut existing = check_neighbours(&host, args, &namespace).await?;
+    if let Some(cluster) = existing.as_ref().filter(|cluster| moving::was_cut_short(cluster)) {
+        moving::recover(&host, cluster, Duration::from_secs(args.timeout), ui).await?;
+        existing = check_neighbours(&host, args, &namespace).await?;
+    }
+    let placement = placement(&host, args, existing.as_ref()).await;
+    let moved = existing.as_ref().filter(|existing| current_placement(existing) != placement);
+    if moved.is_some() && restored.is_some() {
+        return Err(Failure::invalid("a cluster cannot be moved and restored at once")
+            .hint(format!("move it first, then use `alcove restore {}`", args.name))
+            .into());
+    }
+    let before = match moved {
+        Some(cluster) => Some(stored_config(&host, cluster).await?),
+        None => None,
+    };
+    // Who only moves a cluster changes nothing else.
+    let config = match &before {
+        Some(before) if values.files.is_empty() && values.set.is_empty() => before.clone(),
+        _ => config,
+    };
     let shown = if placement == Placement::Hub { PlacementArg::Hub } else { PlacementArg::Dedicated };
     config::warn_without_effect(&config, shown, ui);
     let release = Release {
@@ -47,6 +65,10 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     if args.upgrade {
         check_changes(&host, &release).await?;
     }
+    if let (Some(cluster), Some(before)) = (moved, &before) {
+        moving::run(&host, cluster, before, &release, Duration::from_secs(args.timeout), ui).await?;
+        return finish(global, args, &host, &namespace, ui).await;
+    }
     let step = ui.step(&format!("Create virtual cluster {}...", args.name));
     ensure_namespace(&host, args, &namespace, &step).await?;
     step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
@@ -55,7 +77,11 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     if let Some(restored) = restored {
         restored.fill(&host, &args.name, &namespace, Duration::from_secs(args.timeout), ui).await?;
     }
+    finish(global, args, &host, &namespace, ui).await
+}
 
+/// Connects, or says how to.
+async fn finish(global: &Global, args: &Create, host: &Host, namespace: &str, ui: &Ui) -> anyhow::Result<ExitCode> {
     if !args.connect && !args.print {
         ui.info(&format!("Use `alcove connect {} --namespace {namespace}` to access it", args.name));
         ui.info(&format!(
@@ -64,9 +90,27 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let cluster = clusters::find(&host, &args.name, Some(&namespace)).await?;
-    let connect_args = Connect::after_create(&args.name, args.print, args.timeout);
-    connect::to_cluster(global, &host, &cluster, &connect_args, ui).await
+    let cluster = clusters::find(host, &args.name, Some(namespace)).await?;
+    let connect_args = Connect {
+        kube_config_context_name: args.kube_config_context_name.clone(),
+        background_proxy: args.background_proxy,
+        ..Connect::after_create(&args.name, args.print, args.timeout)
+    };
+    connect::to_cluster(global, host, &cluster, &connect_args, ui).await
+}
+
+fn current_placement(cluster: &Cluster) -> Placement {
+    if cluster.placement == "hub" { Placement::Hub } else { Placement::Dedicated }
+}
+
+/// The configuration that a cluster runs with.
+async fn stored_config(host: &Host, cluster: &Cluster) -> anyhow::Result<::config::Config> {
+    let secrets: Api<Secret> = Api::namespaced(host.client.clone(), &cluster.namespace);
+    let name = deploy::names::config_secret(&cluster.name);
+    let secret = secrets.get_opt(&name).await.map_err(|error| host::unreachable(&host.context, error))?;
+    let text = secret.and_then(|secret| secret.data?.remove("config.yaml")).map(|bytes| bytes.0).unwrap_or_default();
+    ::config::Config::from_yaml("config.yaml", &String::from_utf8_lossy(&text))
+        .map_err(|error| Failure::invalid(format!("Secret {name} holds no valid configuration: {error}")).into())
 }
 
 /// One virtual cluster per namespace, and none of this name yet unless it is to be changed.
@@ -98,24 +142,12 @@ async fn check_neighbours(host: &Host, args: &Create, namespace: &str) -> anyhow
 }
 
 /// As asked for; else where the cluster is already; else what the host offers.
-async fn placement(host: &Host, args: &Create, existing: Option<&Cluster>) -> anyhow::Result<Placement> {
-    let asked = args.placement.map(Placement::from);
-    let Some(existing) = existing else {
-        return Ok(match asked {
-            Some(placement) => placement,
-            None => release::placement_of(host).await,
-        });
-    };
-    let current = if existing.placement == "hub" { Placement::Hub } else { Placement::Dedicated };
-    if asked.is_some_and(|asked| asked != current) {
-        return Err(Failure::invalid(format!(
-            "virtual cluster {} has placement {}; moving it is not supported yet",
-            args.name, existing.placement
-        ))
-        .hint("create another one and move its data with a snapshot")
-        .into());
+async fn placement(host: &Host, args: &Create, existing: Option<&Cluster>) -> Placement {
+    match (args.placement.map(Placement::from), existing) {
+        (Some(asked), _) => asked,
+        (None, Some(existing)) => current_placement(existing),
+        (None, None) => release::placement_of(host).await,
     }
-    Ok(current)
 }
 
 /// Some things cannot change under a cluster that has data.
@@ -176,7 +208,7 @@ pub async fn put(host: &Host, release: &Release<'_>, timeout: Duration) -> anyho
 }
 
 /// Until the hub has written the kubeconfig and says that the cluster runs.
-async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
+pub async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
     let secrets: Api<Secret> = Api::namespaced(host.client.clone(), namespace);
     let config_name = deploy::names::config_secret(name);
     let kubeconfig_name = deploy::names::kubeconfig_secret(name);
@@ -195,12 +227,14 @@ async fn wait_until_running(host: &Host, name: &str, namespace: &str, timeout: D
         Some(Ok(())) => Ok(()),
         Some(Err(status)) => Err(Failure::failed(format!("virtual cluster {} did not start: {status}", name)).into()),
         None => {
+            let mut waits = String::new();
             if let Ok(Some(config)) = secrets.get_opt(&config_name).await {
-                picked_up = json!(config.metadata.annotations).get(deploy::STATUS_ANNOTATION).is_some();
+                let status = config.metadata.annotations.unwrap_or_default().remove(deploy::STATUS_ANNOTATION);
+                picked_up = status.is_some();
+                waits = status.filter(|status| status.starts_with("Pending")).map_or(waits, |s| format!(": {s}"));
             }
             let failure = Failure::timed_out(format!(
-                "virtual cluster {} did not come up in {} seconds",
-                name,
+                "virtual cluster {name} did not come up in {} seconds{waits}",
                 timeout.as_secs()
             ));
             Err(match picked_up {

@@ -61,6 +61,7 @@ const LOG_LINES: i64 = 20_000;
 pub async fn run(global: &Global, command: &DebugCommand, ui: &Ui) -> anyhow::Result<ExitCode> {
     match command {
         DebugCommand::Collect(args) => collect(global, args, ui).await,
+        DebugCommand::Shell(args) => super::shell::run(global, args, ui).await,
         DebugCommand::Mappings(args) => super::mappings::run(global, args).await,
     }
 }
@@ -271,7 +272,7 @@ async fn count(client: &kube::Client, kind: &Kind) -> anyhow::Result<u64> {
 /// Logs of the control plane's pods: those there are, and those before the last restart. A hub's log is the hub's.
 async fn logs(host: &Host, cluster: &Cluster, collected: &mut Collected) {
     let pods: Api<Pod> = Api::namespaced(host.client.clone(), &cluster.namespace);
-    let params = ListParams::default().labels(&format!("app=vcluster,release={}", cluster.name));
+    let params = ListParams::default().labels(&deploy::selector(&cluster.name));
     let list = match pods.list(&params).await {
         Ok(list) => list,
         Err(error) => return collected.error("logs", error),

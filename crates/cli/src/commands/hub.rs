@@ -3,16 +3,19 @@
 mod install;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
 use hub::{Advertised, Hub, HubConfig};
+use store::{Endpoint, TlsFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::args::Global;
+use crate::commands::store::address;
 use crate::failure::Failure;
 use crate::home::Home;
 use crate::host;
@@ -33,6 +36,19 @@ pub struct HubArgs {
     /// Put a cluster to sleep that nobody has used for this long and that runs nothing; 0 keeps all awake
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = sleep_after)]
     pub sleep_after: SleepAfter,
+    /// Database server that keeps the clusters' data, as postgres://... or mysql://...: each cluster has a database there,
+    /// named after this one [default: files in the data directory]
+    #[arg(long, env = "ALCOVE_HUB_STORE", hide_env_values = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// Authorities for TLS towards that server
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_cafile: Option<PathBuf>,
+    /// Client certificate for that server
+    #[arg(long, value_name = "FILE", requires = "store_keyfile")]
+    pub store_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "store_certfile")]
+    pub store_keyfile: Option<PathBuf>,
     /// Address that answers /healthz, /livez and /readyz over HTTP
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health_address: Option<SocketAddr>,
@@ -83,6 +99,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
         Some(HubCommand::Uninstall(command)) => return install::uninstall(global, command, ui).await,
         None => {}
     }
+    let database = database(args)?;
     let host = host::connect(global).await?;
     host.client.apiserver_version().await.map_err(|error| host::unreachable(&host.context, error))?;
     let home = Home::new(global.data_dir.as_deref())?;
@@ -99,6 +116,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
             },
             sleep_after: args.sleep_after.0,
             dns_servers: Vec::new(),
+            database,
             advertised: args.pod_ip.map(|address| Advertised {
                 address,
                 pod_name: args.pod_name.clone(),
@@ -128,6 +146,23 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
         hub.shutdown().await;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The database server of `--store`.
+fn database(args: &HubArgs) -> anyhow::Result<Option<(Endpoint, TlsFiles)>> {
+    let Some(text) = args.store.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let endpoint = address("--store", text)?;
+    if endpoint.sibling("x").is_none() {
+        return Err(Failure::invalid(format!("--store: {endpoint} has no databases"))
+            .hint("a hub keeps its clusters in PostgreSQL, MySQL or MariaDB, or in files")
+            .into());
+    }
+    let tls = TlsFiles {
+        ca_file: args.store_cafile.clone(),
+        cert_file: args.store_certfile.clone(),
+        key_file: args.store_keyfile.clone(),
+    };
+    Ok(Some((endpoint, tls)))
 }
 
 /// Answers probes, one request per connection.

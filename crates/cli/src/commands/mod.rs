@@ -13,8 +13,10 @@ pub mod etcd_placeholder;
 pub mod hub;
 mod list;
 mod mappings;
+mod moving;
 pub mod pause;
 pub mod serve;
+mod shell;
 mod snapshot;
 pub mod store;
 pub mod template;
@@ -29,45 +31,46 @@ use crate::ui::Ui;
 
 pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
     let global = args.global;
+    // Each command's future on its own: one for all would be as large as the largest.
     match args.command {
-        Command::Create(command) => create::run(&global, &command, ui).await,
+        Command::Create(command) => Box::pin(create::run(&global, &command, ui)).await,
         Command::Template(command) => template::run(&global, &command, ui),
-        Command::Connect(command) => connect::run(&global, &command, ui).await,
-        Command::Disconnect => connect::disconnect(&global, ui).await,
-        Command::List(command) => list::run(&global, &command).await,
-        Command::Describe(command) => list::describe(&global, &command).await,
-        Command::Delete(command) => delete::run(&global, &command, ui).await,
-        Command::Pause(command) => pause::pause(&global, &command, ui).await,
-        Command::Resume(command) => pause::resume(&global, &command, ui).await,
-        Command::Snapshot(command) => snapshot::run(&global, &command, ui).await,
-        Command::Restore(command) => snapshot::restore(&global, &command, ui).await,
-        Command::Certs(command) => certs::run(&global, &command, ui).await,
-        Command::Debug(command) => debug::run(&global, &command, ui).await,
-        Command::Forward(command) => crate::reach::serve(&global, &command).await,
-        Command::Demo(command) => demo::run(&command, ui).await,
-        Command::Up(command) => up::up(&global, &command, ui).await,
-        Command::Down => up::down(&global, ui).await,
-        Command::Status(command) => up::status(&global, &command).await,
-        Command::Hub(command) => hub::run(&global, &command, ui).await,
+        Command::Connect(command) => Box::pin(connect::run(&global, &command, ui)).await,
+        Command::Disconnect => Box::pin(connect::disconnect(&global, ui)).await,
+        Command::List(command) => Box::pin(list::run(&global, &command)).await,
+        Command::Describe(command) => Box::pin(list::describe(&global, &command)).await,
+        Command::Delete(command) => Box::pin(delete::run(&global, &command, ui)).await,
+        Command::Pause(command) => Box::pin(pause::pause(&global, &command, ui)).await,
+        Command::Resume(command) => Box::pin(pause::resume(&global, &command, ui)).await,
+        Command::Snapshot(command) => Box::pin(snapshot::run(&global, &command, ui)).await,
+        Command::Restore(command) => Box::pin(snapshot::restore(&global, &command, ui)).await,
+        Command::Certs(command) => Box::pin(certs::run(&global, &command, ui)).await,
+        Command::Debug(command) => Box::pin(debug::run(&global, &command, ui)).await,
+        Command::Forward(command) => Box::pin(crate::reach::serve(&global, &command)).await,
+        Command::Demo(command) => Box::pin(demo::run(&command, ui)).await,
+        Command::Up(command) => Box::pin(up::up(&global, &command, ui)).await,
+        Command::Down => Box::pin(up::down(&global, ui)).await,
+        Command::Status(command) => Box::pin(up::status(&global, &command)).await,
+        Command::Hub(command) => Box::pin(hub::run(&global, &command, ui)).await,
         Command::Serve(command) => {
             // ALCOVE_HOME is about `alcove up`.
             let home = std::env::var_os("ALCOVE_HOME");
             let data_dir = global.data_dir.clone().filter(|path| home.as_deref() != Some(path.as_os_str()));
-            serve::run(&global, data_dir.as_deref(), &command, ui).await
+            Box::pin(serve::run(&global, data_dir.as_deref(), &command, ui)).await
         }
         Command::Apiserver(command) => {
             // ALCOVE_HOME is about `alcove up`; a stand-alone server is in memory unless it is told otherwise.
             let home = std::env::var_os("ALCOVE_HOME");
             let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
-            apiserver::run(data_dir, &command, ui).await
+            Box::pin(apiserver::run(data_dir, &command, ui)).await
         }
         Command::Etcd(command) => {
             let home = std::env::var_os("ALCOVE_HOME");
             let data_dir = global.data_dir.filter(|path| home.as_deref() != Some(path.as_os_str()));
-            etcd::run(data_dir, &command, ui).await
+            Box::pin(etcd::run(data_dir, &command, ui)).await
         }
-        Command::Store(command) => store::run(&command, ui).await,
-        Command::EtcdPlaceholder(command) => etcd_placeholder::run(&command, ui).await,
+        Command::Store(command) => Box::pin(store::run(&command, ui)).await,
+        Command::EtcdPlaceholder(command) => Box::pin(etcd_placeholder::run(&command, ui)).await,
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "alcove", &mut std::io::stdout());

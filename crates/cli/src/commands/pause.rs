@@ -188,12 +188,29 @@ async fn scale_down(host: &Host, cluster: &Cluster, ui: &Ui) -> anyhow::Result<(
             continue;
         }
         ui.info(&format!("Scale down {} {}/{}...", workload.kind, cluster.namespace, workload.name));
-        let mut patch = json!({"metadata": {"annotations": {}}, "spec": {"replicas": 0}});
-        let annotations = &mut patch["metadata"]["annotations"];
-        annotations[deploy::PAUSED_ANNOTATION] = json!("true");
-        annotations[deploy::PAUSED_REPLICAS_ANNOTATION] = json!(workload.replicas.to_string());
-        annotations[deploy::PAUSED_DATE_ANNOTATION] = now();
-        patch_workload(host, cluster, &workload, &patch).await?;
+        scale_to_zero(host, cluster, &workload).await?;
+    }
+    Ok(())
+}
+
+async fn scale_to_zero(host: &Host, cluster: &Cluster, workload: &Workload) -> anyhow::Result<()> {
+    let mut patch = json!({"metadata": {"annotations": {}}, "spec": {"replicas": 0}});
+    let annotations = &mut patch["metadata"]["annotations"];
+    annotations[deploy::PAUSED_ANNOTATION] = json!("true");
+    annotations[deploy::PAUSED_REPLICAS_ANNOTATION] = json!(workload.replicas.to_string());
+    annotations[deploy::PAUSED_DATE_ANNOTATION] = now();
+    patch_workload(host, cluster, workload, &patch).await
+}
+
+/// Has the cluster a workload for a control plane of its own?
+pub async fn has_control_plane(host: &Host, cluster: &Cluster) -> anyhow::Result<bool> {
+    Ok(workloads(host, cluster).await?.iter().any(|workload| workload.name == cluster.name))
+}
+
+/// Scales the control plane of a dedicated cluster to zero, and leaves an etcd of its own and the host pods alone.
+pub async fn scale_down_control_plane(host: &Host, cluster: &Cluster) -> anyhow::Result<()> {
+    for workload in workloads(host, cluster).await?.iter().filter(|workload| workload.name == cluster.name) {
+        scale_to_zero(host, cluster, workload).await?;
     }
     Ok(())
 }
@@ -215,7 +232,7 @@ async fn scale_up(host: &Host, cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Until no pod of the control plane is left: its syncer would bring the removed host pods back.
-async fn wait_until_scaled_down(host: &Host, cluster: &Cluster, timeout: Duration) -> anyhow::Result<()> {
+pub async fn wait_until_scaled_down(host: &Host, cluster: &Cluster, timeout: Duration) -> anyhow::Result<()> {
     let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(host.client.clone(), &cluster.namespace);
     let params = kube::api::ListParams::default().labels(&format!("app=vcluster,release={}", cluster.name));
     let gone = poll(timeout, Duration::from_millis(100), async || {

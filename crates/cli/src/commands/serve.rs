@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use config::Config;
 use controlplane::dns::DnsPlace;
-use controlplane::{ControlPlane, Host, Options, Replica, StartError};
+use controlplane::{ControlPlane, Host, Options, Replica};
 use tokio::net::TcpListener;
 
 use crate::args::Global;
@@ -57,6 +57,9 @@ pub struct ServeArgs {
     /// Server that kubeconfigs name unless exportKubeConfig.server does
     #[arg(long, default_value = "https://localhost:8443", value_name = "URL")]
     pub server: String,
+    /// Where the cluster's own etcd is reached (controlPlane.backingStore.etcd.deploy) [default: its Service]
+    #[arg(long, value_name = "URL")]
+    pub etcd: Option<String>,
     /// How long to serve after a signal to stop, while /readyz says no, so that load balancers notice
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub shutdown_delay_duration: u64,
@@ -88,12 +91,13 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
     let data_dir = data_dir.unwrap_or(Path::new("/data"));
     ui.info(&format!("starting virtual cluster {} in host namespace {namespace}", args.name));
 
+    // The socket outlives the control plane: while that starts anew, connections wait.
+    let cannot_listen = |error| Failure::failed(format!("cannot listen on {listen}: {error}"));
+    let socket = TcpListener::bind(listen).await.and_then(TcpListener::into_std).map_err(cannot_listen)?;
     let start = || async {
         let mut pause = RETRY_MIN;
         loop {
-            let listener = TcpListener::bind(listen)
-                .await
-                .map_err(|error| Failure::failed(format!("cannot listen on {listen}: {error}")))?;
+            let listener = socket.try_clone().and_then(TcpListener::from_std).map_err(cannot_listen)?;
             let host = Host::new(client.clone(), namespace.clone());
             check_host(&host, args, &config).await?;
             let options = Options {
@@ -101,6 +105,8 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 config: config.clone(),
                 data_dir: Some(data_dir.to_path_buf()),
                 store: None,
+                database: None,
+                etcd: args.etcd.clone(),
                 listener,
                 public_url: args.server.clone(),
                 replica: Some(replica.clone()),
@@ -108,8 +114,8 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
             };
             match ControlPlane::start(options, Some(host)).await {
                 Ok(control_plane) => return anyhow::Ok(control_plane),
-                // The host may be away, or the chart's objects still on their way.
-                Err(error @ (StartError::Host(_) | StartError::Certificates(_))) => {
+                // The host or the store may be away, or the chart's objects still on their way.
+                Err(error) if error.is_passing() => {
                     ui.warn(&format!("not started yet, trying again: {}", chain(&error)));
                 }
                 Err(error) => return Err(Failure::failed(chain(&error)).into()),
@@ -128,14 +134,16 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
         ui.done(&format!("serving virtual cluster {} on https://{}", args.name, control_plane.address()));
         tokio::select! {
             () = signals::wait() => break control_plane,
-            // A snapshot was handed in; it is put in place before anything else runs.
+            // A snapshot was handed in, which is put in place before anything else runs; or authorities were replaced.
             () = control_plane.restart_wanted() => {
-                ui.info("starting anew with a snapshot");
+                ui.info("starting anew");
                 control_plane.stop().await;
             }
         }
     };
     ui.info("stopping");
+    // From here on nobody waits for a control plane that does not come.
+    drop(socket);
     control_plane.begin_stop();
     let delay = tokio::time::sleep(Duration::from_secs(args.shutdown_delay_duration));
     tokio::select! {

@@ -87,7 +87,7 @@ impl Running {
         bind: SocketAddr,
         sleep_after: Option<Duration>,
     ) -> anyhow::Result<Running> {
-        let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind };
+        let config = DevHostConfig { nodes, data_dir: Some(home.host_data()), bind, ..DevHostConfig::default() };
         let host = DevHost::start(config).await.map_err(|error| {
             let hint = match &error {
                 devhost::StartError::Listen { .. } => Some("choose another port with --port"),
@@ -109,6 +109,7 @@ impl Running {
                 public_address: bind.ip().to_string(),
                 sleep_after,
                 dns_servers: dns.iter().map(Dns::address).collect(),
+                database: None,
                 advertised: None,
             },
         );

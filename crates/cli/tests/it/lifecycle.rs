@@ -89,3 +89,61 @@ fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
     run(0, &["delete", "team-a", "--force", "--auto-delete-namespace=false", "--timeout", "10"]);
     assert!(!run(0, &["list"]).contains("team-a"));
 }
+
+/// Answers each request over HTTP with what is said for its path.
+fn web(answers: &'static [(&'static str, &'static str, &'static str)]) -> std::net::SocketAddr {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let first = lines.next().unwrap_or_default();
+            let _ = lines.take_while(|line| !line.is_empty()).count();
+            let path = first.split(' ').nth(1).unwrap_or_default();
+            let found = answers.iter().find(|(known, ..)| *known == path);
+            let (head, body) = found.map_or(("404 Not Found", ""), |(_, head, body)| (*head, *body));
+            let length = body.len();
+            let _ = write!(stream, "HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        }
+    });
+    address
+}
+
+#[test]
+fn values_come_from_urls_too() {
+    let home = tempfile::tempdir().unwrap();
+    let address = web(&[
+        ("/team.yaml", "200 OK", "controlPlane: {proxy: {extraSANs: [from.example]}}"),
+        ("/moved.yaml", "302 Found\r\nlocation: /team.yaml", ""),
+        ("/loop.yaml", "302 Found\r\nlocation: /loop.yaml", ""),
+        ("/wrong.yaml", "200 OK", "controlPlain: {}"),
+    ]);
+    for (path, code, want) in [
+        ("team.yaml", 0, "from.example"),
+        ("moved.yaml", 0, "from.example"),
+        ("loop.yaml", 2, "too many redirects"),
+        ("missing.yaml", 2, "the server answers 404 Not Found"),
+        ("wrong.yaml", 2, "controlPlain"),
+    ] {
+        let url = format!("http://{address}/{path}");
+        let output = alcove(home.path()).args(["config", "validate", "--print", "-f", &url]).output().unwrap();
+        let text = transcript(home.path(), &output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains(want), "{path}: {text}");
+    }
+}
+
+#[test]
+fn what_is_said_can_be_json() {
+    let home = tempfile::tempdir().unwrap();
+    let output = alcove(home.path()).args(["--log-output", "json", "platform", "start"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let arguments = ["--log-output=json", "config", "validate", "--set", "a=b"];
+    let output = alcove(home.path()).args(arguments).output().unwrap();
+    let line: serde_json::Value =
+        serde_json::from_slice(&output.stderr[..].split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert!(line["message"].as_str().unwrap().contains("the configuration is not valid"), "{line}");
+    assert_eq!(output.status.code(), Some(2));
+}

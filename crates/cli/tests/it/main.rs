@@ -7,6 +7,7 @@ mod envtest;
 mod kubectl;
 mod life;
 mod lifecycle;
+mod moving;
 mod serve;
 mod snapshots;
 mod stores;

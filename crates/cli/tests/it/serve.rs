@@ -135,10 +135,15 @@ impl World {
 
     /// Starts `alcove serve` and waits until it serves.
     async fn serve(&self, data: &str, pod: &str) -> Served {
+        self.serve_with(data, pod, &[]).await
+    }
+
+    async fn serve_with(&self, data: &str, pod: &str, more: &[&str]) -> Served {
         let mut command = alcove(self.home.path());
         command
             .args(["serve", "--name", NAME, "--port", "0", "--bind-address", "127.0.0.1", "--config", "vcluster.yaml"])
             .args(["--namespace", NAMESPACE, "--data-dir", data, "--pod-name", pod])
+            .args(more)
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .stderr(Stdio::piped());
@@ -436,6 +441,154 @@ async fn what_was_acknowledged_survives_kill_9_under_load() {
     let names: std::collections::BTreeSet<&str> = maps.iter().map(|map| map.str_at(&["metadata", "name"])).collect();
     let lost: Vec<_> = acknowledged.iter().filter(|name| !names.contains(name.as_str())).collect();
     assert!(lost.is_empty(), "{lost:?}");
+    drop(served);
+    world.host.stop().await;
+}
+
+/// A real etcd as the StatefulSet of the release would start it, with the certificates in the cluster's Secret.
+struct Etcd(Child);
+
+impl Etcd {
+    async fn start(world: &World, values: &str, port: u16) -> Etcd {
+        let keys = world.secret("team-a-certs").await;
+        let pki = world.home.path().join("pki");
+        std::fs::create_dir_all(&pki).unwrap();
+        for (name, text) in &keys {
+            std::fs::write(pki.join(name), text).unwrap();
+        }
+        let config = config::Config::from_yaml("vcluster.yaml", values).unwrap();
+        let placement = Placement::Dedicated;
+        let release = Release { name: NAME, namespace: NAMESPACE, placement, config: &config, version: "0.0.0" };
+        let objects = deploy::host_objects(&release).unwrap();
+        let set =
+            objects.iter().find(|o| o["kind"] == "StatefulSet" && o["metadata"]["name"] == "team-a-etcd").unwrap();
+        let command = set["spec"]["template"]["spec"]["containers"][0]["command"].as_array().unwrap();
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (peer, metrics) = (free().to_string(), free().to_string());
+        // What differs outside of a pod: where files are, and where to listen.
+        let local = |flag: &serde_json::Value| {
+            let mut flag = flag.as_str().unwrap().replace("/run/config/pki", pki.to_str().unwrap());
+            flag = flag.replace("/var/lib/etcd", world.home.path().join("etcd").to_str().unwrap());
+            for host in [
+                "0.0.0.0",
+                "$(NAME).team-a-etcd-headless.vcluster-team-a",
+                "team-a-etcd-0.team-a-etcd-headless.vcluster-team-a",
+            ] {
+                for (from, to) in [("2379", port.to_string().as_str()), ("2380", &peer), ("2381", &metrics)] {
+                    flag = flag.replace(&format!("{host}:{from}"), &format!("127.0.0.1:{to}"));
+                }
+            }
+            flag.replace("$(NAME)", "team-a-etcd-0")
+        };
+        let mut flags = command.iter().map(local);
+        let program = flags.next().unwrap();
+        let child = std::process::Command::new(program).args(flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Etcd(child.unwrap())
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployed_etcd_keeps_the_data_and_takes_nobody_without_its_certificate() {
+    let installed = std::process::Command::new("etcd").arg("--version").output().is_ok_and(|out| out.status.success());
+    if !installed {
+        println!("skipped: etcd is not installed");
+        return;
+    }
+    let values = "controlPlane: {backingStore: {etcd: {deploy: {enabled: true}}}}";
+    let world = World::new(values).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("https://127.0.0.1:{port}");
+    let more = ["--etcd", url.as_str()];
+    // The control plane makes the certificates that etcd waits for, and waits for etcd.
+    let (served, _etcd) = tokio::join!(world.serve_with("data", "team-a-0", &more), Etcd::start(&world, values, port));
+    let tenant = world.tenant(&served).await;
+    create_pod(&tenant, "one").await;
+    runs(&tenant, "one").await;
+    let before = tenant.get(&PODS, "default", "one").await.unwrap();
+    assert!(!world.home.path().join("data/state.db").exists(), "nothing is kept beside etcd");
+    served.kill();
+    // Another pod, with a disk of its own: the data is etcd's.
+    let served = world.serve_with("elsewhere", "team-a-1", &more).await;
+    let tenant = world.tenant(&served).await;
+    let after = tenant.get(&PODS, "default", "one").await.unwrap();
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    let nobody = store::Endpoint::parse(&url).unwrap();
+    let ca_file = Some(world.home.path().join("pki/etcd-ca.crt"));
+    let files = store::TlsFiles { ca_file, ..store::TlsFiles::default() };
+    assert!(nobody.open(&files, store::Options::default()).await.is_err(), "a client without a certificate");
+    drop(served);
+    world.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_kubelet_answers_at_the_address_of_its_service() {
+    let world = World::new("").await;
+    let served = world.serve("data", "team-a-0").await;
+    let tenant = world.tenant(&served).await;
+    create_pod(&tenant, "one").await;
+    runs(&tenant, "one").await;
+    let nodes = Resource::new("", "v1", "nodes");
+    let address = eventually("an address of the node", async || {
+        let nodes: Vec<Value> = tenant.list_as(&nodes, "", "", "").await.ok()?;
+        let addresses = nodes.first()?.array_at(&["status", "addresses"]).to_vec();
+        addresses.iter().find(|a| a.str_at(&["type"]) == "InternalIP").map(|a| a.str_at(&["address"]).to_string())
+    })
+    .await;
+    // As a client of the kubelet asks; the host leads the address to this port.
+    let text = world.secret("vc-team-a").await["config"].clone();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&text).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    config.cluster_url = format!("https://127.0.0.1:{}", served.port).parse().unwrap();
+    let client = kube::Client::try_from(config).unwrap();
+    let ask = async |host: String, path: &str| {
+        let request = http::Request::get(path).header("host", host).body(kube::client::Body::empty()).unwrap();
+        client.send(request).await.unwrap().status().as_u16()
+    };
+    eventually("the kubelet's answer", async || {
+        // Nothing else refuses a path of its own in this way; the host's rights do not reach the path itself.
+        (ask(format!("{address}:10250"), "/exec/default/one/c").await == 403).then_some(())
+    })
+    .await;
+    assert_eq!(ask("10.255.255.254:10250".into(), "/exec/default/one/c").await, 404, "no node has this address");
+    drop(served);
+    world.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_that_were_replaced_count_without_a_restart_of_the_process() {
+    let world = World::new("").await;
+    let served = world.serve("data", "team-a-0").await;
+    let old = world.tenant(&served).await;
+    create_pod(&old, "one").await;
+    runs(&old, "one").await;
+    let pods = world.host_pods().await;
+    // One authority of one's own in place of the cluster's; what it signs is the control plane's to make.
+    let other = pki::ClusterCertificates::complete(BTreeMap::new(), &[]).unwrap();
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let mut patch = json!({"data": {}});
+    for name in ["ca", "server-ca", "client-ca"] {
+        for kind in ["crt", "key"] {
+            let text = encode(other.file(&format!("ca.{kind}")).unwrap());
+            patch["data"][format!("{name}.{kind}").as_str()] = text.into();
+        }
+    }
+    world.rest.patch(&SECRETS, "", NAMESPACE, "team-a-certs", PatchType::Merge, &patch).await.unwrap();
+    let ca = other.file("ca.crt").unwrap();
+    eventually("the new authority in the kubeconfig", async || {
+        (world.secret("vc-team-a").await["certificate-authority"] == ca).then_some(())
+    })
+    .await;
+    let new = world.tenant(&served).await;
+    eventually("the new authority on the port", async || new.get(&PODS, "default", "one").await.ok()).await;
+    assert!(old.get(&PODS, "default", "one").await.is_err(), "what the old authority signed is worth nothing");
+    assert_eq!(world.host_pods().await, pods, "no pod notices");
     drop(served);
     world.host.stop().await;
 }

@@ -42,6 +42,7 @@ impl Tenant {
             public_address: "127.0.0.1".into(),
             sleep_after: None,
             dns_servers: vec![host_dns.address()],
+            database: None,
             advertised: None,
         };
         let hub = Hub::start(host.client(), hub_config);

@@ -136,6 +136,14 @@ impl Address {
         self.within(connection.query_drop(statement)).await
     }
 
+    /// Removes the database with everything in it.
+    pub async fn drop_database(&self) -> Result<(), BackendError> {
+        let opts = self.opts.clone().db_name(None::<String>);
+        let mut connection = self.connect_to(opts).await?.map_err(|error| self.failure("connect to", error))?;
+        let statement = format!("DROP DATABASE IF EXISTS `{}`", self.database.replace('`', "``"));
+        self.within(connection.query_drop(statement)).await
+    }
+
     /// An answer within the time limit.
     pub async fn within<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, BackendError> {
         match tokio::time::timeout(ANSWER, answer).await {

@@ -175,6 +175,11 @@ fn is_full(error: &Error) -> bool {
 }
 
 impl Mysql {
+    /// Removes the database at an address, if it is there.
+    pub async fn remove(url: &str, tls: &TlsFiles) -> Result<(), BackendError> {
+        Address::parse(url, tls)?.drop_database().await
+    }
+
     /// Opens the log in the database of `mysql://USER:PASSWORD@tcp(HOST:PORT)/DATABASE`; makes database and tables if they
     /// are not there.
     pub async fn open(url: &str, tls: &TlsFiles) -> Result<Mysql, OpenError> {

@@ -132,6 +132,16 @@ impl Address {
         }
     }
 
+    /// Removes the database with everything in it, and ends who still uses it.
+    pub async fn drop_database(&self) -> Result<(), BackendError> {
+        let name = self.config.get_dbname().unwrap_or_default().to_string();
+        let mut config = self.config.clone();
+        config.dbname("postgres");
+        let link = self.connect_to(&config).await.map_err(|error| self.failure("connect to", error))?;
+        let statement = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", name.replace('"', "\"\""));
+        self.within(link.client.batch_execute(&statement)).await
+    }
+
     async fn connect_to(&self, config: &Config) -> Result<Link, tokio_postgres::Error> {
         match &self.tls {
             Some(tls) => Ok(start(config.connect(tls.clone()).await?)),

@@ -163,6 +163,11 @@ fn is_full(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Postgres {
+    /// Removes the database at an address, if it is there.
+    pub async fn remove(url: &str, tls: &TlsFiles) -> Result<(), BackendError> {
+        Address::parse(url, tls)?.drop_database().await
+    }
+
     /// Opens the log in the database of `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; makes database and tables if they are
     /// not there.
     pub async fn open(url: &str, tls: &TlsFiles) -> Result<Postgres, OpenError> {

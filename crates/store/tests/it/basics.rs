@@ -1,7 +1,7 @@
 //! One walk through everything, in memory.
 
 use bytes::Bytes;
-use store::{EventKind, Expect, Op, Options, RangeRequest, Store, WriteError, prefix_end};
+use store::{EventKind, Expect, Op, Options, RangeRequest, ReadError, Store, WriteError, prefix_end};
 
 fn put(value: &str) -> Op {
     Op::Put { value: Bytes::copy_from_slice(value.as_bytes()), lease: 0 }
@@ -34,4 +34,23 @@ async fn a_write_is_read_watched_and_forked() {
     assert_eq!((fork.current_revision(), store.current_revision()), (5, 4));
     store.compact(4).await.expect("a compaction");
     assert_eq!(store.compact_revision(), 4);
+}
+
+#[tokio::test]
+async fn a_history_in_memory_stays_within_its_bound() {
+    let options = Options { history_bytes_max: 200_000, compaction_interval: None, ..Options::default() };
+    let store = Store::in_memory(options).await;
+    let key = Bytes::from_static(b"/registry/configmaps/default/busy");
+    let mut newest = 0;
+    for n in 0..1000_u32 {
+        let value = Bytes::from(vec![n as u8; 1000]);
+        newest = store.txn(key.clone(), Expect::Any, Op::Put { value, lease: 0 }).await.unwrap().revision;
+        // One write in four hundred fits into what half of the bound leaves.
+        let behind = newest - store.compact_revision();
+        assert!(n < 400 || behind < 400, "{behind} revisions are kept after {n} writes");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.get(&key, 0).await.unwrap().unwrap().mod_revision, newest);
+    let old = store.get(&key, store.compact_revision().saturating_sub(1)).await;
+    assert!(matches!(old, Err(ReadError::Compacted { .. })), "{old:?}");
 }
