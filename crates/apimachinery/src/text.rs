@@ -97,6 +97,30 @@ pub fn json(value: &Value) -> String {
     out
 }
 
+/// Appends what [`json`] gives.
+pub fn push_json(value: &Value, out: &mut String) {
+    match value {
+        Value::String(text) => push_json_string(text, out),
+        Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+        Value::Number(Number::Int(i)) => {
+            let _ = write!(out, "{i}");
+        }
+        other => out.push_str(&json(other)),
+    }
+}
+
+/// Appends a string as [`json`] gives it.
+pub fn push_json_string(text: &str, out: &mut String) {
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&') || b == b' ';
+    if text.bytes().all(plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&json(&text.into()));
+    }
+}
+
 /// A scalar as `%v` prints it; everything else as JSON.
 pub fn plain(value: &Value) -> String {
     match value {

@@ -49,7 +49,7 @@ pub mod strategy;
 pub mod tls;
 pub mod tokens;
 pub mod watch;
-mod webhook;
+pub mod webhook;
 
 pub use authn::{Authenticator, UserInfo};
 pub use authz::Authorizer;

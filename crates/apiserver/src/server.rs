@@ -132,7 +132,8 @@ impl ApiServer {
             let _ = feed.await;
         });
         let registry = Registry::builtin(&caches);
-        let storage = Arc::new(Storage { store, caches, registry, expiry: Expiry::new(config.event_ttl) });
+        let expiry = Expiry::new(config.event_ttl);
+        let storage = Arc::new(Storage { store, caches, registry, webhooks: Arc::default(), expiry });
         config.authorizer.attach(&storage);
         config.token_authenticators.iter().for_each(|a| a.attach(&storage));
         bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;

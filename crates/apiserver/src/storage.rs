@@ -24,6 +24,7 @@ use store::{Expect, Op, ReadError, Revision, Store, WriteError};
 use crate::cache::{CacheError, Caches, Entry, ResourceCache, encode_stored};
 use crate::expiry::Expiry;
 use crate::registry::{Registry, Resource, ResourceStorage};
+use crate::webhook::Pool;
 
 /// How long a request waits for a revision that is not there yet. Source: `cacher.blockTimeout`.
 const FUTURE_REVISION_WAIT: Duration = Duration::from_secs(3);
@@ -33,6 +34,8 @@ pub struct Storage {
     pub store: Store,
     pub caches: Arc<Caches>,
     pub registry: Registry,
+    /// Connections to webhooks that are kept for the next call.
+    pub webhooks: Arc<Pool>,
     pub expiry: Expiry,
 }
 

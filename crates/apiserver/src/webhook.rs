@@ -1,17 +1,23 @@
 //! One call of a webhook, for admission and for conversion: HTTPS with the webhook's own authorities, bounded in time
 //! and size.
 //!
+//! Connections are kept for the next call, a bounded number of them for a bounded time. A kept connection that turns out to
+//! be closed is replaced once: the review has not been answered, and asking again does no harm.
+//!
 //! Follows: `k8s.io/apiserver/pkg/util/webhook/client.go`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::meta::ObjectMeta;
 use base64::Engine;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -24,6 +30,56 @@ const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
+/// How many connections are kept for one webhook, how many in all, and for how long.
+const IDLE_PER_TARGET_MAX: usize = 4;
+const IDLE_MAX: usize = 64;
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+
+type Sender = SendRequest<Full<bytes::Bytes>>;
+
+/// Whom a connection leads to, and whom it trusted when it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PoolKey {
+    host: String,
+    port: u16,
+    addresses: Vec<SocketAddr>,
+    ca_bundle: String,
+}
+
+/// Connections that wait for the next call, the newest last.
+#[derive(Default)]
+pub struct Pool {
+    idle: Mutex<HashMap<PoolKey, Vec<(Sender, Instant)>>>,
+}
+
+impl Pool {
+    /// A connection that is open as far as is known.
+    fn take(&self, key: &PoolKey) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        let waiting = idle.get_mut(key)?;
+        while let Some((sender, since)) = waiting.pop() {
+            if !sender.is_closed() && since.elapsed() < IDLE_TIME_MAX {
+                return Some(sender);
+            }
+        }
+        idle.remove(key);
+        None
+    }
+
+    fn give_back(&self, key: PoolKey, sender: Sender) {
+        let mut idle = self.idle.lock();
+        for waiting in idle.values_mut() {
+            waiting.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_TIME_MAX);
+        }
+        idle.retain(|_, waiting| !waiting.is_empty());
+        let total: usize = idle.values().map(Vec::len).sum();
+        let waiting = idle.entry(key).or_default();
+        if total < IDLE_MAX && waiting.len() < IDLE_PER_TARGET_MAX {
+            waiting.push((sender, Instant::now()));
+        }
+    }
+}
+
 /// Where a webhook is and whom it trusts.
 pub struct Target {
     /// As in messages.
@@ -34,6 +90,7 @@ pub struct Target {
     /// Connect here instead of to `host`.
     addresses: Vec<SocketAddr>,
     ca_bundle: String,
+    pool: Arc<Pool>,
 }
 
 fn split_url(url: &str) -> Option<(String, u16, String)> {
@@ -51,10 +108,11 @@ impl Target {
     /// Reads `clientConfig`, looking up the Service it may name.
     pub async fn read(storage: &Storage, config: &Value) -> Result<Target, String> {
         let ca_bundle = config.str_at(&["caBundle"]).to_owned();
+        let pool = storage.webhooks.clone();
         let url = config.str_at(&["url"]);
         if !url.is_empty() {
             let (host, port, path) = split_url(url).ok_or_else(|| format!("the URL {url:?} cannot be used"))?;
-            return Ok(Target { url: url.to_owned(), host, port, path, addresses: Vec::new(), ca_bundle });
+            return Ok(Target { url: url.to_owned(), host, port, path, addresses: Vec::new(), ca_bundle, pool });
         }
         let service = &config["service"];
         let (namespace, name) = (service.str_at(&["namespace"]), service.str_at(&["name"]));
@@ -66,7 +124,7 @@ impl Target {
         };
         let host = format!("{name}.{namespace}.svc");
         let addresses = service_addresses(storage, namespace, name, port).await?;
-        Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle })
+        Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle, pool })
     }
 
     fn roots(&self) -> Result<rustls::RootCertStore, String> {
@@ -124,8 +182,8 @@ impl Target {
         Err(last)
     }
 
-    /// The outer error is about the connection, the inner one about the answer.
-    async fn exchange(&self, review: &Value, seconds: u64, separator: char) -> Result<Result<Value, String>, String> {
+    /// A new connection. A task of its own drives it until one side closes it.
+    async fn open(&self) -> Result<Sender, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -139,35 +197,64 @@ impl Target {
             .connect(name, stream)
             .await
             .map_err(|e| format!("tls: {e}"))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
-                .await
-                .map_err(|e| e.to_string())?;
-        let request = http::Request::post(format!("{}{separator}timeout={seconds}s", self.path))
-            .header(http::header::HOST, &self.host)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json, */*")
-            .header(http::header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(review.to_string().into()))
+        let (sender, connection) = hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
+            .await
             .map_err(|e| e.to_string())?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|e| e.to_string())?.to_bytes();
-            Ok::<_, String>((status, body))
-        };
-        // The connection is driven beside the exchange, which ends with an error when it breaks.
-        let drive = async {
+        tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to a webhook ended early");
             }
-            std::future::pending::<std::convert::Infallible>().await
+        });
+        Ok(sender)
+    }
+
+    /// The outer error is about the connection, the inner one about the answer.
+    async fn exchange(&self, review: &Value, seconds: u64, separator: char) -> Result<Result<Value, String>, String> {
+        let body = bytes::Bytes::from(review.to_string());
+        let request = || {
+            http::Request::post(format!("{}{separator}timeout={seconds}s", self.path))
+                .header(http::header::HOST, &self.host)
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .header(http::header::ACCEPT, "application/json, */*")
+                .header(http::header::USER_AGENT, "kube-apiserver-admission")
+                .body(Full::new(body.clone()))
+                .map_err(|e| e.to_string())
         };
-        let (status, body) = tokio::select! {
-            done = exchange => done?,
-            never = drive => match never {},
+        let key = PoolKey {
+            host: self.host.clone(),
+            port: self.port,
+            addresses: self.addresses.clone(),
+            ca_bundle: self.ca_bundle.clone(),
         };
+        let kept = match self.pool.take(&key) {
+            Some(mut sender) => {
+                let request = request()?;
+                let answer = async {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                match answer.await {
+                    Ok(response) => Some((sender, response)),
+                    Err(error) => {
+                        tracing::debug!(%error, url = self.url, "a kept connection was closed, opening another");
+                        None
+                    }
+                }
+            }
+            None => None,
+        };
+        let (sender, response) = match kept {
+            Some(kept) => kept,
+            None => {
+                let mut sender = self.open().await?;
+                let response = sender.send_request(request()?).await.map_err(|e| e.to_string())?;
+                (sender, response)
+            }
+        };
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|e| e.to_string())?.to_bytes();
+        self.pool.give_back(key, sender);
         if !status.is_success() {
             return Ok(Err(format!(
                 "the server responded with the status code {} but did not return more information",

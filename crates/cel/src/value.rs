@@ -191,11 +191,13 @@ impl Val {
                 });
                 let element = decl.and_then(|d| d.element.as_deref());
                 let entry = |(k, v): (&apimachinery::json::Str, &Value)| {
-                    let field = match object {
-                        None => element,
-                        Some(object) => Some(object.fields.get(&*escape(k))?.as_ref()),
+                    let (field, name): (_, Arc<str>) = match object {
+                        None => (element, k.as_str().into()),
+                        Some(object) => {
+                            let escaped = escape(k);
+                            (Some(object.fields.get(&*escaped)?.as_ref()), (&*escaped).into())
+                        }
                     };
-                    let name: Arc<str> = if object.is_some() { (&*escape(k)).into() } else { k.as_str().into() };
                     // An unset field and a null one are the same to an object.
                     (object.is_none() || !v.is_null()).then(|| (Key::String(name), Val::from_json(v, field)))
                 };
@@ -204,8 +206,12 @@ impl Val {
         }
     }
 
-    /// The value as JSON, `None` for what JSON cannot hold.
+    /// The value as JSON, `None` for what JSON, or memory, cannot hold.
     pub fn to_json(&self) -> Option<Value> {
+        (crate::cost::deep_size(self) < u64::MAX).then(|| self.tree()).flatten()
+    }
+
+    fn tree(&self) -> Option<Value> {
         Some(match self {
             Val::Null => Value::Null,
             Val::Bool(b) => (*b).into(),
@@ -214,18 +220,18 @@ impl Val {
             Val::Double(d) => (*d).into(),
             Val::String(s) => (&**s).into(),
             Val::Bytes(b) => base64::Engine::encode(&base64::engine::general_purpose::STANDARD, b).into(),
-            Val::List(l) => Value::Array(l.iter().map(Val::to_json).collect::<Option<_>>()?),
+            Val::List(l) => Value::Array(l.iter().map(Val::tree).collect::<Option<_>>()?),
             Val::Map(m) => {
                 let name = |k: &Key| match k {
                     Key::Bool(b) => b.to_string(),
                     Key::Integer(i) => i.to_string(),
                     Key::String(s) => unescape(s),
                 };
-                Value::Object(m.iter().map(|(k, v)| Some((name(k), v.to_json()?))).collect::<Option<_>>()?)
+                Value::Object(m.iter().map(|(k, v)| Some((name(k), v.tree()?))).collect::<Option<_>>()?)
             }
             Val::Duration(d) => crate::stdlib::format_duration(*d).into(),
             Val::Timestamp(t) => t.to_string().into(),
-            Val::Optional(Some(v)) => v.to_json()?,
+            Val::Optional(Some(v)) => v.tree()?,
             Val::Type(_) | Val::Optional(None) | Val::Opaque(_) => return None,
         })
     }
@@ -314,10 +320,12 @@ const ESCAPED_WORDS: [&str; 21] = [
 ///
 /// Source: `k8s.io/apiserver/pkg/cel.Escape`.
 pub fn escape(name: &str) -> std::borrow::Cow<'_, str> {
-    if ESCAPED_WORDS.contains(&name) {
+    const LONGEST_WORD: usize = 9;
+    if name.len() <= LONGEST_WORD && ESCAPED_WORDS.contains(&name) {
         return format!("__{name}__").into();
     }
-    if !name.contains(['.', '-', '/']) && !name.contains("__") {
+    let bytes = name.as_bytes();
+    if !bytes.iter().any(|b| matches!(b, b'.' | b'-' | b'/')) && !bytes.windows(2).any(|pair| pair == b"__") {
         return name.into();
     }
     name.replace("__", "__underscores__")

@@ -44,13 +44,24 @@ impl PathElement {
         match self {
             PathElement::Field(name) => format!("f:{name}"),
             PathElement::Key(keys) => {
-                let keys: Vec<String> = keys
-                    .iter()
-                    .map(|(name, value)| format!("{}:{}", text::json(&name.clone().into()), text::json(value)))
-                    .collect();
-                format!("k:{{{}}}", keys.join(","))
+                let mut out = String::with_capacity(32 * keys.len());
+                out.push_str("k:{");
+                for (i, (name, value)) in keys.iter().enumerate() {
+                    if i > 0 {
+                        out.push(',');
+                    }
+                    text::push_json_string(name, &mut out);
+                    out.push(':');
+                    text::push_json(value, &mut out);
+                }
+                out.push('}');
+                out
             }
-            PathElement::Value(value) => format!("v:{}", text::json(value)),
+            PathElement::Value(value) => {
+                let mut out = String::from("v:");
+                text::push_json(value, &mut out);
+                out
+            }
             PathElement::Index(i) => format!("i:{i}"),
         }
     }

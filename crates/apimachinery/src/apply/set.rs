@@ -277,17 +277,29 @@ impl Set {
 
     /// The set in the form of `fieldsV1`.
     pub fn to_fields_v1(&self) -> Value {
-        let mut out = Map::with_capacity(self.members.len() + self.children.len());
-        for member in &self.members {
-            out.insert(member.to_key(), Value::object());
+        self.fields_v1(false)
+    }
+
+    /// `own`: the step that leads here is in the set itself.
+    fn fields_v1(&self, own: bool) -> Value {
+        let mut out = Map::with_capacity(self.members.len() + self.children.len() + 1);
+        if own {
+            out.insert(".", Value::object());
         }
-        for (step, child) in &self.children {
-            let mut content = child.to_fields_v1();
-            if self.has_member(step) && !child.is_empty() {
-                content[".".to_owned().as_str()] = Value::object();
-            }
-            out.insert(step.to_key(), content);
-        }
+        zip(
+            &self.members,
+            &self.children,
+            |member, (step, _)| member.cmp(step),
+            |member, child| match (member, child) {
+                (member, Some((step, child))) => {
+                    out.insert(step.to_key(), child.fields_v1(member.is_some() && !child.is_empty()));
+                }
+                (Some(member), None) => {
+                    out.insert(member.to_key(), Value::object());
+                }
+                (None, None) => {}
+            },
+        );
         out.into()
     }
 

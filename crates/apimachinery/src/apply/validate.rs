@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use super::path::PathElement;
 use super::typed::{ListAtom, MapAtom, ScalarKind, Type, TypedError, TypedErrors, list_element};
 use crate::json::{Map, Value};
 use crate::text::{go_syntax, go_type, go_value};
@@ -13,7 +12,7 @@ use crate::text::{go_syntax, go_type, go_value};
 enum Trail<'t> {
     Root,
     Field(&'t Trail<'t>, &'t str),
-    Element(&'t Trail<'t>, &'t PathElement),
+    Element(&'t Trail<'t>, &'t ListAtom<'t>, &'t Value),
     Index(&'t Trail<'t>, usize),
 }
 
@@ -22,7 +21,10 @@ impl Trail<'_> {
         match self {
             Trail::Root => String::new(),
             Trail::Field(parent, name) => format!("{}.{name}", parent.print()),
-            Trail::Element(parent, step) => format!("{}{step}", parent.print()),
+            Trail::Element(parent, list, item) => match list_element(list, item) {
+                Ok(step) => format!("{}{step}", parent.print()),
+                Err(_) => parent.print(),
+            },
             Trail::Index(parent, i) => format!("{}[{i}]", parent.print()),
         }
     }
@@ -106,22 +108,28 @@ impl Validator {
             return;
         }
         let mut seen = BTreeSet::new();
+        let whole_keys = |item: &Value| {
+            let members = item.as_object();
+            !list.keys.is_empty() && members.is_some_and(|m| list.keys.iter().all(|k| m.contains_key(k)))
+        };
         for (i, item) in items.iter().enumerate() {
-            match list_element(list, item) {
-                Ok(step) => {
-                    if seen.contains(&step) {
-                        self.error(trail, format!("duplicate entries for key {step}"));
-                    }
-                    self.value(list.element, item, &Trail::Element(trail, &step));
-                    if !self.allow_duplicates {
+            // What names all its keys can be found again; which element it is matters where there must not be two.
+            if !(self.allow_duplicates && whole_keys(item)) {
+                match list_element(list, item) {
+                    Ok(step) if self.allow_duplicates => drop(step),
+                    Ok(step) => {
+                        if seen.contains(&step) {
+                            self.error(trail, format!("duplicate entries for key {step}"));
+                        }
                         seen.insert(step);
                     }
-                }
-                Err(message) => {
-                    self.error(trail, format!("element {i}: {message}"));
-                    return;
+                    Err(message) => {
+                        self.error(trail, format!("element {i}: {message}"));
+                        return;
+                    }
                 }
             }
+            self.value(list.element, item, &Trail::Element(trail, list, item));
         }
     }
 }

@@ -556,7 +556,8 @@ impl Run<'_> {
     ) {
         let old = old.filter(|o| !o.is_null());
         let this = Val::from_json(value, Some(decl));
-        let old_value = old.map(|o| Val::from_json(o, Some(decl)));
+        let wants_old = rules.own.iter().any(|c| c.uses_old || c.rule.optional_old_self == Some(true));
+        let old_value = old.filter(|_| wants_old).map(|o| Val::from_json(o, Some(decl)));
         for compiled in &rules.own {
             let optional = compiled.rule.optional_old_self == Some(true);
             if compiled.uses_old && old_value.is_none() && !optional {

@@ -85,8 +85,22 @@ fn convert(review: &Value) -> Value {
         "response": {"uid": asked["uid"], "result": result, "convertedObjects": converted}})
 }
 
-/// A server of [`convert`]: its address, its authority in base64, and how often it was called.
-async fn conversion_server() -> (SocketAddr, String, Arc<AtomicUsize>) {
+/// How often a server was called, and over how many connections.
+#[derive(Default)]
+struct Count {
+    calls: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+impl Count {
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+/// A server of [`convert`]: its address, its authority in base64, and how often it was called. It closes every connection
+/// after the third call.
+async fn conversion_server() -> (SocketAddr, String, Arc<Count>) {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
@@ -100,28 +114,34 @@ async fn conversion_server() -> (SocketAddr, String, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counter = calls.clone();
+    let count = Arc::new(Count::default());
+    let counter = count.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, counter) = (acceptor.clone(), counter.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
+                counter.connections.fetch_add(1, Ordering::Relaxed);
+                let here = AtomicUsize::new(0);
                 let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
-                    counter.fetch_add(1, Ordering::Relaxed);
+                    counter.calls.fetch_add(1, Ordering::Relaxed);
+                    let last = here.fetch_add(1, Ordering::Relaxed) >= 2;
                     async move {
                         let body = request.into_body().collect().await?.to_bytes();
                         let answer = convert(&serde_json::from_slice(&body).unwrap());
-                        Ok::<_, hyper::Error>(http::Response::new(Full::new(bytes::Bytes::from(answer.to_string()))))
+                        let mut answer = http::Response::new(Full::new(bytes::Bytes::from(answer.to_string())));
+                        if last {
+                            answer.headers_mut().insert("connection", "close".parse().unwrap());
+                        }
+                        Ok::<_, hyper::Error>(answer)
                     }
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
-                // The client hangs up when it has its answer.
                 let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
             });
         }
     });
-    (address, base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ca_pem), calls)
+    (address, base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ca_pem), count)
 }
 
 fn things(client_config: &Value, reviews: &Value, storage: &str) -> Value {
@@ -212,13 +232,20 @@ async fn objects_of_a_list_are_converted_together() {
     for i in 0..300 {
         post(&server, &path("v1", ""), thing("v1", &format!("t{i:03}"), "old", &i.to_string())).await.unwrap();
     }
-    assert_eq!(calls.load(Ordering::Relaxed), 0, "nothing had to be converted");
+    assert_eq!(calls.calls(), 0, "nothing had to be converted");
     let list = get(&server, &path("v2", "")).await.unwrap();
     let items = list["items"].as_array().unwrap();
     assert_eq!(items.len(), 300);
     let new = |item: &serde_json::Value| item["spec"]["new"].as_str().and_then(|s| s.parse::<usize>().ok());
     assert!(items.iter().enumerate().all(|(i, item)| new(item) == Some(i)));
-    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    assert_eq!(calls.calls(), 2);
+    // The server closes each connection after three calls: they are used again until then, and replaced.
+    for i in 0..10 {
+        get(&server, &path("v2", &format!("/t{i:03}"))).await.unwrap();
+    }
+    assert_eq!(calls.calls(), 12);
+    let connections = calls.connections.load(Ordering::Relaxed);
+    assert!((4..=6).contains(&connections), "{connections} connections for 12 calls of at most three each");
     server.shutdown().await;
 }
 

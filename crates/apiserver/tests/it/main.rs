@@ -2,6 +2,7 @@
 
 mod crd;
 mod custom_objects;
+mod explosions;
 mod real_crds;
 mod security;
 
