@@ -74,7 +74,7 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
                 value["apiVersion"] = "v1".into();
                 value
             }
-            None => return Some(status_response(&Status::path_not_found(), headers)),
+            None => return Some(not_found_text()),
         },
         ["api", version] => return Some(version_answer(&resources, "", version, info, headers)),
         ["apis", group, version] => return Some(version_answer(&resources, group, version, info, headers)),
@@ -100,6 +100,11 @@ pub(crate) fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<
     }
 }
 
+/// Where no handler of upstream's is, its router answers.
+pub(crate) fn not_found_text() -> Response<Body> {
+    raw_response(404, "text/plain; charset=utf-8", "404 page not found\n")
+}
+
 fn version_answer(
     resources: &Resources,
     group: &str,
@@ -108,6 +113,9 @@ fn version_answer(
     headers: &HeaderMap,
 ) -> Response<Body> {
     let Some(list) = resources.in_version(group, version) else {
+        if !group.is_empty() && !resources.is_builtin_group(group) {
+            return not_found_text();
+        }
         return status_response(&Status::path_not_found(), headers);
     };
     if let Some(refused) = readonly(info) {

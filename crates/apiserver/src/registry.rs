@@ -133,6 +133,11 @@ impl Resources {
         &self.groups
     }
 
+    /// Whether Kubernetes itself has this group.
+    pub fn is_builtin_group(&self, name: &str) -> bool {
+        self.all().any(|r| r.builtin && r.gvr.group == name)
+    }
+
     pub fn group(&self, name: &str) -> Option<&GroupInfo> {
         self.groups.iter().find(|g| g.name == name)
     }

@@ -444,8 +444,15 @@ impl ApiServer {
         }
         let Some(resource) = inner.storage.registry.get(&info.group, &info.version, &info.resource) else {
             let other = groups::answer(self, &info, &headers).await;
-            return other.unwrap_or_else(|| status_response(&Status::path_not_found(), &headers));
+            return other.unwrap_or_else(|| match inner.storage.registry.current().is_builtin_group(&info.group) {
+                true => status_response(&Status::path_not_found(), &headers),
+                false => discovery::not_found_text(),
+            });
         };
+        if info.name == "." || info.name == ".." {
+            let text = format!("Name parameter invalid: {:?}: may not be '{}'", info.name, info.name);
+            return status_response(&Status::bad_request(text), &headers);
+        }
         let cx = Cx {
             server: inner.clone(),
             info,

@@ -38,6 +38,7 @@ pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<Comp
         types: BTreeMap::new(),
         calls: BTreeMap::new(),
         issues: Vec::new(),
+        formatting: false,
     };
     checker.infer(expr);
     if checker.issues.is_empty() {
@@ -58,6 +59,8 @@ struct Checker<'a> {
     types: BTreeMap<u32, Type>,
     calls: BTreeMap<u32, ResolvedCall>,
     issues: Vec<CompileIssue>,
+    /// Inside the arguments of `format`, whose lists hold anything.
+    formatting: bool,
 }
 
 impl Checker<'_> {
@@ -103,6 +106,7 @@ impl Checker<'_> {
                         if optional.contains(&i) { self.held(e.position, ty) } else { ty }
                     })
                     .collect();
+                self.same_types(elements.iter().map(|e| e.position), &types);
                 Type::list(self.join(types))
             }
             ExprKind::Map { entries } => {
@@ -112,6 +116,8 @@ impl Checker<'_> {
                     let value = self.infer(&entry.value);
                     values.push(if entry.optional { self.held(entry.value.position, value) } else { value });
                 }
+                self.same_types(entries.iter().map(|e| e.key.position), &keys);
+                self.same_types(entries.iter().map(|e| e.value.position), &values);
                 Type::map(self.join(keys), self.join(values))
             }
             ExprKind::Message { name, fields } => self.message(expr, name, fields),
@@ -248,6 +254,23 @@ impl Checker<'_> {
         result
     }
 
+    /// The elements of a literal must be of one type, but for those that are formatted.
+    ///
+    /// Source: cel-go's `HomogeneousAggregateLiterals`, which Kubernetes turns on.
+    fn same_types(&mut self, positions: impl Iterator<Item = Position>, types: &[Type]) {
+        if self.formatting {
+            return;
+        }
+        let plain =
+            |ty: &Type| matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Bytes);
+        let resolved: Vec<Type> = types.iter().map(|ty| self.resolve(ty)).collect();
+        let Some(first) = resolved.first() else { return };
+        let other = positions.zip(&resolved).find(|(_, ty)| plain(first) && plain(ty) && *ty != first);
+        if let Some((position, found)) = other {
+            self.issue(position, format!("expected type '{first}' but found '{found}'"));
+        }
+    }
+
     fn expect(&mut self, position: Position, want: &Type, found: &Type) {
         if !self.unify(want, found) {
             let (want, found) = (self.resolve(want), self.resolve(found));
@@ -270,7 +293,18 @@ impl Checker<'_> {
             (None, Some(target)) => (function, true, std::iter::once(target).chain(args).collect()),
             (None, None) => (function, false, args.iter().collect()),
         };
+        let outer = std::mem::replace(&mut self.formatting, name == "format");
         let types: Vec<Type> = all.iter().map(|arg| self.infer(arg)).collect();
+        self.formatting = outer;
+        if matches!(name, crate::ast::op::AND | crate::ast::op::OR) {
+            let issues = self.issues.len();
+            for (arg, ty) in all.iter().zip(&types) {
+                self.expect(arg.position, &Type::Bool, ty);
+            }
+            if self.issues.len() > issues {
+                return Type::Bool;
+            }
+        }
         let Some(candidates) = signatures().get(name) else {
             return self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')"));
         };

@@ -159,7 +159,6 @@ optional.none() optional(A)
 .trim(string) string
 .format(string, list(dyn)) string
 strings.quote(string) string
-.reverse(string) string
 .isSorted(list(A)) bool
 .sum(list(int)) int
 .sum(list(uint)) uint

@@ -35,6 +35,7 @@ use crate::ast::{Expr, ExprKind, Literal, Position};
 pub use crate::check::Checked;
 pub use crate::estimate::CostEstimate;
 pub use crate::eval::{Budget, EvalError, Host, NoHost};
+pub use crate::strings::regex_error;
 pub use crate::types::{Decl, Type};
 pub use crate::value::{Key, Opaque, Val};
 
@@ -236,7 +237,9 @@ fn validate_literals(expr: &Expr) -> Vec<CompileIssue> {
         };
         let problem = match &**function {
             "matches" | "find" | "findAll" => text(1).and_then(|(s, at)| {
-                regex::Regex::new(&s).err().map(|e| (at, format!("invalid matches argument: {e}")))
+                // A function's pattern is told when the program is made.
+                let wrong = target.is_some() && strings::regex(&s).is_err();
+                wrong.then(|| (at, "invalid matches argument".to_owned()))
             }),
             "duration" => text(0).and_then(|(s, at)| {
                 stdlib::parse_duration(&s).err().map(|_| (at, "invalid duration argument".to_owned()))

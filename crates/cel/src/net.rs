@@ -89,8 +89,10 @@ fn bits(ip: IpAddr) -> (u128, u8) {
 
 impl Cidr {
     fn parse(text: &str) -> Result<Cidr, String> {
-        let bad = || format!("network address parse error during conversion from string: {text:?}");
-        let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+        const PROBLEM: &str = "network address parse error during conversion from string";
+        let bad = || format!("{PROBLEM}: {PROBLEM}: netip.ParsePrefix({text:?}): bad bits after slash");
+        let no_slash = || format!("{PROBLEM}: {PROBLEM}: netip.ParsePrefix({text:?}): no '/'");
+        let (address, prefix) = text.split_once('/').ok_or_else(no_slash)?;
         let address = parse_ip(address)?;
         if prefix.is_empty() || prefix.starts_with('+') || (prefix.len() > 1 && prefix.starts_with('0')) {
             return Err(bad());

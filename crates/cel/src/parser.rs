@@ -305,7 +305,10 @@ impl Parser<'_> {
                 if optional {
                     let name = self.literal(position, Literal::String(field));
                     expr = self.call(position, op::OPT_SELECT, vec![expr, name]);
-                } else if self.accept("(") {
+                } else if matches!(self.peek(), Token::Punct("(")) {
+                    // A call is where its arguments begin.
+                    let place = self.position();
+                    self.at += 1;
                     let args = self.arguments(")")?;
                     expr = match macros::expand_member(self, place, &expr, &field, &args)? {
                         Some(expanded) => expanded,
@@ -381,7 +384,9 @@ impl Parser<'_> {
         if RESERVED.contains(&&*name) {
             return Err(self.error(position, format!("reserved identifier: {name}")));
         }
+        let place = self.position();
         if self.accept("(") {
+            let position = place;
             let args = self.arguments(")")?;
             let name: Arc<str> = name.strip_prefix('.').map_or_else(|| name.clone(), Into::into);
             return match macros::expand_global(self, position, &name, &args)? {

@@ -71,7 +71,7 @@ impl Semver {
         let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
         let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
         let parts: Vec<&str> = core.split('.').collect();
-        let [major, minor, patch] = parts[..] else { return Err(bad("no Major.Minor.Patch elements found")) };
+        let [major, minor, patch] = parts[..] else { return Err("No Major.Minor.Patch elements found".to_owned()) };
         let number = |part: &str| {
             if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) || (part.len() > 1 && part.starts_with('0'))
             {

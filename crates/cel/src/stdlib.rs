@@ -76,7 +76,7 @@ pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
 }
 
 fn overflow() -> String {
-    "return error for overflow".into()
+    "integer overflow".into()
 }
 
 fn ordered(a: &Val, b: &Val, holds: fn(Ordering) -> bool) -> Outcome {
@@ -199,6 +199,10 @@ pub(crate) fn show(value: &Val) -> String {
     }
 }
 
+fn not_converted(to: &str) -> String {
+    format!("type conversion error from 'string' to '{to}'")
+}
+
 fn convert(name: &str, value: &Val) -> Outcome {
     let range = || format!("{name} conversion error: value out of range");
     match (name, value) {
@@ -213,33 +217,31 @@ fn convert(name: &str, value: &Val) -> Outcome {
         ("bool", Val::String(s)) => match &**s {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true.into()),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false.into()),
-            _ => Err(format!("strconv.ParseBool: parsing {s:?}: invalid syntax")),
+            _ => Err(not_converted("bool")),
         },
         ("bytes", Val::String(s)) => Ok(Val::Bytes(s.as_bytes().into())),
         ("double", Val::Int(i)) => Ok(Val::Double(*i as f64)),
         ("double", Val::Uint(u)) => Ok(Val::Double(*u as f64)),
-        ("double", Val::String(s)) => {
-            s.parse().map(Val::Double).map_err(|_| format!("strconv.ParseFloat: parsing {s:?}: invalid syntax"))
+        ("double", Val::String(s)) => s.parse().map(Val::Double).map_err(|_| not_converted("double")),
+        ("duration", Val::String(s)) => {
+            parse_duration(s).map(Val::Duration).map_err(|_| not_converted("google.protobuf.Duration"))
         }
-        ("duration", Val::String(s)) => parse_duration(s).map(Val::Duration),
         ("duration", Val::Int(i)) => Ok(Val::Duration(SignedDuration::from_nanos(*i))),
         ("int", Val::Uint(u)) => i64::try_from(*u).map(Val::Int).map_err(|_| "integer overflow".into()),
         ("int", Val::Double(d)) if *d > -9.223_372_036_854_775e18 && *d < 9.223_372_036_854_775e18 => {
             Ok(Val::Int(*d as i64))
         }
         ("int", Val::Double(_)) => Err("integer overflow".into()),
-        ("int", Val::String(s)) => {
-            s.parse().map(Val::Int).map_err(|_| format!("strconv.ParseInt: parsing {s:?}: invalid syntax"))
-        }
+        ("int", Val::String(s)) => s.parse().map(Val::Int).map_err(|_| not_converted("int")),
         ("int", Val::Timestamp(t)) => Ok(Val::Int(t.as_second())),
         ("int", Val::Duration(d)) => i64::try_from(d.as_nanos()).map(Val::Int).map_err(|_| range()),
         ("uint", Val::Int(i)) => u64::try_from(*i).map(Val::Uint).map_err(|_| "unsigned integer overflow".into()),
         ("uint", Val::Double(d)) if *d >= 0.0 && *d < 1.844_674_407_370_955e19 => Ok(Val::Uint(*d as u64)),
         ("uint", Val::Double(_)) => Err("unsigned integer overflow".into()),
-        ("uint", Val::String(s)) => {
-            s.parse().map(Val::Uint).map_err(|_| format!("strconv.ParseUint: parsing {s:?}: invalid syntax"))
+        ("uint", Val::String(s)) => s.parse().map(Val::Uint).map_err(|_| not_converted("uint")),
+        ("timestamp", Val::String(s)) => {
+            parse_timestamp(s).map(Val::Timestamp).map_err(|_| not_converted("google.protobuf.Timestamp"))
         }
-        ("timestamp", Val::String(s)) => parse_timestamp(s).map(Val::Timestamp),
         ("timestamp", Val::Int(i)) => Timestamp::from_second(*i).map(Val::Timestamp).map_err(|_| range()),
         ("string", v) => match v {
             Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) => Ok(show(v).into()),

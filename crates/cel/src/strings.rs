@@ -44,7 +44,6 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
         ("substring", [Val::String(s), Val::Int(from)]) => substring(s, *from, s.chars().count() as i64),
         ("substring", [Val::String(s), Val::Int(from), Val::Int(to)]) => substring(s, *from, *to),
         ("trim", [Val::String(s)]) => Ok(s.trim().into()),
-        ("reverse", [Val::String(s)]) => Ok(s.chars().rev().collect::<String>().into()),
         ("strings.quote", [Val::String(s)]) => Ok(quote(s).into()),
         ("format", [Val::String(s), Val::List(values)]) => format(s, values).map(Into::into),
         ("size", [Val::String(s)]) => Ok(Val::Int(s.chars().count() as i64)),
@@ -55,7 +54,44 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
 pub(crate) fn regex(pattern: &str) -> Result<regex::Regex, String> {
     // Bounded, so that no pattern takes more than a few MiB to compile.
     let built = regex::RegexBuilder::new(pattern).size_limit(1 << 22).build();
-    built.map_err(|e| format!("error parsing regexp: {e}"))
+    built.map_err(|e| regex_error(pattern, &e))
+}
+
+/// Why a pattern cannot be used, in the words of Go's `regexp` for common mistakes.
+pub fn regex_error(pattern: &str, error: &regex::Error) -> String {
+    let regex::Error::Syntax(text) = error else {
+        return "error parsing regexp: expression too large".to_owned();
+    };
+    // The part that is wrong is underlined with carets, and the last line says what is wrong.
+    let reason = text.lines().last().and_then(|l| l.strip_prefix("error: ")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let marked = lines.windows(2).find_map(|pair| {
+        let from = pair[1].find('^').filter(|_| pair[1].trim_matches([' ', '^']).is_empty())?;
+        let chars = pair[1].matches('^').count();
+        Some(pair[0].chars().skip(from).take(chars).collect::<String>())
+    });
+    let part = marked.unwrap_or_else(|| pattern.to_owned());
+    let (reason, part) = match reason {
+        "unclosed group" => ("missing closing )", pattern.to_owned()),
+        "unopened group" => ("unexpected )", pattern.to_owned()),
+        "unclosed character class" => {
+            let from = pattern.find('[').unwrap_or(0);
+            ("missing closing ]", pattern[from..].to_owned())
+        }
+        "repetition operator missing expression" => ("missing argument to repetition operator", part),
+        "look-around, including look-ahead and look-behind, is not supported" => {
+            ("invalid or unsupported Perl syntax", part)
+        }
+        "backreferences are not supported" | "unrecognized escape sequence" => ("invalid escape sequence", part),
+        "incomplete escape sequence, reached end of pattern prematurely" => {
+            return "error parsing regexp: trailing backslash at end of expression: ``".to_owned();
+        }
+        "Unicode property not found" => ("invalid character class range", part),
+        r if r.starts_with("invalid character class range") => ("invalid character class range", part),
+        r if r.starts_with("invalid repetition count range") => ("invalid repeat count", part),
+        other => (other, part),
+    };
+    format!("error parsing regexp: {reason}: `{part}`")
 }
 
 fn offset(s: &str, at: i64) -> Result<usize, String> {

@@ -315,13 +315,13 @@ fn validate_spec(definition: &Value, old: Option<&Value>, errors: &mut Vec<Field
     if !unique {
         errors.push(FieldError::invalid(
             &path.child("versions"),
-            printed(versions),
+            printed(&spec["versions"]),
             "must contain unique version names",
         ));
     }
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
         let message = "must have exactly one version marked as storage version";
-        errors.push(FieldError::invalid(&path.child("versions"), printed(versions), message));
+        errors.push(FieldError::invalid(&path.child("versions"), printed(&spec["versions"]), message));
     }
     let first = versions.first();
     let name = first.map_or("", |v| v.str_at(&["name"]));
@@ -420,7 +420,8 @@ fn deprecation_problems(version: &Value) -> Vec<String> {
 }
 
 /// Versions as Go prints them in messages, as far as clients can tell.
-fn printed(versions: &[Value]) -> BadValue {
+fn printed(given: &Value) -> BadValue {
+    let Some(versions) = given.as_array() else { return BadValue::Printed("null".to_owned()) };
     let one = |v: &Value| {
         let flag = |key: &str| v[key] == true;
         format!(
@@ -431,9 +432,6 @@ fn printed(versions: &[Value]) -> BadValue {
             flag("deprecated")
         )
     };
-    if versions.is_empty() {
-        return BadValue::Printed("null".to_owned());
-    }
     BadValue::Printed(format!("[{}]", versions.iter().map(one).collect::<Vec<_>>().join(",")))
 }
 

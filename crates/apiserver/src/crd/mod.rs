@@ -322,6 +322,14 @@ async fn report(server: &ApiServer, definition: &Value, all: &[Value]) -> Result
     let Some(status) = names::status(definition, all, &crate::handlers::write::now()) else { return Ok(()) };
     let mut update = definition.clone();
     update["status"] = status;
+    // Served before it is said to be, so that nobody who waits for the condition comes too early.
+    if condition_is(&update, "Established", "True")
+        && let Ok((resources, published)) = build(server, &update)
+    {
+        let (group, plural) = (update.str_at(&["spec", "group"]), update.str_at(&["spec", "names", "plural"]));
+        server.storage().registry.set_custom(group, plural, resources);
+        server.inner().openapi.set(group, plural, published);
+    }
     let path = format!("{PATH}/{}/status", definition.str_at(&["metadata", "name"]));
     match send(server, Method::PUT, &path, Some(&update)).await {
         // Somebody else changed it: that change brings it here again.

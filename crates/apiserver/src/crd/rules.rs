@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apimachinery::Value;
 use apimachinery::field::{BadValue, ErrorType, FieldError, FieldPath};
 use apimachinery::json::Str;
-use apimachinery::{Value, json};
 use cel::value::escape;
 use cel::{Budget, Decl, Environment, EvalError, Program, Type, Val};
 
@@ -335,12 +335,16 @@ fn compile(node: &Node, place: Place, costs: &mut Costs<'_>, errors: &mut Vec<Ru
 
 /// A rule as messages show it.
 fn shown(rule: &Rule) -> BadValue {
-    let optional = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
-    let mut shown = json!({"Rule": rule.rule, "Message": rule.message, "MessageExpression": rule.message_expression,
-        "FieldPath": rule.field_path});
-    shown["Reason"] = optional(&rule.reason);
-    shown["OptionalOldSelf"] = rule.optional_old_self.map_or(Value::Null, Value::Bool);
-    BadValue::from(shown)
+    let quoted = |text: &str| apimachinery::text::json(&text.into());
+    let reason = if rule.reason.is_empty() { "null".to_owned() } else { quoted(&rule.reason) };
+    let optional = rule.optional_old_self.map_or("null".to_owned(), |o| o.to_string());
+    BadValue::Printed(format!(
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{reason},\"FieldPath\":{},\"OptionalOldSelf\":{optional}}}",
+        quoted(&rule.rule),
+        quoted(&rule.message),
+        quoted(&rule.message_expression),
+        quoted(&rule.field_path),
+    ))
 }
 
 fn compile_rule(
@@ -673,6 +677,8 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
+    use apimachinery::json;
+
     use super::*;
 
     /// The estimate of `rule` on a schema, or why the rule does not compile.

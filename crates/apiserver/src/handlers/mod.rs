@@ -187,6 +187,9 @@ fn check_verb(resource: &Resource, info: &RequestInfo) -> StatusResult<()> {
             }
             return Err(Box::new(Status::path_not_found()));
         };
+        if !resource.builtin && !subresource.verbs.contains(&info.verb) {
+            return Err(Box::new(Status::method_not_supported(&resource.group_resource(), &info.verb)));
+        }
         // A proxy passes on every method.
         return if subresource.verbs.contains(&info.verb) { Ok(()) } else { refuse() };
     }

@@ -170,6 +170,22 @@ fn decode_result(
     bad_value: impl Fn(&Value) -> String,
 ) -> StatusResult<Value> {
     let shown = bad_value(&tree);
+    // A custom resource keeps its kind. Source: `customresource_handler.go` (`schemaCoercingConverter`).
+    let wanted = &cx.resource.gvk;
+    let (api_version, kind) = decode::type_meta(&tree);
+    if !cx.resource.builtin && cx.info.subresource != "scale" && !api_version.is_empty() && !kind.is_empty() {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let wanted_version = wanted.api_version();
+        let wrong = match (api_version == wanted_version, kind == wanted.kind.as_str()) {
+            (true, true) => None,
+            (false, _) => Some(("apiVersion", api_version, wanted_version.as_str())),
+            (true, false) => Some(("kind", kind, wanted.kind.as_str())),
+        };
+        if let Some((field, given, wanted)) = wrong {
+            let error = FieldError::invalid(&FieldPath::new(field), given, format!("must be {wanted}"));
+            return Err(Box::new(Status::invalid(&GroupKind::new(group, kind), &cx.info.name, &[error])));
+        }
+    }
     let decoded = target.decode_tree(tree).map_err(|e| invalid(&shown, e))?;
     strict_errors.extend(decoded.strict_errors);
     match options.field_validation {
