@@ -29,13 +29,25 @@ fn embedded(outer: &str, member: &str) -> Option<&'static str> {
         ("EphemeralContainer", member) if member != "targetContainerName" => Some("EphemeralContainerCommon"),
         (
             "PersistentVolumeSpec",
-            "accessModes" | "capacity" | "claimRef" | "mountOptions" | "nodeAffinity" | "persistentVolumeReclaimPolicy"
-            | "storageClassName" | "volumeAttributesClassName" | "volumeMode",
+            "accessModes"
+            | "capacity"
+            | "claimRef"
+            | "mountOptions"
+            | "nodeAffinity"
+            | "persistentVolumeReclaimPolicy"
+            | "storageClassName"
+            | "volumeAttributesClassName"
+            | "volumeMode",
         ) => None,
         ("PersistentVolumeSpec", _) => Some("PersistentVolumeSource"),
         (
-            "ConfigMapKeySelector" | "SecretKeySelector" | "ConfigMapEnvSource" | "SecretEnvSource" | "ConfigMapVolumeSource"
-            | "ConfigMapProjection" | "SecretProjection",
+            "ConfigMapKeySelector"
+            | "SecretKeySelector"
+            | "ConfigMapEnvSource"
+            | "SecretEnvSource"
+            | "ConfigMapVolumeSource"
+            | "ConfigMapProjection"
+            | "SecretProjection",
             "name",
         ) => Some("LocalObjectReference"),
         ("RuleWithOperations", "apiGroups" | "apiVersions" | "resources" | "scope") => Some("Rule"),

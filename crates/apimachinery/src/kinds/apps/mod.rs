@@ -140,10 +140,7 @@ fn deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut Errors) 
 /// A strategy as the server's own structure prints it, with the members that a rolling update has in this kind.
 fn printed_strategy(strategy: &Value, members: [(&str, &str); 2]) -> BadValue {
     let rolling = strategy.o("rollingUpdate").map_or("null".to_owned(), |r| {
-        let members: Vec<String> = members
-            .iter()
-            .map(|(key, shown)| format!("\"{shown}\":{}", r.v(key)))
-            .collect();
+        let members: Vec<String> = members.iter().map(|(key, shown)| format!("\"{shown}\":{}", r.v(key))).collect();
         format!("{{{}}}", members.join(","))
     });
     BadValue::Printed(format!("{{\"Type\":{},\"RollingUpdate\":{rolling}}}", Value::from(strategy.s("type"))))
