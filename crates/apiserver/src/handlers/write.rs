@@ -177,6 +177,10 @@ async fn try_create(cx: &Cx, object: Value, options: &WriteOptions, by_update: b
         let name = generated_name(object.generate_name());
         object.set_name(&name);
     }
+    // Nobody refers to a LimitRange by name.
+    if object.name().is_empty() && cx.resource.gvr.resource == "limitranges" && cx.resource.gvr.group.is_empty() {
+        object.set_name(&uuid::Uuid::new_v4().to_string());
+    }
     let reservations = cx.server.hooks.before_create(storage, &cx.resource, &mut object, options.dry_run).await?;
     let checked = check_create(cx, &mut object, by_update, &admission).await;
     let result = match checked {
