@@ -69,6 +69,17 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
             "must be a cron schedule of five fields such as \"0 20 * * 1-5\"",
         );
     }
+    let after = text("/deletion/auto/afterInactivity");
+    check(
+        !after.is_empty() && crate::duration(after).is_none(),
+        "deletion.auto.afterInactivity",
+        "must be a duration such as 48h or 90m",
+    );
+    check(
+        !after.is_empty() && config.deletion.prevent,
+        "deletion.prevent",
+        "must not be true together with deletion.auto.afterInactivity",
+    );
     let schedule = text("/snapshots/auto/schedule");
     check(
         !schedule.is_empty() && !schedule.starts_with('@') && schedule.split_whitespace().count() != 5,
