@@ -247,7 +247,7 @@ async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusR
         if storage.get(&cx.resource, &namespace, &name).await?.is_some() {
             return Err(exists());
         }
-        return Ok(Written::Object(object));
+        return Ok(Written::Object(storage.unwritten(&cx.resource, object)));
     }
     match storage.insert(&cx.resource, &namespace, &name, &object).await {
         Ok(entry) => Ok(Written::Entry(entry)),
@@ -566,7 +566,7 @@ async fn store_update(
         return Ok(Attempt::Done(Written::Entry(entry.clone())));
     }
     if options.dry_run {
-        return Ok(Attempt::Done(Written::Object(new)));
+        return Ok(Attempt::Done(Written::Object(storage.unwritten(resource, new))));
     }
     match storage.replace(resource, namespace, entry.name(), &new, entry.revision).await {
         Ok(entry) => Ok(Attempt::Done(Written::Entry(entry))),
