@@ -39,7 +39,11 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    let bad = || format!("IP Address {text:?} parse error during conversion from string");
+    let bad = || {
+        format!(
+            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
+        )
+    };
     if text.contains('%') {
         return Err(format!("IP address {text:?} with zone value is not allowed"));
     }

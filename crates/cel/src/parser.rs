@@ -297,7 +297,7 @@ impl Parser<'_> {
                     // Words of the grammar that are fine as field names.
                     Token::Punct("in") => "in".into(),
                     other => {
-                        let found = describe(&other);
+                        let found = if matches!(other, Token::End) { String::new() } else { describe(&other) };
                         let message = format!("Syntax error: no viable alternative at input '.{found}'");
                         return Err(self.error(place, message));
                     }

@@ -41,7 +41,10 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
         },
         ("split", [Val::String(s), Val::String(separator)]) => Ok(split(s, separator, -1)),
         ("split", [Val::String(s), Val::String(separator), Val::Int(n)]) => Ok(split(s, separator, *n)),
-        ("substring", [Val::String(s), Val::Int(from)]) => substring(s, *from, s.chars().count() as i64),
+        ("substring", [Val::String(s), Val::Int(from)]) => {
+            offset(s, *from)?;
+            substring(s, *from, s.chars().count() as i64)
+        }
         ("substring", [Val::String(s), Val::Int(from), Val::Int(to)]) => substring(s, *from, *to),
         ("trim", [Val::String(s)]) => Ok(s.trim().into()),
         ("strings.quote", [Val::String(s)]) => Ok(quote(s).into()),

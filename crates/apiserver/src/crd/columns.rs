@@ -14,6 +14,8 @@ pub struct JsonPath(Vec<Step>);
 enum Step {
     Member(String),
     Index(i64),
+    /// Elements from one index up to another; negative ones count from the end.
+    Slice(i64, Option<i64>),
     All,
     /// Elements whose member at this path equals (or not) a literal.
     Where {
@@ -110,12 +112,29 @@ fn unquoted(text: &str) -> Option<&str> {
     ['\'', '"'].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q))
 }
 
+/// A name without the backslashes that keep its characters plain.
+fn unescaped(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut chars = name.chars();
+    while let Some(c) = chars.next() {
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    out
+}
+
 fn bracket(inner: &str) -> Option<Step> {
     if inner == "*" {
         return Some(Step::All);
     }
     if let Some(name) = unquoted(inner) {
-        return Some(Step::Member(name.to_owned()));
+        return Some(Step::Member(unescaped(name)));
+    }
+    if let Some((from, to)) = inner.split_once(':').filter(|_| !inner.starts_with('?')) {
+        let index = |text: &str| match text.trim() {
+            "" => Some(None),
+            text => text.parse().ok().map(Some),
+        };
+        return Some(Step::Slice(index(from)?.unwrap_or(0), index(to)?));
     }
     if let Some(filter) = inner.strip_prefix("?(").and_then(|f| f.strip_suffix(')')) {
         let (left, right, equal) = match filter.split_once("==") {
@@ -145,6 +164,12 @@ impl Step {
             (Step::Index(i), Value::Array(list)) => {
                 let i = if *i < 0 { i + list.len() as i64 } else { *i };
                 usize::try_from(i).ok().and_then(|i| list.get(i)).into_iter().collect()
+            }
+            (Step::Slice(from, to), Value::Array(list)) => {
+                let length = list.len() as i64;
+                let place = |i: i64| (if i < 0 { i + length } else { i }).clamp(0, length) as usize;
+                let (from, to) = (place(*from), to.map_or(list.len(), place));
+                list.get(from..to).unwrap_or_default().iter().collect()
             }
             (Step::Where { path, equal, literal }, Value::Array(list)) => {
                 let names: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -227,6 +252,11 @@ mod tests {
             (".spec.l[?(@.k==\"b\")].v", "[2]"),
             (".spec.l[?(@.k!='b')].v", "[1]"),
             (".spec['a.b']", r#"["dot"]"#),
+            (r".spec['a\.b']", r#"["dot"]"#),
+            (".spec.l[-1:].k", r#"["b"]"#),
+            (".spec.l[0:1].k", r#"["a"]"#),
+            (".spec.l[:].v", "[1,2]"),
+            (".spec.l[1:0].v", "[]"),
             (r".spec.a\.b", r#"["dot"]"#),
             (".spec.missing", "[]"),
         ] {

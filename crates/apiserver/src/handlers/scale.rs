@@ -33,13 +33,19 @@ fn at<'v>(object: &'v Value, path: &[String]) -> Option<&'v Value> {
 }
 
 /// What `/scale` shows of an object.
-fn scale_of(object: &Value, kind: &GroupVersionKind, paths: &ScalePaths) -> StatusResult<Value> {
+fn scale_of(object: &Value, kind: &GroupVersionKind, paths: &ScalePaths, custom: bool) -> StatusResult<Value> {
     let mut scale = json!({"metadata": {}, "spec": {}, "status": {"replicas": 0}});
     kind.set_on(&mut scale);
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object.metadata().get(field) {
             scale["metadata"][field] = value.clone();
         }
+    }
+    // A custom resource must say how many it wants. Source: `registry/customresource/etcd.go` (`scaleFromCustomResource`).
+    if custom && at(object, &paths.spec_replicas).is_none() {
+        let path = paths.spec_replicas.join(".");
+        let text = format!("the spec replicas field \".{path}\" does not exist");
+        return Err(Box::new(Status::internal_error(text)));
     }
     let count = |path: &[String]| at(object, path).and_then(Value::as_i64).unwrap_or(0);
     match count(&paths.spec_replicas) {
@@ -109,7 +115,8 @@ pub async fn get(cx: &Cx) -> StatusResult<Response<Body>> {
     let entry = cx.server.storage.get(&cx.resource, namespace, &cx.info.name).await?;
     let entry = entry.ok_or_else(|| cx.not_found())?;
     let object = Written::Entry(entry).into_value(cx).await?;
-    let scale = scale_of(&object, &write::endpoint_kind(cx), &cx.resource.strategy.scale_paths())?;
+    let paths = cx.resource.strategy.scale_paths();
+    let scale = scale_of(&object, &write::endpoint_kind(cx), &paths, !cx.resource.builtin)?;
     output::object_response(&cx.resource, &form, 200, scale).await
 }
 
@@ -167,7 +174,7 @@ async fn change(
     let unreadable = |e: apimachinery::apply::DecodeError| Box::new(Status::plain_error(e.to_string()));
     let (written, _) = change_object(cx, &change, |current| {
         let current = current.ok_or_else(|| cx.not_found())?;
-        let mut scale = scale_of(current, kind, &paths)?;
+        let mut scale = scale_of(current, kind, &paths, false)?;
         scale.set_managed_fields(to_scale(current.managed_fields(), &versions).map_err(unreadable)?);
         let new = make(&scale)?;
         let replicas = new.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
@@ -191,5 +198,5 @@ async fn change(
     })
     .await?;
     let object = written.into_value(cx).await?;
-    output::object_response(&cx.resource, form, 200, scale_of(&object, kind, &paths)?).await
+    output::object_response(&cx.resource, form, 200, scale_of(&object, kind, &paths, false)?).await
 }
