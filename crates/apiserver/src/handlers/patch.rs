@@ -173,7 +173,15 @@ fn decode_result(
     // A custom resource keeps its kind. Source: `customresource_handler.go` (`schemaCoercingConverter`).
     let wanted = &cx.resource.gvk;
     let (api_version, kind) = decode::type_meta(&tree);
-    if !cx.resource.builtin && cx.info.subresource != "scale" && !api_version.is_empty() && !kind.is_empty() {
+    let custom = !cx.resource.builtin && cx.info.subresource != "scale";
+    if custom && kind.is_empty() {
+        return Err(invalid(&shown, format!("Object 'Kind' is missing in '{tree}'")));
+    }
+    if custom && api_version.is_empty() {
+        let text = "Object 'apiVersion' is missing in 'object has no apiVersion field'";
+        return Err(Box::new(Status::internal_error(text)));
+    }
+    if custom {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         let wanted_version = wanted.api_version();
         let wrong = match (api_version == wanted_version, kind == wanted.kind.as_str()) {

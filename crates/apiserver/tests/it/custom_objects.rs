@@ -218,7 +218,7 @@ async fn bodies_say_what_they_are_and_odd_finalizers_are_told() {
         (
             body(version, ""),
             400,
-            "Thing in version \"v1\" cannot be handled as a Thing: Object 'Kind' is missing in '{\"apiVersion\":\"bodies.example.com/v1\",\"metadata\":{\"name\":\"a\"}}'",
+            "the object provided is unrecognized (must be of type Thing): Object 'Kind' is missing in '{\"apiVersion\":\"bodies.example.com/v1\",\"metadata\":{\"name\":\"a\"}}' ({\"apiVersion\":\"bodies.example. ...)",
         ),
         (
             body("", "Thing"),
