@@ -17,16 +17,20 @@ use crate::handlers::Cx;
 pub fn dedup_owner_references(cx: &Cx, object: &mut Value) {
     let references = object.metadata().array_at(&["ownerReferences"]);
     let mut unique: Vec<Value> = Vec::with_capacity(references.len());
+    let mut again: Vec<String> = Vec::new();
     for reference in references {
-        if !unique.contains(reference) {
+        if unique.contains(reference) {
+            again.push(reference.str_at(&["uid"]).to_owned());
+        } else {
             unique.push(reference.clone());
         }
     }
-    if unique.len() < references.len() {
+    if !again.is_empty() {
         object.metadata_mut().insert("ownerReferences", Value::Array(unique));
-        cx.warn(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests",
-        );
+        cx.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            again.join(", ")
+        ));
     }
 }
 

@@ -255,17 +255,12 @@ impl Storage {
         Ok(encode_stored(&converted).into())
     }
 
-    /// An entry for an object that is not written (dry run).
-    pub async fn unwritten(
-        &self,
-        resource: &Resource,
-        namespace: &str,
-        name: &str,
-        object: &Value,
-        revision: Revision,
-    ) -> StatusResult<Arc<Entry>> {
-        let value = self.encode(resource, object).await?;
-        Ok(Arc::new(new_entry(&stored(resource)?.cache, namespace, name, revision, value)?))
+    /// An object that is not written (dry run), as it would be after it was stored and read.
+    pub fn unwritten(&self, resource: &Resource, object: Value) -> Value {
+        match resource.strategy.patch_schema() {
+            Some(ty) => decode::as_stored(&object, ty).into_owned(),
+            None => object,
+        }
     }
 
     /// Removes an object that must still be at `expected`, returning the revision of the removal.

@@ -15,6 +15,8 @@ pub enum Built {
     Everywhere,
     /// It shapes the workload of placement `dedicated`; a hub has no such workload.
     Dedicated,
+    /// A hub does it; a pod of the cluster's own does not.
+    Hub,
     /// It is accepted because there is nothing to do for it; the text says why.
     NothingToDo(&'static str),
     /// It existed in older releases.
@@ -35,6 +37,7 @@ pub fn built(path: &str) -> Built {
                 let built = match word {
                     "" => Built::Everywhere,
                     "dedicated" => Built::Dedicated,
+                    "hub" => Built::Hub,
                     "nothing" => Built::NothingToDo(note),
                     "removed" => Built::Removed(note),
                     "no" => Built::No,

@@ -153,6 +153,9 @@ fn without_effect(value: &Value, path: &str, hub: bool, found: &mut Vec<(String,
             Built::Dedicated if hub => {
                 return found.push((path.to_string(), "a cluster in a hub has no pod of its own".to_string()));
             }
+            Built::Hub if !hub => {
+                return found.push((path.to_string(), "only a hub does this; see --placement hub".to_string()));
+            }
             _ => {}
         }
     }

@@ -50,6 +50,7 @@ fn property(key: &Key, path: &str) -> Value {
     }
     let note = match built(path) {
         Built::Everywhere => return schema,
+        Built::Hub => "Placement hub only.".to_string(),
         Built::Dedicated => "Placement dedicated only.".to_string(),
         Built::NothingToDo(note) => format!("Accepted without effect: {note}."),
         Built::Removed(note) => format!("Refused: {note}."),

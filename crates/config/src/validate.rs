@@ -69,6 +69,37 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
             "must be a cron schedule of five fields such as \"0 20 * * 1-5\"",
         );
     }
+    let after = text("/deletion/auto/afterInactivity");
+    check(
+        !after.is_empty() && crate::duration(after).is_none(),
+        "deletion.auto.afterInactivity",
+        "must be a duration such as 48h or 90m",
+    );
+    check(
+        !after.is_empty() && config.deletion.prevent,
+        "deletion.prevent",
+        "must not be true together with deletion.auto.afterInactivity",
+    );
+    let schedule = text("/snapshots/auto/schedule");
+    check(
+        !schedule.is_empty() && !schedule.starts_with('@') && schedule.split_whitespace().count() != 5,
+        "snapshots.auto.schedule",
+        "must be a cron schedule of five fields such as \"0 2 * * *\"",
+    );
+    if !schedule.is_empty() {
+        let kind = text("/snapshots/auto/storage/type");
+        let needed = match kind {
+            "s3" => Some(("/snapshots/auto/storage/s3/url", "snapshots.auto.storage.s3.url")),
+            "oci" => Some(("/snapshots/auto/storage/oci/repository", "snapshots.auto.storage.oci.repository")),
+            "container" => Some(("/snapshots/auto/storage/container/path", "snapshots.auto.storage.container.path")),
+            "azure" => Some(("/snapshots/auto/storage/azure/blobUrl", "snapshots.auto.storage.azure.blobUrl")),
+            _ => None,
+        };
+        check(needed.is_none(), "snapshots.auto.storage.type", "must be one of: s3, oci, container, azure");
+        if let Some((pointer, path)) = needed {
+            check(text(pointer).is_empty(), path, "must say where snapshots are kept");
+        }
+    }
     let export = &config.export_kube_config;
     check(
         !(export.additional_secrets.is_empty() || export.secret.name.is_empty() && export.secret.namespace.is_empty()),

@@ -174,6 +174,12 @@ fn keys_of_another_placement_are_reported() {
     let paths = |hub| config.without_effect(hub).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
     assert_eq!(paths(true), ["controlPlane.statefulSet.resources", "telemetry"]);
     assert_eq!(paths(false), ["telemetry"]);
+    let config =
+        read("sleep: {auto: {afterInactivity: 1h}}\ndeletion: {auto: {afterInactivity: 48h}, prevent: false}\n")
+            .unwrap();
+    let paths = |hub| config.without_effect(hub).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(paths(true), [""; 0]);
+    assert_eq!(paths(false), ["deletion.auto", "sleep.auto"]);
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub mod placement;
 mod restore;
 mod service_range;
 mod settings;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -318,6 +319,7 @@ impl ControlPlane {
                 None => None,
             },
             store: store.clone(),
+            operations: Arc::clone(&operations),
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
         });

@@ -216,6 +216,18 @@ impl Operations {
         Ok((out, taken.revision))
     }
 
+    /// Writes a snapshot to a file. Blocks.
+    pub fn write_snapshot(&self, file: &Path, url: &str) -> std::io::Result<u64> {
+        let (file, revision) = self.pack(std::fs::File::create(file)?, url)?;
+        file.sync_all()?;
+        Ok(revision)
+    }
+
+    /// The file of a `container://` path, or why there is none.
+    pub fn container_file(&self, path: &str) -> Result<PathBuf, String> {
+        self.file(path).map_err(|status| status.message)
+    }
+
     fn stream(self: &Arc<Self>, url: String) -> Response<Body> {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(PIECES);
         let operations = Arc::clone(self);

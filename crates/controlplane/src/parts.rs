@@ -29,6 +29,8 @@ use crate::host::{Host, HostService};
 use crate::init_manifests::InitManifests;
 use crate::kubeconfigs::Kubeconfigs;
 use crate::link::Link;
+use crate::operations::Operations;
+use crate::snapshots::AutoSnapshots;
 
 /// What runs at the moment.
 #[derive(Default)]
@@ -48,6 +50,7 @@ pub(crate) struct Parts {
     pub public_url: String,
     pub host_version: Option<(u32, u32)>,
     pub store: store::Store,
+    pub operations: Arc<Operations>,
     pub host: Option<(Host, HostService, Arc<Link>)>,
     pub state: Arc<State>,
 }
@@ -90,6 +93,13 @@ impl Parts {
             syncer.activate();
         }
         self.hand_out(&tasks, cancel.clone());
+        let snapshots = AutoSnapshots {
+            name: self.name.clone(),
+            config: Arc::clone(&self.config),
+            operations: Arc::clone(&self.operations),
+            host: self.host.as_ref().map(|(host, ..)| host.clone()),
+        };
+        tasks.spawn(snapshots.run(cancel.clone()));
         let manifests = InitManifests {
             name: self.name.clone(),
             host_namespace: self.host.as_ref().map(|(host, ..)| host.namespace.clone()).unwrap_or_default(),

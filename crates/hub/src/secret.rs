@@ -69,6 +69,16 @@ impl ConfigSecret {
         self.annotation(deploy::STATUS_ANNOTATION)
     }
 
+    /// Has somebody marked the cluster as not to be deleted?
+    pub fn is_protected(&self) -> bool {
+        self.annotation("loft.sh/non-deletable") == "true"
+    }
+
+    /// Since when the cluster sleeps, in seconds since 1970.
+    pub fn sleeping_since(&self) -> Option<u64> {
+        self.annotation(deploy::SLEEPING_SINCE_ANNOTATION).parse().ok()
+    }
+
     /// The port the cluster had before.
     pub fn port(&self) -> Option<u16> {
         self.metadata.annotations.get(deploy::PORT_ANNOTATION)?.parse().ok().filter(|port| *port != 0)

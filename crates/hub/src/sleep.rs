@@ -11,6 +11,9 @@
 //! `sleep.auto` of `vcluster.yaml` goes further: such a cluster sleeps although it has pods, and they are removed from the
 //! host until it wakes. `afterInactivity` counts requests as above; `schedule` does not wait for anybody; `wakeup.schedule`
 //! wakes it by the clock. A running pod with the labels of `exclude.selector.labels` keeps the whole cluster awake.
+//!
+//! `deletion.auto.afterInactivity` deletes a cluster that nobody has used for so long. One that sleeps counts from when it
+//! fell asleep.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +21,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use config::Config;
 use controlplane::Schedule;
+use informer::DeleteOptions;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::Inner;
 use crate::run::{Cluster, Step};
+use crate::{Inner, secret};
 
 /// How often the clusters are looked at, at most and at least.
 const TICK_MIN: Duration = Duration::from_millis(20);
@@ -45,6 +49,8 @@ pub(crate) struct Policy {
     idle: Option<Duration>,
     /// Unused for this long, whatever runs.
     inactivity: Option<Duration>,
+    /// Unused for this long, it is deleted (`deletion.auto.afterInactivity`).
+    deletion: Option<Duration>,
     sleep_at: Option<Arc<Schedule>>,
     wake_at: Option<Arc<Schedule>>,
     zone: Option<TimeZone>,
@@ -64,6 +70,7 @@ impl Policy {
         Ok(Policy {
             idle,
             inactivity: text("sleep.auto.afterInactivity").and_then(config::duration),
+            deletion: text("deletion.auto.afterInactivity").and_then(config::duration),
             sleep_at: schedule("sleep.auto.schedule")?,
             wake_at: schedule("sleep.auto.wakeup.schedule")?,
             zone: zone.map_err(|error| PolicyError { path: "sleep.auto.timezone", reason: error.to_string() })?,
@@ -77,7 +84,7 @@ impl Policy {
 
     /// The shortest time after which something may be due.
     fn shortest(&self) -> Option<Duration> {
-        [self.idle, self.inactivity].into_iter().flatten().min()
+        [self.idle, self.inactivity, self.deletion].into_iter().flatten().min()
     }
 
     fn strikes(&self, schedule: Option<&Arc<Schedule>>, since: Timestamp, now: Timestamp) -> bool {
@@ -105,6 +112,18 @@ pub(crate) async fn watch(hub: Arc<Inner>) {
             let policy = cluster.policy();
             let limit = policy.shortest();
             shortest = shortest.min(limit.map_or(TICK_MAX, |limit| limit / 4));
+            if let Some(limit) = policy.deletion
+                && unused(&hub, key, cluster, now).is_some_and(|unused| unused >= limit)
+            {
+                tracing::info!(cluster = %key, "a virtual cluster that nobody has used for long is deleted");
+                match hub.rest.delete(&secret::SECRETS, &key.namespace, &key.name, &DeleteOptions::default()).await {
+                    Err(error) if !error.is_not_found() => {
+                        tracing::warn!(cluster = %key, %error, "an unused virtual cluster could not be deleted");
+                    }
+                    _ => {}
+                }
+                continue;
+            }
             if recheck.get(key).is_some_and(|at| *at > Instant::now()) && policy.sleep_at.is_none() {
                 continue;
             }
@@ -124,6 +143,21 @@ pub(crate) async fn watch(hub: Arc<Inner>) {
             // Cancel-safe: both only wait.
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(shortest.clamp(TICK_MIN, TICK_MAX)) => {}
+        }
+    }
+}
+
+/// How long nobody has asked for anything, awake or asleep; nothing while somebody does, or when it must not be deleted.
+fn unused(hub: &Inner, key: &informer::ObjectKey, cluster: &Cluster, now: Timestamp) -> Option<Duration> {
+    let secret = hub.secrets.get(key)?;
+    if secret.is_protected() {
+        return None;
+    }
+    match cluster.control_plane() {
+        Some(running) => running.idle_for(),
+        None => {
+            let since = secret.sleeping_since()?;
+            Some(Duration::from_secs(u64::try_from(now.as_second()).ok()?.saturating_sub(since)))
         }
     }
 }

@@ -17,6 +17,42 @@ enum Step {
     /// A member of a map; Go does not name these in type errors.
     Key(Str),
     Index(usize),
+    /// A struct that Go embeds in another: only its type errors name it.
+    Embedded(&'static str),
+}
+
+/// The struct of upstream's that holds this member and is embedded in the one that the schema shows.
+fn embedded(outer: &str, member: &str) -> Option<&'static str> {
+    match (outer, member) {
+        ("Volume", member) if member != "name" => Some("VolumeSource"),
+        ("Probe", "exec" | "httpGet" | "tcpSocket" | "grpc") => Some("ProbeHandler"),
+        ("EphemeralContainer", member) if member != "targetContainerName" => Some("EphemeralContainerCommon"),
+        (
+            "PersistentVolumeSpec",
+            "accessModes"
+            | "capacity"
+            | "claimRef"
+            | "mountOptions"
+            | "nodeAffinity"
+            | "persistentVolumeReclaimPolicy"
+            | "storageClassName"
+            | "volumeAttributesClassName"
+            | "volumeMode",
+        ) => None,
+        ("PersistentVolumeSpec", _) => Some("PersistentVolumeSource"),
+        (
+            "ConfigMapKeySelector"
+            | "SecretKeySelector"
+            | "ConfigMapEnvSource"
+            | "SecretEnvSource"
+            | "ConfigMapVolumeSource"
+            | "ConfigMapProjection"
+            | "SecretProjection",
+            "name",
+        ) => Some("LocalObjectReference"),
+        ("RuleWithOperations", "apiGroups" | "apiVersions" | "resources" | "scope") => Some("Rule"),
+        _ => None,
+    }
 }
 
 struct Parser<'b, 't> {
@@ -374,6 +410,7 @@ impl<'t> Parser<'_, 't> {
                     path.push_str(k);
                 }
                 Step::Index(i) => path.push_str(&format!("[{i}]")),
+                Step::Embedded(_) => {}
             }
         }
         if !path.is_empty() {
@@ -412,6 +449,7 @@ impl<'t> Parser<'_, 't> {
             .iter()
             .filter_map(|s| match s {
                 Step::Field(k) => Some(k.as_str()),
+                Step::Embedded(name) => Some(*name),
                 _ => None,
             })
             .collect();
@@ -501,11 +539,16 @@ impl<'t> Parser<'_, 't> {
             if map.contains_key(&key) {
                 self.problem("duplicate", &key);
             }
+            let within = embedded(short_name(ty.name()), &key);
+            self.path.extend(within.map(Step::Embedded));
             self.path.push(Step::Field(key));
             let value = self.typed(field.ty())?;
             self.inside = ty.name();
             if let Some(key) = self.leave_key() {
                 map.insert(key, value);
+            }
+            if within.is_some() {
+                self.path.pop();
             }
         }
         self.inside = outer;
@@ -662,7 +705,11 @@ fn go_type(ty: TypeRef<'_>) -> String {
 fn check_base64(text: &[u8]) -> std::result::Result<(), usize> {
     let mut group = 0;
     let mut padding = 0;
+    let mut begins = 0;
     for (i, &c) in text.iter().enumerate() {
+        if group == 0 && !matches!(c, b'\n' | b'\r') {
+            begins = i;
+        }
         match c {
             b'\n' | b'\r' => continue,
             b'=' if group >= 2 && padding < 4 - group => padding += 1,
@@ -677,6 +724,8 @@ fn check_base64(text: &[u8]) -> std::result::Result<(), usize> {
     }
     match (group, padding) {
         (0, 0) | (4, _) => Ok(()),
+        // Without padding Go names the beginning of the group that is not whole.
+        (_, 0) => Err(begins),
         _ => Err(text.len()),
     }
 }

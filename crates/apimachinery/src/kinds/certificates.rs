@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::access::Fields;
-use super::check::{Errors, Report, strings};
+use super::check::{Errors, Report, shown, strings};
 use super::object_meta::{self, MetaRules};
 use crate::field::{FieldError, FieldPath};
 use crate::json::Value;
@@ -159,7 +159,7 @@ fn request(csr: &Value, old: Option<&Value>, errors: &mut Errors) {
     object_meta::validate(csr, rules, errors);
     let (spec, path) = (csr.v("spec"), FieldPath::new("spec"));
     if let Some(problem) = request_error(spec.s("request")) {
-        errors.invalid(&path.child("request"), spec.s("request"), problem);
+        errors.invalid(&path.child("request"), shown(spec.v("request")), problem);
     }
     let usages = strings(spec, "usages");
     let at = path.child("usages");

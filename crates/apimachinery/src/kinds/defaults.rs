@@ -26,6 +26,8 @@ pub fn default_object(gvk: &GroupVersionKind, object: &mut Value) {
             default_to(object_at(object, "spec"), "minReplicas", 1);
             if gvk.version == "v2" {
                 hpa_v2(object_at(object, "spec"));
+            } else {
+                hpa_v1(object);
             }
         }
         ("admissionregistration.k8s.io", kind) => admission(kind, object),
@@ -181,6 +183,7 @@ fn core(kind: &str, object: &mut Value) {
             default_string(object_at(object, "status"), "phase", "Active");
         }
         "Node" => {
+            one_pod_range(object_at(object, "spec"));
             let status = object_at(object, "status");
             for list in ["capacity", "allocatable"] {
                 if let Some(r) = present(status, list) {
@@ -408,6 +411,27 @@ fn job_template(spec: &mut Value) {
     }
 }
 
+/// `podCIDR` is the first of `podCIDRs`; where they differ the older member counts.
+fn one_pod_range(spec: &mut Value) {
+    let (one, first) = (spec.s("podCIDR").to_owned(), spec.list("podCIDRs").first().cloned());
+    match first {
+        Some(first) if one.is_empty() => spec.set_at(&["podCIDR"], first),
+        first if !one.is_empty() && first.as_ref().is_none_or(|f| *f != one.as_str()) => {
+            spec.set_at(&["podCIDRs"], Value::Array(vec![one.into()]));
+        }
+        _ => {}
+    }
+}
+
+/// Without any metric the processor's is taken, which the other version has as a metric.
+fn hpa_v1(object: &mut Value) {
+    let others = object.at(&["metadata", "annotations", "autoscaling.alpha.kubernetes.io/metrics"]).is_some();
+    let spec = object_at(object, "spec");
+    if !others {
+        default_to(spec, "targetCPUUtilizationPercentage", 80);
+    }
+}
+
 fn hpa_v2(spec: &mut Value) {
     if spec.list("metrics").is_empty() {
         spec.make_object().insert(
@@ -458,6 +482,9 @@ fn device_request(request: &mut Value) {
     default_string(request, "allocationMode", "ExactCount");
     if request.s("allocationMode") == "ExactCount" {
         default_integer(request, "count", 1);
+    }
+    for toleration in each(request, "tolerations") {
+        default_string(toleration, "operator", "Equal");
     }
 }
 

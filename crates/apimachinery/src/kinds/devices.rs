@@ -280,13 +280,15 @@ pub(crate) fn claim(new: &Value, old: Option<&Value>, compile: ExpressionCheck<'
 
 pub(crate) fn claim_template(new: &Value, old: Option<&Value>, compile: ExpressionCheck<'_>, errors: &mut Errors) {
     let (spec, path) = (new.v("spec"), FieldPath::new("spec"));
-    if let Some(old) = old {
-        object_meta::validate_update(new, old, true, errors);
-        return check::immutable(spec, old.v("spec"), &path, errors);
+    match old {
+        Some(old) => object_meta::validate_update(new, old, true, errors),
+        None => object_meta::validate(new, META, errors),
     }
-    object_meta::validate(new, META, errors);
     object_meta::validate_template(spec.v("metadata"), &path.child("metadata"), errors);
     claim_spec(spec.v("spec"), compile, &path.child("spec"), errors);
+    if let Some(old) = old {
+        check::immutable(spec, old.v("spec"), &path, errors);
+    }
 }
 
 fn device_key(one: &Value) -> String {

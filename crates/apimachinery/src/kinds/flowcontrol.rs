@@ -3,7 +3,7 @@
 use super::access::{Fields, semantic_equal};
 use super::check::{self, Errors, Report, shown, strings};
 use super::object_meta::{self, MetaRules};
-use crate::field::FieldPath;
+use crate::field::{BadValue, FieldPath};
 use crate::json;
 use crate::json::Value;
 use crate::names;
@@ -28,7 +28,9 @@ pub(crate) fn flow_schema(new: &Value, errors: &mut Errors) {
     if let Some(method) = spec.o("distinguisherMethod")
         && !matches!(method.s("type"), "ByNamespace" | "ByUser")
     {
-        errors.not_supported(&path.child("distinguisherMethod").child("type"), method, &["ByNamespace", "ByUser"]);
+        // As the server's own structure prints it.
+        let printed = BadValue::Printed(format!("{{\"Type\":{}}}", Value::from(method.s("type"))));
+        errors.not_supported(&path.child("distinguisherMethod").child("type"), printed, &["ByNamespace", "ByUser"]);
     }
     let level = spec.v("priorityLevelConfiguration").s("name");
     let at = path.child("priorityLevelConfiguration").child("name");

@@ -4,7 +4,7 @@ use super::access::Fields;
 use super::apps::{at_most_100_percent, int_or_percent};
 use super::check::{self, Errors, Report, SelectorOptions, nonnegative_member};
 use super::object_meta::{self, MetaRules};
-use crate::field::FieldPath;
+use crate::field::{BadValue, FieldPath};
 use crate::json::Value;
 use crate::names;
 
@@ -114,7 +114,13 @@ pub(crate) fn runtime_class(new: &Value, old: Option<&Value>, errors: &mut Error
     let key = |t: &'_ Value| ["key", "operator", "value", "effect"].map(|k| t.s(k).to_owned());
     for (i, one) in tolerations.iter().enumerate() {
         if tolerations[..i].iter().any(|other| key(other) == key(one)) {
-            errors.duplicate(&path.index(i), one);
+            // As the server's own structure prints it.
+            let [key, operator, value, effect] = ["key", "operator", "value", "effect"].map(|k| Value::from(one.s(k)));
+            let printed = format!(
+                "{{\"Key\":{key},\"Operator\":{operator},\"Value\":{value},\"Effect\":{effect},\"TolerationSeconds\":{}}}",
+                one.v("tolerationSeconds")
+            );
+            errors.duplicate(&path.index(i), BadValue::Printed(printed));
         }
     }
 }

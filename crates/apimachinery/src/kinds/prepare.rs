@@ -404,6 +404,10 @@ fn stamp_conditions(new: &mut Value, old: &Value, now: &str) {
 }
 
 fn pod_create(pod: &mut Value) {
+    // Negative means at once: older versions took it so.
+    if pod.v("spec").i("terminationGracePeriodSeconds") < 0 {
+        pod.set_at(&["spec", "terminationGracePeriodSeconds"], 1.into());
+    }
     let qos = resources::qos_class(pod.v("spec"));
     let mut status = json!({"phase": "Pending", "qosClass": qos});
     if !pod.v("spec").list("schedulingGates").is_empty() {
@@ -581,8 +585,10 @@ fn job_selector(job: &mut Value) {
 
 fn clean_secret_references(account: &mut Value) {
     for secret in each(account, "secrets") {
-        let name = secret.v("name").clone();
-        *secret = json!({"name": name});
+        *secret = match secret.os("name") {
+            Some(name) => json!({"name": name}),
+            None => Value::object(),
+        };
     }
 }
 

@@ -64,7 +64,8 @@ pub(crate) fn storage_class(new: &Value, old: Option<&Value>, errors: &mut Error
     for (i, term) in new.list("allowedTopologies").iter().enumerate() {
         let path = FieldPath::new("allowedTopologies").index(i).child("matchLabelExpressions");
         let map = topology_term(term, &path, errors);
-        if seen.contains(&map) {
+        // One without requirements counts as known.
+        if map.is_empty() || seen.contains(&map) {
             errors.duplicate(&path, "");
         }
         seen.push(map);

@@ -74,8 +74,9 @@ impl Priority {
                 "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
             )));
         }
-        let given = pod.str_at(&["spec", "preemptionPolicy"]);
-        if !given.is_empty() && given != policy {
+        if let Some(given) = pod.at(&["spec", "preemptionPolicy"]).and_then(Value::as_str)
+            && given != policy
+        {
             return Err(request.forbidden(format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
             )));

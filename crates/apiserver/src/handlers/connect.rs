@@ -4,14 +4,15 @@
 //!
 //! Follows: `pkg/registry/core/pod/{strategy.go,rest}`, `pkg/registry/core/service/storage`.
 
-use apimachinery::Value;
 use apimachinery::field::{FieldError, FieldPath};
 use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult};
+use apimachinery::{Value, json};
 use http::{Request, Response, StatusCode};
 
 use super::Cx;
+use crate::admission::Operation;
 use crate::body::{Body, RequestBody};
 use crate::proxy::{self, Destination, ProxyName};
 use crate::server::ApiServer;
@@ -142,6 +143,54 @@ pub async fn log(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     }
 }
 
+/// Asks webhooks and policies about a connection. They see its options as the object; what they change in it stays without
+/// effect.
+///
+/// Source: `k8s.io/apiserver/pkg/endpoints/handlers.ConnectResource`.
+async fn admit(cx: &Cx) -> StatusResult<()> {
+    let Some(subresource) = cx.resource.subresource(&cx.info.subresource) else { return Ok(()) };
+    let request = |object| cx.admission(Operation::Connect, &subresource.kind, object, None, Value::Null, false);
+    let object = cx.admit(request(Some(options(cx, &subresource.kind.kind)))).await?;
+    cx.validate(request(object)).await
+}
+
+/// The options of a connection, as the query has them.
+fn options(cx: &Cx, kind: &str) -> Value {
+    let query = &cx.info.query;
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    match cx.info.subresource.as_str() {
+        "exec" | "attach" => {
+            for name in ["stdin", "stdout", "stderr", "tty"] {
+                if query.flag(name) {
+                    options[name] = true.into();
+                }
+            }
+            if !query.str("container").is_empty() {
+                options["container"] = query.str("container").into();
+            }
+            let command: Vec<Value> = query.all("command").map(Value::from).collect();
+            if !command.is_empty() && cx.info.subresource == "exec" {
+                options["command"] = Value::Array(command);
+            }
+        }
+        "portforward" => {
+            let ports =
+                query.all("ports").flat_map(|ports| ports.split(',')).filter_map(|port| port.parse::<i64>().ok());
+            let ports: Vec<Value> = ports.map(Value::from).collect();
+            if !ports.is_empty() {
+                options["ports"] = Value::Array(ports);
+            }
+        }
+        _ => {
+            let path = proxied_path(cx);
+            if !path.is_empty() {
+                options["path"] = path.into();
+            }
+        }
+    }
+    options
+}
+
 /// Why a node cannot be reached when there is no backend. Upstream names the request's resource, not `nodes`.
 async fn node_missing(cx: &Cx, node: &str) -> Box<Status> {
     let Some(nodes) = cx.server.storage.registry.get("", "v1", "nodes") else { return no_backend() };
@@ -152,6 +201,7 @@ async fn node_missing(cx: &Cx, node: &str) -> Box<Status> {
 }
 
 pub async fn connect(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    admit(cx).await?;
     match cx.resource.gvr.resource.as_str() {
         "pods" if cx.info.subresource == "proxy" => proxy_pod(cx, body).await,
         "pods" => connect_pod(cx, body).await,

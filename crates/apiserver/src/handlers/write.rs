@@ -177,6 +177,10 @@ async fn try_create(cx: &Cx, object: Value, options: &WriteOptions, by_update: b
         let name = generated_name(object.generate_name());
         object.set_name(&name);
     }
+    // Nobody refers to a LimitRange by name.
+    if object.name().is_empty() && cx.resource.gvr.resource == "limitranges" && cx.resource.gvr.group.is_empty() {
+        object.set_name(&uuid::Uuid::new_v4().to_string());
+    }
     let reservations = cx.server.hooks.before_create(storage, &cx.resource, &mut object, options.dry_run).await?;
     let checked = check_create(cx, &mut object, by_update, &admission).await;
     let result = match checked {
@@ -243,7 +247,7 @@ async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusR
         if storage.get(&cx.resource, &namespace, &name).await?.is_some() {
             return Err(exists());
         }
-        return Ok(Written::Object(object));
+        return Ok(Written::Object(storage.unwritten(&cx.resource, object)));
     }
     match storage.insert(&cx.resource, &namespace, &name, &object).await {
         Ok(entry) => Ok(Written::Entry(entry)),
@@ -562,7 +566,7 @@ async fn store_update(
         return Ok(Attempt::Done(Written::Entry(entry.clone())));
     }
     if options.dry_run {
-        return Ok(Attempt::Done(Written::Object(new)));
+        return Ok(Attempt::Done(Written::Object(storage.unwritten(resource, new))));
     }
     match storage.replace(resource, namespace, entry.name(), &new, entry.revision).await {
         Ok(entry) => Ok(Attempt::Done(Written::Entry(entry))),

@@ -49,7 +49,8 @@ pub fn initialise(configured: &[String], service: &mut Value, old: Option<&Value
     }
     let headless = service.str_at(&["spec", "clusterIP"]) == "None";
     let selectorless = service.at(&["spec", "selector"]).and_then(Value::as_object).is_none_or(|s| s.is_empty());
-    if service.str_at(&["spec", "ipFamilyPolicy"]).is_empty() {
+    // An empty one is refused below.
+    if service.at(&["spec", "ipFamilyPolicy"]).is_none_or(Value::is_null) {
         let inherited = old.map_or("", |o| o.str_at(&["spec", "ipFamilyPolicy"]));
         let policy = match inherited {
             "" if headless && selectorless => "RequireDualStack",

@@ -492,7 +492,7 @@ fn keep_allocated(new: &mut Value, old: &Value) {
             }
         }
     }
-    if has_node_ports(old) && has_node_ports(new) {
+    if wants_node_ports(old) && wants_node_ports(new) {
         let after = node_ports(new);
         let used: Vec<u16> = node_ports(old).into_iter().filter(|p| *p != 0 && after.contains(p)).collect();
         let by_name = |name: &str| {

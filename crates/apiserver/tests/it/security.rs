@@ -194,6 +194,10 @@ async fn webhook_server() -> (std::net::SocketAddr, String) {
                         response["patch"] =
                             json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, patch));
                         response["patchType"] = json!("JSONPatch");
+                    } else if asked["operation"] == "CONNECT" && asked["object"]["command"] == json!(["rm", "-r"]) {
+                        let kind = asked["object"]["kind"].as_str().unwrap_or_default();
+                        response["allowed"] = json!(false);
+                        response["status"] = json!({"code": 403, "message": format!("no rm by {kind}")});
                     } else if asked["name"] == "bad" {
                         response["allowed"] = json!(false);
                         response["status"] = json!({"code": 403, "message": "no bad names"});
@@ -231,6 +235,39 @@ async fn webhooks_change_and_refuse_objects() {
     assert_eq!(created.data["data"], json!({"k": "v", "hook": "was here"}));
     let refused = refusal(create(&server, &admin, config_map("bad")).await);
     assert_eq!(refused, (403, "admission webhook \"hooks.example.com\" denied the request: no bad names".to_owned()));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn webhooks_are_asked_about_connections() {
+    let (address, ca) = webhook_server().await;
+    let server = start(&memory().await).await;
+    let admin = UserInfo::admin();
+    let ca = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ca);
+    create(&server, &admin, json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "hooks"},
+        "webhooks": [{"name": "hooks.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": format!("https://{address}/validate"), "caBundle": ca},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"],
+                "resources": ["pods/exec", "pods/portforward", "services/proxy"]}]}]}))
+    .await
+    .unwrap();
+    let client = server.kube_client(admin);
+    for (path, want) in [
+        ("pods/p/exec?command=rm&command=-r&container=c", (403, "denied the request: no rm by PodExecOptions")),
+        ("pods/p/exec?command=ls&stdout=true", (404, "pods \"p\" not found")),
+        // Nobody asked to be asked about these.
+        ("pods/bad/attach?container=c", (404, "pods \"bad\" not found")),
+        ("pods/bad/portforward?ports=80", (403, "denied the request: no bad names")),
+        ("services/bad/proxy/path", (403, "denied the request: no bad names")),
+        ("services/s/proxy/path", (404, "services \"s\" not found")),
+    ] {
+        let request = http::Request::get(format!("/api/v1/namespaces/default/{path}")).body(Vec::new()).unwrap();
+        let error = client.request_text(request).await.unwrap_err();
+        let kube::Error::Api(status) = error else { panic!("{path}: {error}") };
+        assert_eq!(status.code, want.0, "{path}: {}", status.message);
+        assert!(status.message.ends_with(want.1), "{path}: {}", status.message);
+    }
     server.shutdown().await;
 }
 

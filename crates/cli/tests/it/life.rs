@@ -93,6 +93,17 @@ fn a_paused_cluster_is_gone_from_the_host_and_comes_back_with_its_pods() {
 }
 
 #[test]
+fn an_unused_cluster_is_deleted_when_that_is_asked_for() {
+    let world = World::up_with(&["--sleep-after", "300ms"]);
+    world.alcove(&["create", "team-a", "--connect=false", "--set", "deletion.auto.afterInactivity=2s"]);
+    world.alcove(&["create", "team-b", "--connect=false"]);
+    wait_for(&world, "it is gone", || status(&world, "team-a").is_empty().then_some(()));
+    assert_eq!(status(&world, "team-b"), "Sleeping", "others stay");
+    let prevented = ["create", "team-c", "--set", "deletion.auto.afterInactivity=1h,deletion.prevent=true"];
+    assert!(world.alcove_fails(2, &prevented).contains("deletion.prevent"));
+}
+
+#[test]
 fn an_unused_cluster_sleeps_and_wakes_by_its_first_connection() {
     let world = World::up_with(&["--sleep-after", "300ms"]);
     world.alcove(&["create", "team-a", "--connect=false"]);

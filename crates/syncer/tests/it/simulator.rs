@@ -210,7 +210,9 @@ async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
     }
     // The control plane's own and those of the tenant.
     if host_services.len() != services.len() {
-        return Some(format!("{} services, {} on the host", services.len(), host_services.len()));
+        let known: BTreeSet<String> = services.keys().map(|n| tenant.on_host("default", n).name).collect();
+        let extra: Vec<&Value> = host_services.iter().filter(|(n, _)| !known.contains(*n)).map(|(_, s)| s).collect();
+        return Some(format!("{} services, {} on the host: {extra:?}", services.len(), host_services.len()));
     }
     let maps = by_name(tenant.api.list(&CONFIG_MAPS, "default").await);
     let wanted: BTreeSet<&str> = pods

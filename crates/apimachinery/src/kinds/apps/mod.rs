@@ -111,6 +111,9 @@ pub(crate) fn deployment(new: &Value, old: Option<&Value>, errors: &mut Errors) 
     }
 }
 
+const SURGE: [(&str, &str); 2] = [("maxUnavailable", "MaxUnavailable"), ("maxSurge", "MaxSurge")];
+const PARTITION: [(&str, &str); 2] = [("partition", "Partition"), ("maxUnavailable", "MaxUnavailable")];
+
 fn deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut Errors) {
     let at = path.child("rollingUpdate");
     let rolling = strategy.o("rollingUpdate");
@@ -130,17 +133,14 @@ fn deployment_strategy(strategy: &Value, path: &FieldPath, errors: &mut Errors) 
             }
             at_most_100_percent(unavailable, &down, errors);
         }
-        _ => errors.not_supported(path, printed_strategy(strategy), &["Recreate", "RollingUpdate"]),
+        _ => errors.not_supported(path, printed_strategy(strategy, SURGE), &["Recreate", "RollingUpdate"]),
     }
 }
 
-/// A strategy as the server's own structure prints it.
-fn printed_strategy(strategy: &Value) -> BadValue {
+/// A strategy as the server's own structure prints it, with the members that a rolling update has in this kind.
+fn printed_strategy(strategy: &Value, members: [(&str, &str); 2]) -> BadValue {
     let rolling = strategy.o("rollingUpdate").map_or("null".to_owned(), |r| {
-        let members: Vec<String> = [("maxUnavailable", "MaxUnavailable"), ("maxSurge", "MaxSurge")]
-            .iter()
-            .map(|(key, shown)| format!("\"{shown}\":{}", r.v(key)))
-            .collect();
+        let members: Vec<String> = members.iter().map(|(key, shown)| format!("\"{shown}\":{}", r.v(key))).collect();
         format!("{{{}}}", members.join(","))
     });
     BadValue::Printed(format!("{{\"Type\":{},\"RollingUpdate\":{rolling}}}", Value::from(strategy.s("type"))))
@@ -237,7 +237,7 @@ fn daemon_set_strategy(strategy: &Value, path: &FieldPath, errors: &mut Errors) 
                 _ => {}
             }
         }
-        _ => errors.not_supported(path, printed_strategy(strategy), &["RollingUpdate", "OnDelete"]),
+        _ => errors.not_supported(path, printed_strategy(strategy, SURGE), &["RollingUpdate", "OnDelete"]),
     }
 }
 
@@ -349,7 +349,12 @@ fn stateful_set_template(
         template.remove_at(&["spec", key]);
     }
     if !claim_templates.is_empty() {
-        let claimed: Vec<&str> = claim_templates.iter().map(|c| c.v("metadata").s("name")).collect();
+        let mut claimed: Vec<&str> = Vec::new();
+        for name in claim_templates.iter().map(|c| c.v("metadata").s("name")) {
+            if !claimed.contains(&name) {
+                claimed.push(name);
+            }
+        }
         let mut volumes: Vec<Value> = claimed
             .iter()
             .map(|name| crate::json!({"name": *name, "persistentVolumeClaim": {"claimName": *name}}))
@@ -387,7 +392,7 @@ fn stateful_set_strategy(strategy: &Value, path: &FieldPath, errors: &mut Errors
             }
         }
         ("OnDelete" | "RollingUpdate", None) => {}
-        _ => errors.invalid(path, printed_strategy(strategy), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => errors.invalid(path, printed_strategy(strategy, PARTITION), "must be 'RollingUpdate' or 'OnDelete'"),
     }
 }
 

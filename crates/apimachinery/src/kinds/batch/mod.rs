@@ -59,6 +59,19 @@ pub(crate) fn job(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     }
 }
 
+/// A success policy as the server's own structure prints it.
+fn printed_success_policy(policy: &Value) -> BadValue {
+    let rule = |rule: &Value| {
+        let (indexes, count) = (rule.v("succeededIndexes"), rule.v("succeededCount"));
+        format!("{{\"SucceededIndexes\":{indexes},\"SucceededCount\":{count}}}")
+    };
+    let rules: Vec<String> = policy.list("rules").iter().map(rule).collect();
+    BadValue::Printed(match policy.has("rules") {
+        true => format!("{{\"Rules\":[{}]}}", rules.join(",")),
+        false => "{\"Rules\":null}".to_owned(),
+    })
+}
+
 fn full_spec(spec: &Value, selector: SelectorOptions, options: PodOptions, path: &FieldPath, errors: &mut Errors) {
     job_spec(spec, options, path, errors);
     let wanted = spec.o("selector");
@@ -149,7 +162,7 @@ fn job_spec(spec: &Value, options: PodOptions, path: &FieldPath, errors: &mut Er
         if mode == "Indexed" {
             success_policy(spec, policy, &at.child("rules"), errors);
         } else {
-            errors.invalid(&at, policy, "requires indexed completion mode");
+            errors.invalid(&at, printed_success_policy(policy), "requires indexed completion mode");
         }
     }
     if let Some(policy) = spec.os("podReplacementPolicy") {

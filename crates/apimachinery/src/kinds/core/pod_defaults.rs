@@ -207,7 +207,9 @@ fn image_tag(image: &str) -> Option<&str> {
     if first_is_host {
         parts.next();
     }
-    if !parts.all(valid_path) {
+    const NAME_MAX: usize = 255;
+    let path: Vec<&str> = parts.collect();
+    if !path.iter().all(|part| valid_path(part)) || path.join("/").len() > NAME_MAX {
         return None;
     }
     match (tag, digest) {

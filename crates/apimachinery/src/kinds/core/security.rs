@@ -2,7 +2,7 @@
 
 use super::containers;
 use super::volumes::descending_path;
-use crate::field::{FieldError, FieldPath};
+use crate::field::{BadValue, FieldError, FieldPath};
 use crate::json::Value;
 use crate::kinds::access::Fields;
 use crate::kinds::check::{Errors, Report, optional_one_of};
@@ -123,7 +123,11 @@ fn seccomp(context: &Value, path: &FieldPath, errors: &mut Errors) {
     match (kind == "Localhost", profile.os("localhostProfile")) {
         (true, None) => errors.required(&at, "must be set when seccomp type is Localhost"),
         (true, Some(target)) => descending_path(target, &at, errors),
-        (false, Some(_)) => errors.invalid(&at, profile, "can only be set when seccomp type is Localhost"),
+        (false, Some(target)) => {
+            // As the server's own structure prints it.
+            let printed = format!("{{\"Type\":{},\"LocalhostProfile\":{}}}", Value::from(kind), Value::from(target));
+            errors.invalid(&at, BadValue::Printed(printed), "can only be set when seccomp type is Localhost");
+        }
         (false, None) => {}
     }
 }
