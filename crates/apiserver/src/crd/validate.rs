@@ -139,9 +139,8 @@ fn check_parts(value: &Value, old: Option<&Value>, schema: &Node, path: &str, ou
     }
     if let Some(checks) = &schema.checks {
         check_combinations(value, checks, path, out);
-        match value {
-            Value::String(text) => check_string(text, checks, path, out),
-            _ => {}
+        if let Value::String(text) = value {
+            check_string(text, checks, path, out);
         }
     }
     if let Value::Number(number) = value {
