@@ -174,6 +174,8 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
     host.stop().await;
 }
 
+// A skipped test says so.
+#[allow(clippy::print_stdout)]
 #[tokio::test(flavor = "multi_thread")]
 async fn clusters_of_a_hub_have_databases_of_their_own_on_one_server() {
     use store::servers::{Kind, Server, StartError};

@@ -141,8 +141,7 @@ fn what_is_said_can_be_json() {
     assert_eq!(output.status.code(), Some(2));
     let arguments = ["--log-output=json", "config", "validate", "--set", "a=b"];
     let output = alcove(home.path()).args(arguments).output().unwrap();
-    let line: serde_json::Value =
-        serde_json::from_slice(&output.stderr[..].split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let line: serde_json::Value = serde_json::from_slice(output.stderr.split(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!(line["level"], "error");
     assert!(line["message"].as_str().unwrap().contains("the configuration is not valid"), "{line}");
     assert_eq!(output.status.code(), Some(2));

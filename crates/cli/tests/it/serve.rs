@@ -494,6 +494,8 @@ impl Drop for Etcd {
     }
 }
 
+// A skipped test says so.
+#[allow(clippy::print_stdout)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployed_etcd_keeps_the_data_and_takes_nobody_without_its_certificate() {
     let installed = std::process::Command::new("etcd").arg("--version").output().is_ok_and(|out| out.status.success());
