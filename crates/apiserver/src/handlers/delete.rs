@@ -303,6 +303,15 @@ async fn try_delete(
 }
 
 fn check_preconditions(cx: &Cx, object: &Value, options: &DeleteOptions) -> StatusResult<()> {
+    // Namespaces have a storage of their own, which words it in another way.
+    if cx.resource.gvr.resource == "namespaces"
+        && cx.resource.gvr.group.is_empty()
+        && let Some(uid) = &options.precondition_uid
+        && uid != object.uid()
+    {
+        let message = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid());
+        return Err(Box::new(Status::conflict(&cx.resource.group_resource(), object.name(), message)));
+    }
     // Upstream puts the kind where the resource belongs.
     let resource = GroupResource::new(cx.resource.gvk.group.clone(), cx.resource.gvk.kind.clone());
     let refuse = |message: String| Err(Box::new(Status::conflict(&resource, object.name(), message)));
