@@ -209,7 +209,7 @@ async fn bodies() {
         let mut text = String::from("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx0: &x0 lol\n");
         for i in 1..40 {
             let of = format!("*x{}", i - 1);
-            text += &format!("x{i}: &x{i} [{}]\n", vec![of.as_str(); 10].join(","));
+            text += &format!("x{i}: &x{i} [{}]\n", [of.as_str(); 10].join(","));
         }
         text
     };
