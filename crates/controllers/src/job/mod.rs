@@ -223,7 +223,6 @@ impl Controller {
         written.remove(key);
         false
     }
-
 }
 
 /// One reconcile of one job.
@@ -362,9 +361,8 @@ impl Sync<'_> {
     fn newly_finished<'p>(&self, pods: &'p [Arc<Pod>]) -> (Vec<&'p Arc<Pod>>, Vec<&'p Arc<Pod>>) {
         let job = self.job;
         let uncounted = &self.status.uncounted_terminated_pods;
-        let fresh = |p: &&Arc<Pod>| {
-            self.carries_finalizer(p) && (!job.is_indexed() || decide::valid_index(job, p).is_some())
-        };
+        let fresh =
+            |p: &&Arc<Pod>| self.carries_finalizer(p) && (!job.is_indexed() || decide::valid_index(job, p).is_some());
         let succeeded = pods
             .iter()
             .filter(fresh)
