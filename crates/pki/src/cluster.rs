@@ -46,17 +46,17 @@ impl ClusterCertificates {
     pub fn complete_as(files: BTreeMap<String, String>, wanted: &Wanted<'_>) -> Result<ClusterCertificates, PkiError> {
         let mut certificates = ClusterCertificates { files };
         let now = wanted.now;
-        if certificates.pair("ca").is_none() {
+        if !certificates.has_authority("ca")? {
             certificates.put("ca", authority_at("kubernetes", now)?);
         }
         for copy in ["server-ca", "client-ca"] {
-            if certificates.pair(copy).is_none() {
+            if !certificates.has_authority(copy)? {
                 let ca = certificates.required("ca")?;
                 certificates.put(copy, ca);
             }
         }
         for ca in ["front-proxy-ca", "etcd-ca"] {
-            if certificates.pair(ca).is_none() && (ca != "etcd-ca" || wanted.etcd_names.is_some()) {
+            if !certificates.has_authority(ca)? && (ca != "etcd-ca" || wanted.etcd_names.is_some()) {
                 certificates.put(ca, authority_at(ca, now)?);
             }
         }
@@ -138,6 +138,19 @@ impl ClusterCertificates {
             certificate: self.file(&format!("{name}.crt"))?.to_string(),
             key: self.file(&format!("{name}.key"))?.to_string(),
         })
+    }
+
+    /// Whether an authority is there. Half of one is an error: another in its place would not be what somebody has put there.
+    fn has_authority(&self, name: &str) -> Result<bool, PkiError> {
+        let half = |kind: &str| self.file(&format!("{name}.{kind}")).is_some();
+        match (half("crt"), half("key")) {
+            (true, true) => Ok(true),
+            (false, false) => Ok(false),
+            (has_certificate, _) => {
+                let missing = if has_certificate { "key" } else { "crt" };
+                Err(PkiError::Read { what: format!("{name}.{missing}"), reason: "it is missing".into() })
+            }
+        }
     }
 
     fn required(&self, name: &str) -> Result<Pair, PkiError> {

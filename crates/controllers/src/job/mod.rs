@@ -38,6 +38,9 @@ const BURST: usize = 500;
 /// Uids in `uncountedTerminatedPods`: keeps the status under 20 KB.
 const UNCOUNTED_MAX: usize = 500;
 
+/// How long to wait for the cache when its event does not come first.
+const STALE_WAIT: Duration = Duration::from_millis(100);
+
 struct Controller {
     context: Context,
     jobs: Informer<Job>,
@@ -47,6 +50,8 @@ struct Controller {
     /// Pods whose finalizer we removed and whose change the cache has not seen.
     released: Arc<Mutex<HashSet<Str>>>,
     backoffs: Mutex<HashMap<ObjectKey, Backoff>>,
+    /// The uid and the revision of the status that was written last, until the cache shows it.
+    written: Mutex<HashMap<ObjectKey, (Str, u64)>>,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -105,6 +110,7 @@ pub(crate) fn start(context: &Context) {
         expectations,
         released,
         backoffs: Mutex::default(),
+        written: Mutex::default(),
     });
     let cleaner = controller.clone();
     context.run("job-orphans", 2, &orphans, synced.clone(), move |key| {
@@ -176,8 +182,12 @@ impl Controller {
         let Some(job) = self.jobs.get(&key) else {
             self.expectations.forget(&key);
             self.backoffs.lock().remove(&key);
+            self.written.lock().remove(&key);
             return Ok(Outcome::Done);
         };
+        if self.is_stale(&key, &job) {
+            return Ok(Outcome::After(STALE_WAIT));
+        }
         if job.is_managed_elsewhere() {
             return Ok(Outcome::Done);
         }
@@ -196,13 +206,22 @@ impl Controller {
             template: raw_value(&job.spec.template),
             now: self.context.now(),
             again: None,
+            released: self.released.lock().clone(),
         };
         sync.run().await?;
         Ok(sync.again.map_or(Outcome::Done, |after| Outcome::After(wait(after))))
     }
 
-    fn carries_finalizer(&self, pod: &Pod) -> bool {
-        pod.metadata.has_finalizer(FINALIZER) && !self.released.lock().contains(&pod.metadata.uid)
+    /// Whether the cache does not show the last status that was written. Pods that were counted there carry no finalizer any
+    /// more: with the older status they would count as never run.
+    fn is_stale(&self, key: &ObjectKey, job: &Job) -> bool {
+        let mut written = self.written.lock();
+        let Some((uid, revision)) = written.get(key) else { return false };
+        if *uid == job.metadata.uid && job.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen < *revision) {
+            return true;
+        }
+        written.remove(key);
+        false
     }
 }
 
@@ -219,9 +238,16 @@ struct Sync<'a> {
     template: Value,
     now: Timestamp,
     again: Option<SignedDuration>,
+    /// What was released and not seen when this run began. Taken before the pods are read: a pod read with its finalizer,
+    /// which the cache loses a moment later, must not count twice.
+    released: HashSet<Str>,
 }
 
 impl Sync<'_> {
+    fn carries_finalizer(&self, pod: &Pod) -> bool {
+        pod.metadata.has_finalizer(FINALIZER) && !self.released.contains(&pod.metadata.uid)
+    }
+
     fn look_again(&mut self, after: SignedDuration) {
         self.again = Some(self.again.map_or(after, |known| known.min(after)));
     }
@@ -312,7 +338,7 @@ impl Sync<'_> {
             pods,
         };
         if job.is_indexed() {
-            let carries = |p: &&Arc<Pod>| self.controller.carries_finalizer(p);
+            let carries = |p: &&Arc<Pod>| self.carries_finalizer(p);
             let completions = job.completions();
             view.indexes_before = Indexes::parse(&self.status.completed_indexes, completions);
             let succeeded = view.pods.iter().filter(|p| p.status.phase == "Succeeded").filter(carries);
@@ -335,9 +361,8 @@ impl Sync<'_> {
     fn newly_finished<'p>(&self, pods: &'p [Arc<Pod>]) -> (Vec<&'p Arc<Pod>>, Vec<&'p Arc<Pod>>) {
         let job = self.job;
         let uncounted = &self.status.uncounted_terminated_pods;
-        let fresh = |p: &&Arc<Pod>| {
-            self.controller.carries_finalizer(p) && (!job.is_indexed() || decide::valid_index(job, p).is_some())
-        };
+        let fresh =
+            |p: &&Arc<Pod>| self.carries_finalizer(p) && (!job.is_indexed() || decide::valid_index(job, p).is_some());
         let succeeded = pods
             .iter()
             .filter(fresh)
@@ -557,7 +582,7 @@ impl Sync<'_> {
     ) -> Result<(), ReconcileError> {
         let (controller, job) = (self.controller, self.job);
         let mut with_finalizer: BTreeSet<Str> =
-            view.pods.iter().filter(|p| controller.carries_finalizer(p)).map(|p| p.metadata.uid.clone()).collect();
+            view.pods.iter().filter(|p| self.carries_finalizer(p)).map(|p| p.metadata.uid.clone()).collect();
         settle(&mut self.status, &with_finalizer);
         let success = finished.as_ref().is_some_and(|c| c.kind == "SuccessCriteriaMet");
         let mut release: Vec<Arc<Pod>> = Vec::new();
@@ -685,6 +710,10 @@ impl Sync<'_> {
         match written {
             Ok(written) => {
                 self.metadata.resource_version = written.str_at(&["metadata", "resourceVersion"]).into();
+                if let Ok(revision) = self.metadata.resource_version.parse() {
+                    let known = (self.metadata.uid.clone(), revision);
+                    self.controller.written.lock().insert(self.key.clone(), known);
+                }
                 self.written = self.status.clone();
                 Ok(())
             }

@@ -183,7 +183,8 @@ async fn jobs_complete_fail_and_are_counted_exactly() {
     assert_eq!(failed["status"]["failed"], 1, "{failed}");
     let released = |pods: &[Value]| pods.iter().all(|p| p.array_at(&["metadata", "finalizers"]).is_empty());
     let pods = cluster.until_list("finalizers are gone", &PODS, ns, released).await;
-    assert_eq!(pods.len(), 5 + 4 + 1);
+    let names: Vec<&str> = pods.iter().map(|p| p.str_at(&["metadata", "generateName"])).collect();
+    assert_eq!(pods.len(), 5 + 4 + 1, "{names:?}");
     cluster.delete(&JOBS, ns, "plain", "Background").await;
     cluster.until_list("pods are collected", &PODS, ns, |pods| pods.len() == 5).await;
     cluster.stop().await;
