@@ -237,7 +237,15 @@ impl Reflector {
                 "ERROR" => {
                     let status: Value = serde_json::from_str(event.object.get())?;
                     let error = ApiError::status_value(0, None, status);
-                    return if error.is_expired() { Ok(Stop::Relist) } else { Err(error) };
+                    return match gathered {
+                        _ if error.is_expired() => Ok(Stop::Relist),
+                        // A server whose storage cannot tell how far it is says so only here.
+                        Some(_) => {
+                            debug!(source = %self.source, %error, "no initial events");
+                            Ok(Stop::NoStreaming)
+                        }
+                        None => Err(error),
+                    };
                 }
                 kind => {
                     let Some(object) = self.decode(event.object.get()) else { continue };

@@ -146,8 +146,17 @@ async fn initial_events_fill_the_cache_and_the_same_watch_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_without_streaming_lists_is_listed_and_watched() {
+    let refused = r#"{"kind":"Status","code":422,"reason":"Invalid","message":"sendInitialEvents: Forbidden"}"#;
+    listed_and_watched(422, refused).await;
+    // kube-apiserver over etcd 3.4.
+    let in_the_stream = r#"{"type":"ERROR","object":{"kind":"Status","code":500,"reason":"InternalError","message":"a watch
+        stream was requested by the client but the required storage feature RequestWatchProgress is disabled"}}"#;
+    listed_and_watched(200, &format!("{}\n", in_the_stream.replace('\n', " "))).await;
+}
+
+async fn listed_and_watched(code: u16, refusal: &str) {
     let script = Script::default();
-    script.full(422, r#"{"kind":"Status","code":422,"reason":"Invalid","message":"sendInitialEvents: Forbidden"}"#);
+    script.full(code, refusal);
     script.full(
         200,
         format!(
