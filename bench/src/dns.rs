@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
@@ -16,6 +17,8 @@ use crate::measure::{Report, Row, cpu_time};
 
 /// Where a cluster without an address that pods reach tells its own.
 const ADDRESS_ANNOTATION: &str = "/metadata/annotations/alcove.dev~1dns-address";
+/// Services that are created at the same time.
+const CREATIONS: usize = 32;
 const TYPE_A: u16 = 1;
 const TYPE_SRV: u16 = 33;
 
@@ -59,18 +62,27 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
     api.request_text(request("POST", "/api/v1/namespaces", Some(body))?).await?;
     let begin = Instant::now();
-    for number in 0..options.services {
-        let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{number}")},
-            "spec": {"ports": [{"name": "http", "port": 80}]}});
-        api.request_text(request("POST", &format!("/api/v1/namespaces/{namespace}/services"), Some(body))?).await?;
+    let path = format!("/api/v1/namespaces/{namespace}/services");
+    let mut creations = futures::stream::iter(0..options.services)
+        .map(|number| {
+            let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{number}")},
+                "spec": {"ports": [{"name": "http", "port": 80}]}});
+            let (api, path) = (api.clone(), &path);
+            async move { anyhow::Ok(api.request_text(request("POST", path, Some(body))?).await?) }
+        })
+        // Each waits for its Service on the host.
+        .buffer_unordered(CREATIONS);
+    while let Some(created) = creations.next().await {
+        created?;
     }
     let made = begin.elapsed();
-    // The last one is there: so are all before it.
-    let last = name("", options.services.saturating_sub(1), &namespace, &options.domain);
     let begin = Instant::now();
-    while ask(server, &last, TYPE_A).await? == 0 {
-        ensure!(begin.elapsed() < Duration::from_secs(30), "the Services have no names after 30 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for number in 0..options.services {
+        let last = name("", number, &namespace, &options.domain);
+        while ask(server, &last, TYPE_A).await? == 0 {
+            ensure!(begin.elapsed() < Duration::from_secs(30), "Service s{number} has no name after 30 s");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     let mut rows = vec![Row::value(format!("Services created, {}", options.services), made.as_secs_f64(), "s")];
     for (what, prefix, kind) in [("A", "", TYPE_A), ("SRV", "_http._tcp.", TYPE_SRV)] {

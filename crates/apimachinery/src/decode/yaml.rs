@@ -27,13 +27,17 @@ enum Node {
     Map(Vec<(String, u64, Node)>),
 }
 
+/// Nodes that aliases may stand for, all together: more than a manifest has, and soon refused.
+const ALIASED_MAX: usize = 200_000;
+
 pub fn to_json(body: &[u8]) -> Result<Yaml, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::Syntax("yaml: invalid UTF-8".into()))?;
-    let options = serde_saphyr::options! {
+    let mut options = serde_saphyr::options! {
         legacy_octal_numbers: true,
         with_snippet: false,
         duplicate_keys: DuplicateKeyPolicy::LastWins,
     };
+    options.alias_limits.max_total_replayed_events = ALIASED_MAX;
     let node: Node = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let line = e.location().map_or(1, |at| at.line());
         let full = e.without_snippet().to_string();

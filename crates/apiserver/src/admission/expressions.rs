@@ -17,6 +17,8 @@ use crate::authz::{Attributes, Authorization, Authorizer, Decision, is_privilege
 
 /// What all expressions of one policy or webhook may spend. Source: `RuntimeCELCostBudget`.
 pub const BUDGET: u64 = 10_000_000;
+/// What one of them may spend. Source: `PerCallLimit`.
+const CALL_BUDGET: u64 = 1_000_000;
 const AUTHORIZER: &str = cel::declarations::AUTHORIZER;
 const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
 
@@ -120,7 +122,11 @@ impl Inputs {
     }
 
     pub fn evaluate(&mut self, program: &Program, authorizer: &dyn Authorizer) -> Result<Val, EvalError> {
-        program.evaluate_with(&self.values, &mut self.budget, &AuthorizerHost(authorizer))
+        let limit = self.budget.remaining.min(CALL_BUDGET);
+        let mut budget = Budget::new(limit);
+        let result = program.evaluate_with(&self.values, &mut budget, &AuthorizerHost(authorizer));
+        self.budget.remaining -= limit - budget.remaining;
+        result
     }
 
     /// Evaluates `variables` in order. One that fails is told when an expression uses it.
