@@ -28,7 +28,7 @@ enum Node {
 }
 
 /// Nodes that aliases may stand for, all together: more than a manifest has, and soon refused.
-const ALIASED_MAX: usize = 200_000;
+const ALIASED_MAX: usize = 60_000;
 
 pub fn to_json(body: &[u8]) -> Result<Yaml, DecodeError> {
     let text = std::str::from_utf8(body).map_err(|_| DecodeError::Syntax("yaml: invalid UTF-8".into()))?;
