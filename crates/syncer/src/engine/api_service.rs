@@ -20,6 +20,16 @@ fn name() -> NamespacedName {
     NamespacedName::new("default", "kubernetes")
 }
 
+/// The endpoints of a slice of one address family.
+fn api_slice_endpoints(subsets: &[Value], ipv6: bool) -> Value {
+    let addresses = subsets.iter().flat_map(|subset| subset.array_at(&["addresses"]).iter());
+    let list = addresses
+        .map(|address| address.str_at(&["ip"]))
+        .filter(|ip| ip.contains(':') == ipv6)
+        .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}));
+    Value::Array(list.collect())
+}
+
 impl Engine {
     pub(super) async fn reconcile_api_service(&self) -> Result<Outcome, SyncError> {
         let ip = self.kube_ip.read().clone();
@@ -98,23 +108,49 @@ impl Engine {
             if let Some(patch) = merge_patch(endpoints, &wanted) {
                 self.virtual_side.patch(&kind::ENDPOINTS, &name(), "", &patch).await?;
             }
+        } else {
+            // kube-apiserver is told to keep no endpoints: these are not its own addresses.
+            let made = json!({
+                "apiVersion": "v1", "kind": "Endpoints",
+                "metadata": {
+                    "name": "kubernetes", "namespace": "default",
+                    "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+                },
+                "subsets": subsets.clone(),
+            });
+            self.create_missing(&kind::ENDPOINTS, &made).await?;
+        }
+        if self.virtual_side.get(&kind::ENDPOINT_SLICE, &name()).is_none() {
+            let first = subsets[0]["addresses"][0].str_at(&["ip"]);
+            let made = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "kubernetes", "namespace": "default",
+                    "labels": {"kubernetes.io/service-name": "kubernetes"},
+                },
+                "addressType": (if first.contains(':') { "IPv6" } else { "IPv4" }),
+                "endpoints": api_slice_endpoints(&subsets, first.contains(':')),
+                "ports": (subsets[0]["ports"].clone()),
+            });
+            self.create_missing(&kind::ENDPOINT_SLICE, &made).await?;
         }
         if let Some(slice) = self.virtual_side.get(&kind::ENDPOINT_SLICE, &name()) {
             let mut wanted = slice.clone();
-            let addresses = subsets.iter().flat_map(|s| s.array_at(&["addresses"]).iter());
-            let ipv6 = slice.str_at(&["addressType"]) == "IPv6";
-            let list: Vec<Value> = addresses
-                .map(|a| a.str_at(&["ip"]))
-                .filter(|ip| ip.contains(':') == ipv6)
-                .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
-                .collect();
-            wanted["endpoints"] = Value::Array(list);
+            wanted["endpoints"] = api_slice_endpoints(&subsets, slice.str_at(&["addressType"]) == "IPv6");
             wanted["ports"] = subsets[0]["ports"].clone();
             if let Some(patch) = merge_patch(&slice, &wanted) {
                 self.virtual_side.patch(&kind::ENDPOINT_SLICE, &name(), "", &patch).await?;
             }
         }
         Ok(())
+    }
+
+    /// What the cache has not seen may exist all the same.
+    async fn create_missing(&self, kind: &kind::Kind, object: &Value) -> Result<(), SyncError> {
+        match self.virtual_side.create(kind, object).await {
+            Err(error) if error.is_already_exists() => Ok(()),
+            other => other.map(drop).map_err(SyncError::from),
+        }
     }
 
     /// The endpoints of the control plane's Service.
