@@ -13,6 +13,7 @@
 //! the database file would drop SQLite's locks.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,10 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .write(true)
         .open(&lock_path)
-        .map_err(|error| BackendError::new(doing(), error))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => OpenError::Denied { folder: folder(path) },
+            _ => BackendError::new(doing(), error).into(),
+        })?;
     let until = Instant::now() + LOCK_LINGERS;
     loop {
         match file.try_lock() {
@@ -94,6 +98,10 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
             Err(TryLockError::Error(error)) => return Err(BackendError::new(doing(), error).into()),
         }
     }
+}
+
+fn folder(path: &Path) -> String {
+    path.parent().unwrap_or(path).display().to_string()
 }
 
 /// Sorts SQLite's errors while opening: damage, a foreign file, or anything else.

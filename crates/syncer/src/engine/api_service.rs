@@ -9,7 +9,7 @@ use informer::{Outcome, RawObject, Source};
 use super::side::resource;
 use super::{ControlPlaneAddress, Engine, SyncError};
 use crate::diff::merge_patch;
-use crate::kind;
+use crate::kind::{self, Kind};
 use crate::metadata::uid_of;
 use crate::names::NamespacedName;
 
@@ -91,28 +91,54 @@ impl Engine {
         if subsets.is_empty() {
             return Ok(());
         }
-        let endpoints = self.virtual_side.get(&kind::ENDPOINTS, &name());
-        if let Some(endpoints) = &endpoints {
-            let mut wanted = endpoints.clone();
-            wanted["subsets"] = Value::Array(subsets.clone());
-            if let Some(patch) = merge_patch(endpoints, &wanted) {
-                self.virtual_side.patch(&kind::ENDPOINTS, &name(), "", &patch).await?;
-            }
+        let endpoints = json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": (Value::Array(subsets.clone())),
+        });
+        self.put_api_endpoints(&kind::ENDPOINTS, &endpoints, &["subsets"]).await?;
+        let addresses: Vec<&str> =
+            subsets.iter().flat_map(|s| s.array_at(&["addresses"])).map(|a| a.str_at(&["ip"])).collect();
+        // A slice keeps its family: the Service has one address.
+        let ipv6 = self.kube_ip.read().contains(':');
+        let list: Vec<Value> = addresses
+            .into_iter()
+            .filter(|ip| ip.contains(':') == ipv6)
+            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+            .collect();
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": (if ipv6 { "IPv6" } else { "IPv4" }),
+            "endpoints": (Value::Array(list)),
+            "ports": (subsets[0]["ports"].clone()),
+        });
+        self.put_api_endpoints(&kind::ENDPOINT_SLICE, &slice, &["endpoints", "ports"]).await
+    }
+
+    /// Changes `members` of the object in the virtual cluster; makes it when it is missing, which it is after the Service
+    /// has moved: its controller removes the endpoints of a Service that is deleted.
+    async fn put_api_endpoints(&self, kind: &Kind, wanted: &Value, members: &[&str]) -> Result<(), SyncError> {
+        // What is not watched cannot be kept up.
+        if self.virtual_side.cache(kind).is_none() {
+            return Ok(());
         }
-        if let Some(slice) = self.virtual_side.get(&kind::ENDPOINT_SLICE, &name()) {
-            let mut wanted = slice.clone();
-            let addresses = subsets.iter().flat_map(|s| s.array_at(&["addresses"]).iter());
-            let ipv6 = slice.str_at(&["addressType"]) == "IPv6";
-            let list: Vec<Value> = addresses
-                .map(|a| a.str_at(&["ip"]))
-                .filter(|ip| ip.contains(':') == ipv6)
-                .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
-                .collect();
-            wanted["endpoints"] = Value::Array(list);
-            wanted["ports"] = subsets[0]["ports"].clone();
-            if let Some(patch) = merge_patch(&slice, &wanted) {
-                self.virtual_side.patch(&kind::ENDPOINT_SLICE, &name(), "", &patch).await?;
-            }
+        let Some(current) = self.virtual_side.get(kind, &name()) else {
+            self.virtual_side.create(kind, wanted).await?;
+            return Ok(());
+        };
+        let mut next = current.clone();
+        for member in members {
+            next[*member] = wanted[*member].clone();
+        }
+        if let Some(patch) = merge_patch(&current, &next) {
+            self.virtual_side.patch(kind, &name(), "", &patch).await?;
         }
         Ok(())
     }
