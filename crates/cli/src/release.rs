@@ -233,8 +233,14 @@ struct Trouble {
 impl Trouble {
     /// True of what every pod goes through when it starts.
     fn passes_by_itself(&self) -> bool {
-        const USUAL: [&str; 6] =
-            ["ContainerCreating", "PodInitializing", "ContainersNotReady", "ContainersNotInitialized", "Ready", "Initialized"];
+        const USUAL: [&str; 6] = [
+            "ContainerCreating",
+            "PodInitializing",
+            "ContainersNotReady",
+            "ContainersNotInitialized",
+            "Ready",
+            "Initialized",
+        ];
         USUAL.contains(&self.reason.as_str())
     }
 }

@@ -168,12 +168,7 @@ async fn check_changes(host: &Host, release: &Release<'_>) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn ensure_namespace(
-    host: &Host,
-    args: &Create,
-    namespace: &str,
-    step: &Step<'_>,
-) -> anyhow::Result<()> {
+async fn ensure_namespace(host: &Host, args: &Create, namespace: &str, step: &Step<'_>) -> anyhow::Result<()> {
     let api: Api<Namespace> = Api::all(host.client.clone());
     let unreachable = |error| host::unreachable(&host.context, error);
     let existing = found(api.get(namespace).await).map_err(unreachable)?;

@@ -80,14 +80,12 @@ const LOCK_LINGERS: Duration = Duration::from_millis(500);
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, ".lock");
     let doing = || format!("lock {}", lock_path.display());
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => OpenError::Denied { folder: folder(path) },
-            _ => BackendError::new(doing(), error).into(),
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => OpenError::Denied { folder: folder(path) },
+                _ => BackendError::new(doing(), error).into(),
+            }
         })?;
     let until = Instant::now() + LOCK_LINGERS;
     loop {
