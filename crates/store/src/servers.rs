@@ -200,7 +200,7 @@ impl Server {
             if self.answers() {
                 return Ok(());
             }
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if self.has_ended() {
                 break;
             }
             std::thread::park_timeout(Duration::from_millis(20));
@@ -246,26 +246,52 @@ impl Server {
         }
     }
 
-    fn signal(&self, signal: &str) {
+    fn signal(&self, signal: &str, processes: &[u32]) {
+        let processes = processes.iter().map(u32::to_string);
         // Nothing depends on it: what does not react is killed.
-        let _ = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-s", signal]).args(processes).stderr(Stdio::null()).status();
     }
 
-    /// Freezes the server: connections stay, nothing is answered. (Of PostgreSQL only what is connected later is frozen.)
+    /// The server's processes, the first one first: PostgreSQL has one for each connection.
+    fn processes(&self) -> Vec<u32> {
+        let mut found = vec![self.child.id()];
+        if self.kind == Kind::Postgres {
+            let parent = |process: &u32| {
+                let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+                stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+            };
+            let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+            let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            found.extend(all.filter(|process| parent(process) == Some(self.child.id())));
+        }
+        found
+    }
+
+    /// Freezes the server: connections stay, nothing is answered.
     pub fn freeze(&self) {
-        self.signal("STOP");
+        // The first process first, so that no more are made.
+        self.signal("STOP", &[self.child.id()]);
+        self.signal("STOP", &self.processes());
     }
 
     /// Ends [`Server::freeze`].
     pub fn thaw(&self) {
-        self.signal("CONT");
+        self.signal("CONT", &self.processes());
     }
 
-    /// Kills the server; its data stay for [`Server::restart`].
+    /// Kills the server at once, as a machine that fails does; its data stay for [`Server::restart`].
+    pub fn kill(&mut self) {
+        let processes = self.processes();
+        drop(self.child.kill());
+        self.signal("KILL", &processes[1..]);
+        let _ = self.child.wait();
+    }
+
+    /// Stops the server without ceremony; its data stay for [`Server::restart`].
     pub fn stop(&mut self) {
         match self.kind {
             // Leaves nothing behind in shared memory.
-            Kind::Postgres => self.signal("QUIT"),
+            Kind::Postgres => self.signal("QUIT", &[self.child.id()]),
             Kind::Mysql | Kind::Etcd => drop(self.child.kill()),
         }
         let _ = self.child.wait();
@@ -273,8 +299,26 @@ impl Server {
 
     /// Starts the server again, on the same port and data.
     pub fn restart(&mut self) -> Result<(), StartError> {
-        self.child = Server::spawn(self.kind, &self.folder, self.port)?;
-        self.wait()
+        let until = Instant::now() + START;
+        loop {
+            self.child = Server::spawn(self.kind, &self.folder, self.port)?;
+            match self.wait() {
+                // Processes of the one that was killed may need a moment to end.
+                Err(StartError::Silent { .. }) if self.has_ended() && Instant::now() < until => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Where its data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 
