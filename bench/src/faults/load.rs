@@ -77,7 +77,8 @@ fn body(name: &str, value: &str, there: Option<&There>) -> Value {
     if let Some(there) = there {
         metadata["resourceVersion"] = json!(there.revision.to_string());
     }
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"value": value}})
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
+        "data": {"value": value, "padding": "x".repeat(rand::random_range(0..1500))}})
 }
 
 fn there(object: &Value) -> anyhow::Result<There> {
@@ -105,8 +106,7 @@ impl Writer {
                 continue;
             }
             count += 1;
-            let padding = "x".repeat(random.random_range(0..1500));
-            let value = format!("{}.{count}.{padding}", self.number);
+            let value = format!("{}.{count}", self.number);
             let delete = random.random_bool(0.2);
             if let Some(told) = self.write(object, value, delete).await? {
                 acknowledged.push(told);

@@ -88,7 +88,8 @@ async fn faults(world: &mut World, options: &Options, seed: u64) -> anyhow::Resu
     let mut random = StdRng::seed_from_u64(seed);
     let shared = Arc::new(Shared::default());
     let (tell_end, end) = tokio::sync::watch::channel(None);
-    let mut watcher = tokio::spawn(observe::watch(world.clients(), end));
+    let start = observe::newest(&world.clients(), &shared).await?;
+    let mut watcher = tokio::spawn(observe::watch(world.clients(), start, end));
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..options.writers {
         let writer = Writer { number, seed, clients: world.clients(), shared: shared.clone() };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use futures::{AsyncBufReadExt, StreamExt};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -24,15 +24,12 @@ struct Seen {
     revision: u64,
 }
 
-/// Watches from the first client's newest revision until it has seen `through`, which is given in the end.
+/// Watches from a revision on until it has seen `through`, which is given in the end.
 pub async fn watch(
     mut clients: watch::Receiver<kube::Client>,
+    mut after: u64,
     mut through: watch::Receiver<Option<u64>>,
 ) -> anyhow::Result<Observed> {
-    let client = clients.borrow_and_update().clone();
-    let list = send(&client, "GET", PATH, None).await.ok().context("the first list has no answer")?;
-    let mut after = list.revision();
-    ensure!(after > 0, "the first list has no revision: {}", list.body);
     let mut observed = Observed::default();
     loop {
         let client = clients.borrow_and_update().clone();

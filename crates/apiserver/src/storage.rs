@@ -503,7 +503,7 @@ fn read_status(error: ReadError) -> Box<Status> {
         }
         ReadError::FutureRevision { requested, current } => Box::new(too_large(requested, current)),
         ReadError::Unavailable(_) => {
-            tracing::error!(%error, "the store could not be read");
+            tracing::error!(error = &error as &dyn std::error::Error, "the store could not be read");
             Box::new(store_unavailable())
         }
     }
