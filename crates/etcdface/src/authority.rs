@@ -105,7 +105,11 @@ impl<S> Lenient<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if !self.ready.is_empty() {
                 let length = self.ready.len().min(buffer.remaining());
@@ -163,7 +167,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
 enum Found {
     Good,
     /// The text, with its length, is at `from..to` of the frame.
-    Bad { from: usize, to: usize, value: Vec<u8> },
+    Bad {
+        from: usize,
+        to: usize,
+        value: Vec<u8>,
+    },
 }
 
 /// Looks for a literal `:authority` in a frame of headers; none when there is none, or it cannot be read.
@@ -368,8 +376,16 @@ mod tests {
 
     /// `POST`, `http`, a path, the authority, and one more field.
     fn headers(authority: &[u8]) -> Vec<u8> {
-        [&[0x83, 0x86, 0x44][..], &plain("/etcdserverpb.KV/Range"), &[0x41], authority, &[0x40], &plain("te"), &plain("x")]
-            .concat()
+        [
+            &[0x83, 0x86, 0x44][..],
+            &plain("/etcdserverpb.KV/Range"),
+            &[0x41],
+            authority,
+            &[0x40],
+            &plain("te"),
+            &plain("x"),
+        ]
+        .concat()
     }
 
     async fn through(bytes: &[u8], piece: usize) -> Vec<u8> {

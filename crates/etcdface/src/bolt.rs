@@ -59,9 +59,9 @@ fn meta(root: u64, end: u64, transaction: u64) -> Vec<u8> {
         meta.extend(number.to_le_bytes());
     }
     // FNV-1a.
-    let sum = meta.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let sum = meta
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     meta.extend(sum.to_le_bytes());
     meta
 }
@@ -141,10 +141,7 @@ fn in_pages<T>(items: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
 }
 
 /// The heads of all elements, then their bytes. A head says how far away from it its bytes are.
-fn elements<'a>(
-    items: &[(&'a [u8], &'a [u8])],
-    mut head: impl FnMut(u32, &'a [u8], &'a [u8]) -> Vec<u8>,
-) -> Vec<u8> {
+fn elements<'a>(items: &[(&'a [u8], &'a [u8])], mut head: impl FnMut(u32, &'a [u8], &'a [u8]) -> Vec<u8>) -> Vec<u8> {
     let (mut heads, mut data) = (Vec::new(), Vec::new());
     for (index, (key, value)) in items.iter().enumerate() {
         let away = (items.len() - index) * ELEMENT_BYTES + data.len();
@@ -189,8 +186,7 @@ mod tests {
     #[test]
     fn a_file_holds_what_was_put_into_it_in_trees_of_every_height() {
         for (count, size) in [(0, 0), (1, 1), (40, 100), (5_000, 30), (3, 100_000), (60_000, 4)] {
-            let items: Vec<Item> =
-                (0..count as u32).map(|n| (n.to_be_bytes().to_vec(), vec![n as u8; size])).collect();
+            let items: Vec<Item> = (0..count as u32).map(|n| (n.to_be_bytes().to_vec(), vec![n as u8; size])).collect();
             let file = file([("a", items.clone()), ("b", Vec::new())]);
             assert_eq!(file.len() % PAGE_BYTES, 0);
             let meta = &file[HEADER_BYTES..];

@@ -56,7 +56,11 @@ async fn a_write_is_read_on_another_replica(kind: Kind) {
             1 => {
                 let list = other.list(&ListParams::default()).await.expect("listed");
                 let found = list.items.iter().find(|item| item.metadata.name.as_deref() == Some(name.as_str()));
-                assert_eq!(found.map(|found| &found.metadata.uid), Some(&created.metadata.uid), "{name} is in the list");
+                assert_eq!(
+                    found.map(|found| &found.metadata.uid),
+                    Some(&created.metadata.uid),
+                    "{name} is in the list"
+                );
             }
             2 => {
                 let patch = serde_json::json!({"data": {"k": "2"}});
@@ -103,11 +107,7 @@ async fn a_frozen_store_is_said_and_survived(kind: Kind) {
     let (post, fresh, any_age) = (PostParams::default(), config_map("b", "1"), ListParams::default().match_any());
     database.freeze();
     let began = Instant::now();
-    let (got, created, old) = tokio::join!(
-        api.get("a"),
-        api.create(&post, &fresh),
-        api.list(&any_age)
-    );
+    let (got, created, old) = tokio::join!(api.get("a"), api.create(&post, &fresh), api.list(&any_age));
     let took = began.elapsed();
     assert_eq!(old.expect("a list of any age needs no store").items.len(), 1);
     for refused in [got.map(drop), created.map(drop)] {

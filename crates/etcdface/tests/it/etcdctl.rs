@@ -53,7 +53,8 @@ impl Etcdctl {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         // Only the texts of errors; the client's log has times in it.
-        let errors: Vec<&str> = errors.lines().filter(|line| line.contains("Error") || line.contains("health")).collect();
+        let errors: Vec<&str> =
+            errors.lines().filter(|line| line.contains("Error") || line.contains("health")).collect();
         let text = format!("{}\n{text}{}", output.status.success(), errors.join("\n"));
         self.without_own(&text)
     }
