@@ -240,7 +240,8 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
     }
     let of = engine.clone();
     let queue: Queue<()> = Queue::default();
-    queue.add(());
+    // What is there at the start is looked at anyway.
+    queue.add_after((), super::strays::LOOK_EVERY);
     tasks.spawn(run_workers("strays", 1, queue, cancel.clone(), stats(), move |()| {
         let engine = of.clone();
         async move { engine.look_for_strays().await }
@@ -300,6 +301,11 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             let engine = of.clone();
             async move { engine.reconcile_namespace(&key).await }
         }));
+    }
+    if engine.names.syncs_namespaces()
+        && let Err(error) = engine.remove_stray_namespaces().await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not look for namespaces without virtual ones");
     }
     if let Err(error) = engine.sweep_replicas().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");

@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// Host namespaces made here for virtual namespaces that went while nobody looked.
-    async fn remove_stray_namespaces(&self) -> Result<(), SyncError> {
+    pub(super) async fn remove_stray_namespaces(&self) -> Result<(), SyncError> {
         let Some(virtual_) = self.virtual_side.cache(&kind::NAMESPACE).filter(|c| c.has_synced()) else {
             return Ok(());
         };
