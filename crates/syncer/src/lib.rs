@@ -11,6 +11,7 @@ mod engine;
 pub mod kind;
 pub mod metadata;
 pub mod names;
+mod ownership;
 pub mod patches;
 pub mod plan;
 pub mod registry;
