@@ -523,6 +523,19 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
             }
         }
     });
+    for kind in [&kind::ENDPOINTS, &kind::ENDPOINT_SLICE] {
+        let of = Arc::downgrade(engine);
+        let Some(cache) = side.cache(kind) else { continue };
+        cache.on_change(move |change| {
+            let object = &change.object().metadata;
+            if object.namespace == "default"
+                && object.name == "kubernetes"
+                && let Some(engine) = of.upgrade()
+            {
+                engine.api_queue.add(super::api_service::KEY);
+            }
+        });
+    }
     let of = Arc::downgrade(engine);
     side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
