@@ -9,6 +9,7 @@ mod configured;
 mod docs;
 mod faults;
 mod hostile;
+mod mappings;
 mod orphans;
 mod pods;
 mod properties;
