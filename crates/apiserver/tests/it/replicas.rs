@@ -122,6 +122,7 @@ async fn a_frozen_store_is_said_and_survived(kind: Kind) {
         assert!(Instant::now() < until, "the store is there again and nothing can be written");
     }
     assert_eq!(api.get("a").await.expect("readable").data["data"]["k"], "1");
+    assert_eq!(health("/readyz").await.expect("ready again"), "ok");
     replica.server.shutdown().await;
     replica.store.close().await;
 }

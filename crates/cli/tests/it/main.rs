@@ -4,6 +4,7 @@ mod dedicated;
 mod docs;
 mod edges;
 mod envtest;
+mod faults;
 mod kubectl;
 mod life;
 mod lifecycle;

@@ -9,4 +9,5 @@ mod crash;
 mod external;
 mod model;
 mod sqlite;
+mod tls;
 mod trouble;
