@@ -116,7 +116,13 @@ impl Bench<'_> {
     }
 
     /// Runs requests, so many at the same time, and takes a row of their latencies and one of their rate.
-    async fn requests<F>(&mut self, what: &str, count: usize, at_once: usize, request: impl Fn(usize) -> F) -> anyhow::Result<()>
+    async fn requests<F>(
+        &mut self,
+        what: &str,
+        count: usize,
+        at_once: usize,
+        request: impl Fn(usize) -> F,
+    ) -> anyhow::Result<()>
     where
         F: Future<Output = anyhow::Result<()>>,
     {
@@ -148,13 +154,7 @@ impl Bench<'_> {
     }
 }
 
-async fn measure(
-    who: &str,
-    url: &str,
-    pid: Option<u32>,
-    options: &Options,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+async fn measure(who: &str, url: &str, pid: Option<u32>, options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let client = Client::new(&[url.to_string()], &Tls::default())?;
     let value = Bytes::from(vec![b'x'; options.value_bytes]);
     let mut bench = Bench { who, pid, client: client.clone(), value, rows: Vec::new() };

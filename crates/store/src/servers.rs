@@ -37,7 +37,8 @@ impl ServerTls {
         use std::os::unix::fs::PermissionsExt;
         let io = |source| StartError::Program { program: "the certificate of a server".to_string(), source };
         let authorities = self.client_authorities.as_deref();
-        let files = [("tls.crt", Some(self.certificate.as_str())), ("tls.key", Some(&self.key)), ("ca.crt", authorities)];
+        let files =
+            [("tls.crt", Some(self.certificate.as_str())), ("tls.key", Some(&self.key)), ("ca.crt", authorities)];
         for (name, text) in files {
             let (path, Some(text)) = (folder.join(name), text) else { continue };
             std::fs::write(&path, text).map_err(io)?;
@@ -225,12 +226,7 @@ impl Server {
         Ok(server)
     }
 
-    fn spawn(
-        kind: Kind,
-        folder: &Path,
-        port: u16,
-        tls: Option<&ServerTls>,
-    ) -> Result<(Child, Sender<()>), StartError> {
+    fn spawn(kind: Kind, folder: &Path, port: u16, tls: Option<&ServerTls>) -> Result<(Child, Sender<()>), StartError> {
         let (certificate, key, authorities) = (folder.join("tls.crt"), folder.join("tls.key"), folder.join("ca.crt"));
         let clients = tls.is_some_and(|tls| tls.client_authorities.is_some());
         let data = folder.join("data");
