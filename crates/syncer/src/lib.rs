@@ -6,11 +6,13 @@
 //! Two words only: *virtual* (the tenant's cluster) and *host* (where the pods run).
 
 pub mod backend;
+pub mod decisions;
 pub mod diff;
 mod engine;
 pub mod kind;
 pub mod metadata;
 pub mod names;
+mod ownership;
 pub mod patches;
 pub mod plan;
 pub mod registry;
@@ -19,5 +21,6 @@ pub mod selectors;
 pub mod settings;
 pub mod types;
 
-pub use engine::mappings::{MappingStore, Pair};
+pub use decisions::Pair;
+pub use engine::mappings::MappingStore;
 pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

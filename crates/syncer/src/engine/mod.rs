@@ -25,6 +25,7 @@ mod replicate;
 mod shown_volumes;
 mod side;
 mod start;
+mod strays;
 mod tokens;
 
 use std::collections::HashMap;
@@ -41,6 +42,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::metrics::TypeMetrics;
 use self::side::Side;
+use crate::decisions::Pair;
 use crate::kind::{self, Kind};
 use crate::metadata::{HostOwner, uid_of};
 use crate::names::{Names, NamespacedName};
@@ -166,6 +168,8 @@ struct Engine {
     definitions: OnceLock<Vec<definitions::Definition>>,
     definition_queue: Queue<usize>,
     node_queue: Queue<String>,
+    /// Ports of the API server's own Service as they were last seen.
+    api_ports: Mutex<Value>,
     node_creation: tokio::sync::Mutex<()>,
     volume_queue: Queue<String>,
     host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
@@ -229,8 +233,11 @@ impl Engine {
     async fn reconcile(&self, ty: &TypeState, key: &NamespacedName) -> Result<Outcome, SyncError> {
         let began = tokio::time::Instant::now();
         let kind = ty.ty.kind();
-        let host_name = kind.host_name(&self.names, key);
         let virtual_ = self.virtual_side.get(kind, key);
+        let host_name = match virtual_ {
+            Some(_) => kind.host_name(&self.names, key),
+            None => kind.known_host_name(&self.names, key),
+        };
         let host = self.host_side.get(kind, &host_name);
         let believed = self.virtual_side.believes(kind, key) || self.host_side.believes(kind, &host_name);
         let uid = virtual_.as_ref().map_or("", uid_of).to_owned();
@@ -278,17 +285,14 @@ impl Engine {
 
     /// Keeps the pair of objects while either is there.
     fn map(&self, kind: &Kind, key: &NamespacedName, host_name: &NamespacedName, exists: bool, host: Option<&Value>) {
-        if !self.mappings.is_on() {
-            return;
-        }
-        let pair = mappings::Pair::new(kind, key, host_name);
+        let decisions = &self.mappings.decisions;
         match (exists, host) {
             (true, Some(_)) => {
-                if !self.mappings.record(pair) {
+                if !decisions.record(kind, key, host_name) {
                     tracing::warn!(kind = %kind.kind, host = %host_name, "two virtual objects have one host name");
                 }
             }
-            (false, None) => self.mappings.forget(&pair),
+            (false, None) if !self.is_referred(kind, key) => decisions.forget(&kind.group, &kind.kind, key),
             _ => {}
         }
     }
@@ -394,9 +398,18 @@ impl Syncer {
         self.engine.all_types().iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
     }
 
+    /// Host objects that stand for a virtual object that is gone, by type: none, but for the time it takes to delete them.
+    pub fn strays(&self) -> Vec<(String, NamespacedName)> {
+        let mut out = Vec::new();
+        for ty in self.engine.all_types() {
+            out.extend(self.engine.strays_of(&ty).into_iter().map(|name| (ty.name.clone(), name)));
+        }
+        out
+    }
+
     /// The pairs of virtual and host objects, as they are kept.
-    pub fn mappings(&self) -> Vec<mappings::Pair> {
-        self.engine.mappings.all()
+    pub fn mappings(&self) -> Vec<Pair> {
+        self.engine.mappings.decisions.all().into_iter().filter(|(_, kept)| *kept).map(|(pair, _)| pair).collect()
     }
 
     /// All metrics in Prometheus's text format.
@@ -434,7 +447,7 @@ impl Syncer {
     /// The same, the whole pod.
     pub fn host_pod_object(&self, virtual_pod: &Value) -> Option<Value> {
         let name = crate::metadata::name_of(virtual_pod);
-        let host_name = kind::POD.host_name(&self.engine.names, &name);
+        let host_name = kind::POD.known_host_name(&self.engine.names, &name);
         let host = self.engine.host_side.get(&kind::POD, &host_name)?;
         match crate::metadata::owner(&host, &kind::POD, &self.engine.names) {
             crate::metadata::Owner::Ours { name: of, uid } if of == name && uid == uid_of(virtual_pod) => Some(host),

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::events::Recorder;
-use informer::{Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
+use informer::{Backoff, Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,10 +17,12 @@ use super::imports::{ImportKey, ImportedKind, Imports};
 use super::nodes::BY_NODE;
 use super::shown_volumes::BY_VOLUME;
 use super::side::{Side, resource};
+use super::strays::source_of;
 use super::{ControlPlaneAddress, Engine, Syncer, SyncerConfig, TypeState};
 use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{HostOwner, KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
+use crate::ownership::FIELD_MANAGER;
 use crate::settings::{Nodes, Settings, Wanted};
 use crate::types::Reference;
 use crate::types::classes::{IMPORTED_FROM_ANNOTATION, OwnClasses};
@@ -34,7 +37,8 @@ use crate::types::real_volumes::RealVolumes;
 use crate::types::service::Services;
 use crate::types::volumes::Claims;
 
-const FIELD_MANAGER: &str = "alcove-syncer";
+/// The field manager in the virtual cluster, and the user agent in both.
+const COMPONENT: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
     let mut out = Vec::new();
@@ -65,8 +69,8 @@ fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
 }
 
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
-    let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, FIELD_MANAGER)));
-    let host_side = Arc::new(Side::new(Rest::new(host_client, FIELD_MANAGER)));
+    let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, COMPONENT)));
+    let host_side = Arc::new(Side::new(Rest::new(host_client, COMPONENT).with_field_manager(FIELD_MANAGER)));
     let host_rest = host_side.rest.clone();
     let recorder = Recorder::start(&virtual_side.factory, config.clock.clone(), "syncer");
     let imports = Imports::default();
@@ -75,6 +79,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         ControlPlaneAddress::Ip(ip) => ip.clone(),
         ControlPlaneAddress::HostService(_) => String::new(),
     };
+    let mappings = super::mappings::Mappings::new(config.mappings);
     let engine = Arc::new(Engine {
         types: RwLock::new(types(&config.settings)),
         definitions: OnceLock::new(),
@@ -82,7 +87,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         cancel: CancellationToken::new(),
         tasks: TaskTracker::new(),
         workers: config.workers.max(1),
-        names: config.names,
+        names: config.names.with_decisions(mappings.decisions.clone()),
         settings: config.settings,
         clock: config.clock,
         virtual_side,
@@ -91,12 +96,13 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         owner: RwLock::new(None),
         kube_ip: RwLock::new(kube_ip),
         node_queue: Queue::default(),
+        api_ports: Mutex::default(),
         node_creation: tokio::sync::Mutex::new(()),
         volume_queue: Queue::default(),
         host_volumes: OnceLock::new(),
         event_queue: Queue::default(),
         imports,
-        mappings: super::mappings::Mappings::new(config.mappings),
+        mappings,
         children: OnceLock::new(),
         child_queue: Queue::default(),
         control_plane: config.control_plane,
@@ -216,7 +222,16 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
         () = cancel.cancelled() => return,
         () = synced => {}
     }
-    engine.mappings.load().await;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), Duration::from_secs(60));
+    // Without them names could be decided differently.
+    while let Err(error) = engine.mappings.load().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not read the mappings, will retry");
+        tokio::select! {
+            // Cancel-safe: nothing was started yet.
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
     for ty in engine.all_types() {
         run_type(&engine, &ty);
     }
@@ -229,18 +244,19 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
     if engine.mappings.is_on() {
         let of = engine.clone();
         let queue = engine.mappings.queue.clone();
-        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: String| {
+        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: super::mappings::Key| {
             let engine = of.clone();
             async move { engine.mappings.write(&key, engine.names.virtual_cluster()).await }
         }));
-        let of = engine.clone();
-        let queue: Queue<()> = Queue::default();
-        queue.add_after((), super::mappings::COLLECT_EVERY);
-        tasks.spawn(run_workers("mapping-collector", 1, queue, cancel.clone(), stats(), move |()| {
-            let engine = of.clone();
-            async move { engine.collect_mappings().await }
-        }));
     }
+    let of = engine.clone();
+    let queue: Queue<()> = Queue::default();
+    // What is there at the start is looked at anyway.
+    queue.add_after((), super::strays::LOOK_EVERY);
+    tasks.spawn(run_workers("strays", 1, queue, cancel.clone(), stats(), move |()| {
+        let engine = of.clone();
+        async move { engine.look_for_strays().await }
+    }));
     if engine.settings.ingresses {
         tasks.spawn(engine.clone().watch_hostnames());
     }
@@ -296,6 +312,11 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             let engine = of.clone();
             async move { engine.reconcile_namespace(&key).await }
         }));
+    }
+    if engine.names.syncs_namespaces()
+        && let Err(error) = engine.remove_stray_namespaces().await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not look for namespaces without virtual ones");
     }
     if let Err(error) = engine.sweep_replicas().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");
@@ -421,6 +442,7 @@ fn watch_virtual_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<Raw
             engine.enqueue_reference(reference);
         }
     });
+    engine.look_after_listing(ty, &informer);
     informer
 }
 
@@ -512,6 +534,19 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
             }
         }
     });
+    for kind in [&kind::ENDPOINTS, &kind::ENDPOINT_SLICE] {
+        let of = Arc::downgrade(engine);
+        let Some(cache) = side.cache(kind) else { continue };
+        cache.on_change(move |change| {
+            let object = &change.object().metadata;
+            if object.namespace == "default"
+                && object.name == "kubernetes"
+                && let Some(engine) = of.upgrade()
+            {
+                engine.api_queue.add(super::api_service::KEY);
+            }
+        });
+    }
     let of = Arc::downgrade(engine);
     side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
@@ -560,13 +595,15 @@ fn watch_host_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<RawObj
     let kind = ty.ty.kind();
     let gvk = kind.gvk();
     let informer = engine.host_side.watch(kind, host_source(engine, kind));
+    let (of, ty_kind) = (Arc::downgrade(engine), kind.clone());
     informer.on_change(move |change| {
-        let annotations = &change.object().metadata.annotations;
-        let of = |key| annotations.get(key).unwrap_or("");
-        if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk) {
-            queue.add(NamespacedName::new(of(NAMESPACE_ANNOTATION), of(NAME_ANNOTATION)));
+        let Some(name) = source_of(change.object(), &gvk) else { return };
+        if let Some(engine) = of.upgrade().filter(|_| !change.is_deleted()) {
+            engine.adopt_name(&ty_kind, &name, &change.object().metadata);
         }
+        queue.add(name);
     });
+    engine.look_after_listing(ty, &informer);
     informer
 }
 

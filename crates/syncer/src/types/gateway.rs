@@ -13,7 +13,7 @@
 use apimachinery::{Value, json};
 
 use crate::diff::present;
-use crate::kind::{GATEWAY_GROUP, Kind};
+use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{self, LastSynced, MetadataRules, hash_value, name_of, uid_of};
 use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
@@ -98,9 +98,9 @@ impl GatewayKind {
             return Err(not_permitted(message));
         }
         let host = match kind.as_str() {
-            "Service" => ctx.names.host_service(&to.name, &to.namespace),
-            "ConfigMap" => ctx.names.host_config_map(&to.name, &to.namespace),
-            _ => ctx.names.host(&to.name, &to.namespace),
+            "Service" => kind::SERVICE.host_name(ctx.names, &to),
+            "ConfigMap" => kind::CONFIG_MAP.host_name(ctx.names, &to),
+            _ => kind::SECRET.host_name(ctx.names, &to),
         };
         put_reference(reference, &host, ctx, own);
         Ok(())

@@ -2,15 +2,19 @@
 
 #![allow(clippy::print_stdout, reason = "seeds and counts are for people to read")]
 
+mod apply;
 mod clash;
 mod cluster;
 mod configured;
 mod docs;
 mod faults;
 mod hostile;
+mod mappings;
+mod orphans;
 mod pods;
 mod properties;
 mod restart;
+mod scripted;
 mod services;
 mod simulator;
 mod sync_more;
