@@ -85,8 +85,11 @@ pub(crate) async fn own_failure(server: &Inner, endpoint: &str, query: &Query) -
     let mut report = String::new();
     let mut failed = false;
     for name in names {
-        let outcome =
-            if query.all("exclude").any(|excluded| excluded == name) { Ok(()) } else { check(server, endpoint, name).await };
+        let outcome = if query.all("exclude").any(|excluded| excluded == name) {
+            Ok(())
+        } else {
+            check(server, endpoint, name).await
+        };
         if let Err(reason) = &outcome {
             tracing::warn!(endpoint, check = name, reason, "a health check failed");
             failed = true;
