@@ -435,7 +435,8 @@ impl Server {
         }
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 

@@ -7,6 +7,7 @@ mod basics;
 mod contract;
 mod crash;
 mod external;
+mod full;
 mod model;
 mod sqlite;
 mod tls;
