@@ -4,6 +4,7 @@
 //! Invariant: a definition that the tenant made is not changed. It is used when it serves the version that is needed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -50,7 +51,9 @@ pub struct Definition {
     pub needed: Needed,
     host: Informer<RawObject>,
     virtual_: Informer<RawObject>,
-    started: std::sync::atomic::AtomicBool,
+    started: AtomicBool,
+    /// Looked at, and not to be had as things are.
+    unavailable: AtomicBool,
 }
 
 fn gateway_kind(plural: &str, preferred: &'static [&'static str], purpose: Purpose) -> Needed {
@@ -85,12 +88,17 @@ pub fn needed(settings: &Settings) -> Vec<Needed> {
     if imports_gateways {
         out.push(gateway_kind("gateways", &["v1"], Purpose::ImportGateways));
     }
-    if gateway.http_routes {
-        out.push(gateway_kind("httproutes", &["v1"], Purpose::Gateway(GatewayType::HttpRoute)));
-    }
-    if gateway.tls_routes {
-        let preferred = &["v1", "v1alpha3", "v1alpha2"];
-        out.push(gateway_kind("tlsroutes", preferred, Purpose::Gateway(GatewayType::TlsRoute)));
+    // The versions that a host may serve, best first.
+    for (on, plural, preferred, what) in [
+        (gateway.http_routes, "httproutes", &["v1"][..], GatewayType::HttpRoute),
+        (gateway.tls_routes, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"], GatewayType::TlsRoute),
+        (gateway.grpc_routes, "grpcroutes", &["v1"], GatewayType::GrpcRoute),
+        (gateway.tcp_routes, "tcproutes", &["v1", "v1alpha2"], GatewayType::TcpRoute),
+        (gateway.udp_routes, "udproutes", &["v1", "v1alpha2"], GatewayType::UdpRoute),
+    ] {
+        if on {
+            out.push(gateway_kind(plural, preferred, Purpose::Gateway(what)));
+        }
     }
     if gateway.backend_tls_policies {
         let preferred = &["v1", "v1alpha3"];
@@ -123,9 +131,30 @@ impl Engine {
                 cache
             };
             let (host, virtual_) = (watch(&self.host_side), watch(&self.virtual_side));
-            out.push(Definition { needed, host, virtual_, started: false.into() });
+            out.push(Definition { needed, host, virtual_, started: false.into(), unavailable: false.into() });
         }
         out
+    }
+
+    /// Looks at every definition that is needed, whether or not the host has it.
+    pub(super) fn enqueue_definitions(&self) {
+        (0..self.definitions.get().map_or(0, Vec::len)).for_each(|n| self.definition_queue.add(n));
+    }
+
+    /// Whether a kind of the Gateway API is still on its way into the caches. What its objects allow is not known before, and
+    /// routes that are on the host must not be taken away for that.
+    pub(super) fn gateway_kinds_pending(&self) -> bool {
+        let known = |definition: &Definition| {
+            definition.started.load(Ordering::Acquire)
+                && self
+                    .virtual_side
+                    .cache_named(&definition.needed.kind.definition())
+                    .is_some_and(|cache| cache.has_synced())
+                && (!matches!(definition.needed.purpose, Purpose::ImportGateways) || self.host_gateways_known())
+        };
+        let needed = self.definitions.get().into_iter().flatten();
+        let mut gateway = needed.filter(|d| d.needed.kind.group == GATEWAY_GROUP);
+        gateway.any(|d| !d.unavailable.load(Ordering::Acquire) && !known(d))
     }
 
     pub(super) async fn reconcile_definition(self: &Arc<Engine>, n: usize) -> Result<Outcome, SyncError> {
@@ -136,11 +165,13 @@ impl Engine {
                 definition = name,
                 "the host has no such definition: its objects are not synced until it has"
             );
+            definition.unavailable.store(true, Ordering::Release);
             return Ok(Outcome::Done);
         };
         let wanted = definition.needed.kind.version.as_deref();
         let Some(version) = version(&host, wanted, definition.needed.preferred) else {
             tracing::warn!(definition = name, version = wanted, "the host does not serve this version");
+            definition.unavailable.store(true, Ordering::Release);
             return Ok(Outcome::Done);
         };
         let version_name = version.str_at(&["name"]).to_owned();
@@ -165,6 +196,7 @@ impl Engine {
                 let serves = existing.array_at(&["spec", "versions"]).iter();
                 if !serves.into_iter().any(|v| v.str_at(&["name"]) == version_name && v["served"] == true) {
                     tracing::warn!(definition = name, "the tenant's own definition does not serve {version_name}");
+                    definition.unavailable.store(true, Ordering::Release);
                     return Ok(Outcome::Done);
                 }
             }
@@ -172,7 +204,7 @@ impl Engine {
         if !existing.as_ref().is_some_and(is_established) {
             return Ok(Outcome::After(Duration::from_millis(200)));
         }
-        if definition.started.swap(true, std::sync::atomic::Ordering::AcqRel) {
+        if definition.started.swap(true, Ordering::AcqRel) {
             return Ok(Outcome::Done);
         }
         let naming = match &definition.needed.purpose {
@@ -211,8 +243,8 @@ impl Engine {
             }
             Purpose::ImportGateways => {
                 let mappings = self.settings.import_gateways.as_ref().map(|g| g.mappings.clone()).unwrap_or_default();
-                let selector = self.settings.import_gateways.as_ref().map(|g| g.selector.clone()).unwrap_or_default();
-                start::start_import(self, ImportedKind::new(kind, Import::On(selector), mappings));
+                // The selector is for Gateways that are not named one by one.
+                start::start_import(self, ImportedKind::new(kind, Import::On(apimachinery::json!({})), mappings));
             }
         }
     }

@@ -186,6 +186,8 @@ struct Engine {
     /// What is watched beyond this virtual cluster, and nothing waits for.
     host_wide: informer::Factory,
     host_ingresses: OnceLock<informer::Informer<informer::RawObject>>,
+    /// Whether host names of Ingresses can be compared is decided, and what is to be known for it is.
+    hostnames_known: AtomicBool,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -229,6 +231,11 @@ impl Engine {
     async fn reconcile(&self, ty: &TypeState, key: &NamespacedName) -> Result<Outcome, SyncError> {
         let began = tokio::time::Instant::now();
         let kind = ty.ty.kind();
+        let pending = kind.group == kind::GATEWAY_GROUP && self.gateway_kinds_pending()
+            || *kind == kind::INGRESS && !self.hostnames_known.load(Ordering::Acquire);
+        if pending {
+            return Ok(Outcome::After(Duration::from_millis(100)));
+        }
         let host_name = kind.host_name(&self.names, key);
         let virtual_ = self.virtual_side.get(kind, key);
         let host = self.host_side.get(kind, &host_name);

@@ -105,6 +105,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         all_pods: OnceLock::new(),
         host_wide: informer::Factory::new(host_rest),
         host_ingresses: OnceLock::new(),
+        hostnames_known: AtomicBool::new(false),
         api_queue: Queue::default(),
         api_endpoints: OnceLock::new(),
         kube_service_refused: Mutex::new(None),
@@ -250,6 +251,7 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
         let engine = of.clone();
         async move { engine.reconcile_definition(key).await }
     }));
+    engine.enqueue_definitions();
     let of = engine.clone();
     tasks.spawn(run_workers("nodes", 2, engine.node_queue.clone(), cancel.clone(), stats(), move |key: String| {
         let engine = of.clone();
@@ -466,6 +468,15 @@ impl Engine {
         }
     }
 
+    /// Policies wait for the Services they are about.
+    fn enqueue_policies_of_services(&self) {
+        for ty in self.all_types().iter().filter(|t| t.name == "backendtlspolicies") {
+            for object in self.virtual_side.cache(ty.ty.kind()).map(|c| c.keys()).unwrap_or_default() {
+                ty.queue.add(NamespacedName::new(object.namespace.as_str(), object.name.as_str()));
+            }
+        }
+    }
+
     /// All objects of a type.
     pub(super) fn enqueue_all(&self, kind: &Kind) {
         if let Some(ty) = self.type_of(kind) {
@@ -486,6 +497,10 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
         if engine.looks_at_namespaces() {
             engine.namespace_queue.add(change.object().metadata.name.to_string());
         }
+        // Listeners say from which namespaces they take routes.
+        if !matches!(&change, Change::Updated { old, new } if old.metadata.labels == new.metadata.labels) {
+            engine.enqueue_gateway_kinds();
+        }
         // Pods carry the labels of their namespace.
         if let Change::Updated { old, new } = &change
             && old.metadata.labels != new.metadata.labels
@@ -501,6 +516,9 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
         let Some(engine) = of.upgrade() else { return };
         let service = &change.object().metadata;
         engine.enqueue(&kind::ENDPOINTS, &service.namespace, &service.name);
+        if matches!(change, Change::Added(_)) {
+            engine.enqueue_policies_of_services();
+        }
         if service.namespace == "default" && service.name == "kubernetes" {
             engine.api_queue.add(super::api_service::KEY);
         }
