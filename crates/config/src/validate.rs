@@ -52,6 +52,16 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "networking.advanced.clusterDomain",
         "must be a DNS domain such as cluster.local",
     );
+    check(
+        config.control_plane.host_path_mapper.enabled && config.sync.to_host.namespaces.enabled,
+        "controlPlane.hostPathMapper.enabled",
+        "must not be true together with sync.toHost.namespaces.enabled: the mapper looks into one host namespace",
+    );
+    check(
+        config.control_plane.host_path_mapper.central && !config.control_plane.host_path_mapper.enabled,
+        "controlPlane.hostPathMapper.central",
+        "needs controlPlane.hostPathMapper.enabled",
+    );
     let text = |path: &str| values.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let after = text("/sleep/auto/afterInactivity");
     check(

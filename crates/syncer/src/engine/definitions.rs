@@ -61,6 +61,10 @@ fn gateway_kind(plural: &str, preferred: &'static [&'static str], purpose: Purpo
     Needed { kind, preferred, purpose }
 }
 
+fn gateway_type(what: GatewayType) -> Needed {
+    gateway_kind(what.plural(), what.versions(), Purpose::Gateway(what))
+}
+
 /// Everything the settings need that is not built into API servers.
 pub fn needed(settings: &Settings) -> Vec<Needed> {
     let mut out = Vec::new();
@@ -81,34 +85,30 @@ pub fn needed(settings: &Settings) -> Vec<Needed> {
         out.push(gateway_kind("gatewayclasses", &["v1"], Purpose::Known));
     }
     if gateway.gateways {
-        out.push(gateway_kind("gateways", &["v1"], Purpose::Gateway(GatewayType::Gateway)));
+        out.push(gateway_type(GatewayType::Gateway));
     } else if gateway.is_on() && !imports_gateways {
         out.push(gateway_kind("gateways", &["v1"], Purpose::Known));
     }
     if imports_gateways {
         out.push(gateway_kind("gateways", &["v1"], Purpose::ImportGateways));
     }
-    // The versions that a host may serve, best first.
-    for (on, plural, preferred, what) in [
-        (gateway.http_routes, "httproutes", &["v1"][..], GatewayType::HttpRoute),
-        (gateway.tls_routes, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"], GatewayType::TlsRoute),
-        (gateway.grpc_routes, "grpcroutes", &["v1"], GatewayType::GrpcRoute),
-        (gateway.tcp_routes, "tcproutes", &["v1", "v1alpha2"], GatewayType::TcpRoute),
-        (gateway.udp_routes, "udproutes", &["v1", "v1alpha2"], GatewayType::UdpRoute),
+    for (on, what) in [
+        (gateway.http_routes, GatewayType::HttpRoute),
+        (gateway.tls_routes, GatewayType::TlsRoute),
+        (gateway.grpc_routes, GatewayType::GrpcRoute),
+        (gateway.tcp_routes, GatewayType::TcpRoute),
+        (gateway.udp_routes, GatewayType::UdpRoute),
+        (gateway.backend_tls_policies, GatewayType::BackendTlsPolicy),
     ] {
         if on {
-            out.push(gateway_kind(plural, preferred, Purpose::Gateway(what)));
+            out.push(gateway_type(what));
         }
     }
-    if gateway.backend_tls_policies {
-        let preferred = &["v1", "v1alpha3"];
-        out.push(gateway_kind("backendtlspolicies", preferred, Purpose::Gateway(GatewayType::BackendTlsPolicy)));
-    }
     if gateway.reference_grants {
-        let purpose = Purpose::Gateway(GatewayType::ReferenceGrant);
-        out.push(gateway_kind("referencegrants", &["v1", "v1beta1"], purpose));
+        out.push(gateway_type(GatewayType::ReferenceGrant));
     } else if gateway.is_on() {
-        out.push(gateway_kind("referencegrants", &["v1", "v1beta1"], Purpose::Known));
+        let what = GatewayType::ReferenceGrant;
+        out.push(gateway_kind(what.plural(), what.versions(), Purpose::Known));
     }
     out
 }
@@ -232,11 +232,11 @@ impl Engine {
             }
             Purpose::Custom => {
                 let name = format!("{}.{}", kind.plural, kind.group);
-                start::start_type(self, TypeState::new(name, Custom(kind)));
+                start::start_type(self, TypeState::new(name, Box::new(Custom(kind))));
             }
             Purpose::Gateway(what) => {
                 let name = kind.plural.to_string();
-                start::start_type(self, TypeState::new(name, GatewayKind { what: *what, kind }));
+                start::start_type(self, TypeState::new(name, Box::new(GatewayKind { what: *what, kind })));
             }
             Purpose::Import { import, mappings } => {
                 start::start_import(self, ImportedKind::new(kind, import.clone(), mappings.clone()));

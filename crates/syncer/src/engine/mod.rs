@@ -126,11 +126,11 @@ struct TypeState {
 }
 
 impl TypeState {
-    fn new(name: impl Into<String>, ty: impl ToHost + 'static) -> TypeState {
+    fn new(name: impl Into<String>, ty: Box<dyn ToHost>) -> TypeState {
         let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
         TypeState {
             name: name.into(),
-            ty: Box::new(ty),
+            ty,
             queue: Queue::new(config),
             seen: Mutex::default(),
             metrics: TypeMetrics::default(),

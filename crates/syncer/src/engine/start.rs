@@ -20,48 +20,15 @@ use super::{ControlPlaneAddress, Engine, Syncer, SyncerConfig, TypeState};
 use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{HostOwner, KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
-use crate::settings::{Nodes, Settings, Wanted};
+use crate::settings::{Nodes, Settings};
 use crate::types::Reference;
-use crate::types::classes::{IMPORTED_FROM_ANNOTATION, OwnClasses};
-use crate::types::configs::Configs;
-use crate::types::custom::Custom;
-use crate::types::endpoints::{EndpointKinds, service_of};
-use crate::types::ingress::Ingresses;
-use crate::types::network_policy::NetworkPolicies;
-use crate::types::pod::Pods;
-use crate::types::policies::{DisruptionBudgets, ServiceAccounts};
-use crate::types::real_volumes::RealVolumes;
-use crate::types::service::Services;
-use crate::types::volumes::Claims;
+use crate::types::classes::IMPORTED_FROM_ANNOTATION;
+use crate::types::endpoints::service_of;
 
 const FIELD_MANAGER: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
-    let mut out = Vec::new();
-    let mut add = |on: bool, make: &dyn Fn() -> TypeState| {
-        if on {
-            out.push(make());
-        }
-    };
-    add(settings.sync_pods, &|| TypeState::new("pods", Pods));
-    add(settings.services, &|| TypeState::new("services", Services));
-    add(settings.config_maps != Wanted::Off, &|| TypeState::new("configmaps", Configs::ConfigMaps));
-    add(settings.secrets != Wanted::Off, &|| TypeState::new("secrets", Configs::Secrets));
-    add(settings.endpoints, &|| TypeState::new("endpoints", EndpointKinds::Endpoints));
-    add(settings.endpoint_slices, &|| TypeState::new("endpointslices", EndpointKinds::EndpointSlices));
-    add(settings.persistent_volume_claims, &|| TypeState::new("persistentvolumeclaims", Claims));
-    add(settings.persistent_volumes, &|| TypeState::new("persistentvolumes", RealVolumes));
-    add(settings.ingresses, &|| TypeState::new("ingresses", Ingresses));
-    add(settings.network_policies, &|| TypeState::new("networkpolicies", NetworkPolicies));
-    add(settings.pod_disruption_budgets, &|| TypeState::new("poddisruptionbudgets", DisruptionBudgets));
-    add(settings.service_accounts, &|| TypeState::new("serviceaccounts", ServiceAccounts));
-    add(settings.priority_classes, &|| TypeState::new("priorityclasses", OwnClasses::Priority));
-    add(settings.storage_classes, &|| TypeState::new("storageclasses", OwnClasses::Storage));
-    add(settings.resource_claims, &|| TypeState::new("resourceclaims", Custom(kind::RESOURCE_CLAIM.clone())));
-    add(settings.resource_claim_templates, &|| {
-        TypeState::new("resourceclaimtemplates", Custom(kind::RESOURCE_CLAIM_TEMPLATE.clone()))
-    });
-    out.into_iter().map(Arc::new).collect()
+    crate::types::built_in(settings).into_iter().map(|(name, ty)| Arc::new(TypeState::new(name, ty))).collect()
 }
 
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {

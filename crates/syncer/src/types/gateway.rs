@@ -14,7 +14,7 @@
 use apimachinery::{Value, json};
 
 use crate::diff::present;
-use crate::kind::{GATEWAY_GROUP, Kind};
+use crate::kind::{GATEWAY_GROUP, Kind, Naming};
 use crate::metadata::{self, LastSynced, MetadataRules, hash_value, name_of, uid_of};
 use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
@@ -43,6 +43,63 @@ pub enum GatewayType {
     UdpRoute,
     BackendTlsPolicy,
     ReferenceGrant,
+}
+
+impl GatewayType {
+    /// All kinds that go to the host.
+    pub const ALL: [GatewayType; 8] = [
+        GatewayType::Gateway,
+        GatewayType::HttpRoute,
+        GatewayType::TlsRoute,
+        GatewayType::GrpcRoute,
+        GatewayType::TcpRoute,
+        GatewayType::UdpRoute,
+        GatewayType::BackendTlsPolicy,
+        GatewayType::ReferenceGrant,
+    ];
+
+    /// Kind and resource name.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            GatewayType::Gateway => ("Gateway", "gateways"),
+            GatewayType::HttpRoute => ("HTTPRoute", "httproutes"),
+            GatewayType::TlsRoute => ("TLSRoute", "tlsroutes"),
+            GatewayType::GrpcRoute => ("GRPCRoute", "grpcroutes"),
+            GatewayType::TcpRoute => ("TCPRoute", "tcproutes"),
+            GatewayType::UdpRoute => ("UDPRoute", "udproutes"),
+            GatewayType::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies"),
+            GatewayType::ReferenceGrant => ("ReferenceGrant", "referencegrants"),
+        }
+    }
+
+    /// The resource name.
+    pub fn plural(self) -> &'static str {
+        self.names().1
+    }
+
+    /// The versions that a host may serve, best first.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            GatewayType::Gateway | GatewayType::HttpRoute | GatewayType::GrpcRoute => &["v1"],
+            GatewayType::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
+            GatewayType::TcpRoute | GatewayType::UdpRoute => &["v1", "v1alpha2"],
+            GatewayType::BackendTlsPolicy => &["v1", "v1alpha3"],
+            GatewayType::ReferenceGrant => &["v1", "v1beta1"],
+        }
+    }
+
+    /// The kind in its best version.
+    pub fn kind(self) -> Kind {
+        let (kind, plural) = self.names();
+        Kind {
+            group: GATEWAY_GROUP.into(),
+            version: self.versions()[0].into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            namespaced: true,
+            naming: Naming::Namespaced,
+        }
+    }
 }
 
 /// One of the kinds, in the version that the host serves.

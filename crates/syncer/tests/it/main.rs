@@ -5,12 +5,15 @@
 mod clash;
 mod cluster;
 mod configured;
+mod devices;
 mod docs;
 mod faults;
+mod host_files;
 mod hostile;
 mod pods;
 mod properties;
 mod restart;
+mod routes;
 mod services;
 mod simulator;
 mod sync_more;
