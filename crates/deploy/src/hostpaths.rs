@@ -61,7 +61,11 @@ pub(crate) fn objects(release: &Release<'_>) -> Vec<Value> {
 fn pod(release: &Release<'_>, account: &str) -> Value {
     let directory = format!("/tmp/vcluster/{}/{}", release.namespace, release.name);
     let mut spec = pod_spec(&image(release), account, &directory, &[format!("--name={}", release.name)]);
-    set_if_any(&mut spec["containers"][0], "imagePullPolicy", json!(release.config.control_plane.stateful_set.image_pull_policy));
+    set_if_any(
+        &mut spec["containers"][0],
+        "imagePullPolicy",
+        json!(release.config.control_plane.stateful_set.image_pull_policy),
+    );
     // Where else would the tenant's pods be?
     set_if_any(&mut spec, "nodeSelector", json!(release.config.sync.from_host.nodes.selector.labels));
     spec

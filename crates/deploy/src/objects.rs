@@ -7,8 +7,8 @@ use config::{Config, Strings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, etcd, hostpaths, names, network, policies, rbac,
-    template, workload,
+    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, etcd, hostpaths, names, network, policies,
+    rbac, template, workload,
 };
 
 /// Where the control plane of a virtual cluster runs.

@@ -313,7 +313,8 @@ fn remove_outdated(base: &Path, wanted: &Links, seen: &Seen) -> io::Result<usize
             }
         }
         // What somebody else put into it stays.
-        if !wanted.keys().any(|l| l.starts_with(Path::new("kubelet/pods").join(&uid))) && names(&directory)?.is_empty() {
+        if !wanted.keys().any(|l| l.starts_with(Path::new("kubelet/pods").join(&uid))) && names(&directory)?.is_empty()
+        {
             fs::remove_dir(&directory)?;
         }
     }

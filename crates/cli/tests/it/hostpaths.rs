@@ -35,8 +35,7 @@ fn host_pod(virtual_name: &str, node: &str) -> Value {
 async fn the_mapper_of_a_node_links_the_pods_of_its_cluster() {
     let world = World::new("controlPlane: {hostPathMapper: {enabled: true}}").await;
     world.write_kubeconfig_of(&deploy::names::hostpath_mapper(NAME)).await;
-    let nodes: Vec<Value> =
-        world.rest.list_as(&informer::Resource::new("", "v1", "nodes"), "", "", "").await.unwrap();
+    let nodes: Vec<Value> = world.rest.list_as(&informer::Resource::new("", "v1", "nodes"), "", "", "").await.unwrap();
     let node = nodes[0].str_at(&["metadata", "name"]).to_owned();
     let root = tempfile::tempdir().unwrap();
     let mut command = alcove(world.home.path());

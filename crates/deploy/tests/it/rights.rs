@@ -109,7 +109,10 @@ fn the_host_path_mapper_may_look_at_pods_and_nothing_else() {
             let mut of_kind = objects.iter().filter(|o| o["kind"] == kind);
             of_kind.find(|o| o["metadata"]["name"] == "team-a-hostpath-mapper").cloned().unwrap()
         };
-        assert_eq!(of("Role")["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]));
+        assert_eq!(
+            of("Role")["rules"],
+            json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}])
+        );
         let pod = &of("DaemonSet")["spec"]["template"];
         assert_eq!(pod["spec"]["serviceAccountName"], "team-a-hostpath-mapper");
         // Not one of the pods that the API's Service leads to.
@@ -118,7 +121,8 @@ fn the_host_path_mapper_may_look_at_pods_and_nothing_else() {
         let writable: Vec<&Value> = writable.filter(|m| m["readOnly"] != true).map(|m| &m["mountPath"]).collect();
         assert_eq!(writable, ["/tmp/vcluster/tenants/team-a"]);
     }
-    let sets = ["controlPlane.hostPathMapper.enabled=true", "controlPlane.hostPathMapper.central=true"].map(str::to_string);
+    let sets =
+        ["controlPlane.hostPathMapper.enabled=true", "controlPlane.hostPathMapper.central=true"].map(str::to_string);
     let config = config::load(&[], &sets).unwrap();
     let placement = Placement::Dedicated;
     let release = Release { name: "team-a", namespace: "tenants", placement, config: &config, version: "0.1.0" };

@@ -94,9 +94,7 @@ mod tests {
 
     #[test]
     fn the_first_claim_counts() {
-        let at = |time: &str, namespace: &str| {
-            json!({"metadata": {"creationTimestamp": time, "namespace": namespace, "name": "i"}})
-        };
+        let at = |time: &str, namespace: &str| json!({"metadata": {"creationTimestamp": time, "namespace": namespace, "name": "i"}});
         let (early, late) = (at("2026-01-01T00:00:00Z", "z"), at("2026-01-01T00:00:01Z", "a"));
         assert!(age(&early) < age(&late));
         assert!(age(&at("2026-01-01T00:00:00Z", "a")) < age(&early), "made in one second");

@@ -20,7 +20,8 @@ fn pod_with_claims() -> Value {
     let mut pod = simple_pod("train");
     pod["spec"]["resourceClaims"] =
         json!([{"name": "shared", "resourceClaimName": "gpus"}, {"name": "own", "resourceClaimTemplateName": "gpu"}]);
-    pod["spec"]["containers"] = json!([{"name": "app", "image": "i", "resources": {"claims": [{"name": "shared"}, {"name": "own"}]}}]);
+    pod["spec"]["containers"] =
+        json!([{"name": "app", "image": "i", "resources": {"claims": [{"name": "shared"}, {"name": "own"}]}}]);
     pod
 }
 
@@ -55,7 +56,9 @@ async fn pods_run_with_the_devices_they_claim() {
     let names = Names::new("vc", tenant.host_namespace.as_str());
     let short = |name: &str| names.host_name_short(name, "default");
     let pod_at = tenant.on_host("default", "train");
-    let host_pod = eventually("the pod is on the host", || async { host_api.get(&PODS, &pod_at.namespace, &pod_at.name).await }).await;
+    let host_pod =
+        eventually("the pod is on the host", || async { host_api.get(&PODS, &pod_at.namespace, &pod_at.name).await })
+            .await;
     assert_eq!(
         host_pod["spec"]["resourceClaims"],
         json!([{"name": "shared", "resourceClaimName": (short("gpus"))}, {"name": "own", "resourceClaimName": (short(&made))}])
@@ -71,14 +74,21 @@ async fn pods_run_with_the_devices_they_claim() {
         host_api.get(&TEMPLATES, &tenant.host_namespace, &short("gpu")).await
     })
     .await;
-    assert_eq!(template["spec"]["spec"], host_api.get(&RESOURCE_CLAIMS, &tenant.host_namespace, &short("gpus")).await.unwrap_or_default()["spec"]);
+    assert_eq!(
+        template["spec"]["spec"],
+        host_api.get(&RESOURCE_CLAIMS, &tenant.host_namespace, &short("gpus")).await.unwrap_or_default()["spec"]
+    );
 
     // The host's scheduler allocates; the tenant sees its own pod as the user.
     let status = json!({"status": {
         "allocation": {"devices": {"results": [{"request": "gpu", "driver": "d.example", "pool": "p", "device": "gpu-0"}]}},
         "reservedFor": [{"resource": "pods", "name": (pod_at.name.as_str()), "uid": (syncer::metadata::uid_of(&host_pod))}]}});
     let claim = short("gpus");
-    host_api.0.patch(&RESOURCE_CLAIMS, "status", &tenant.host_namespace, &claim, PatchType::Merge, &status).await.expect("a status");
+    host_api
+        .0
+        .patch(&RESOURCE_CLAIMS, "status", &tenant.host_namespace, &claim, PatchType::Merge, &status)
+        .await
+        .expect("a status");
     let shown = eventually("the tenant sees the allocation", || async {
         let claim = tenant.api.get(&RESOURCE_CLAIMS, "default", "gpus").await?;
         claim.at(&["status", "allocation"]).is_some_and(|a| !a.is_null()).then_some(claim)
@@ -96,7 +106,8 @@ async fn pods_run_with_the_devices_they_claim() {
         // A driver of the host would take the allocation back.
         let free = json!({"status": {"allocation": null, "reservedFor": null}});
         let claim = short("gpus");
-        let _ = host_api.0.patch(&RESOURCE_CLAIMS, "status", &tenant.host_namespace, &claim, PatchType::Merge, &free).await;
+        let _ =
+            host_api.0.patch(&RESOURCE_CLAIMS, "status", &tenant.host_namespace, &claim, PatchType::Merge, &free).await;
         let claims = host_api.list(&RESOURCE_CLAIMS, &tenant.host_namespace).await;
         let templates = host_api.list(&TEMPLATES, &tenant.host_namespace).await;
         (claims.is_empty() && templates.is_empty()).then_some(())

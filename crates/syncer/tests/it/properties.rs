@@ -177,7 +177,8 @@ fn conditions() -> Value {
 
 /// What every type is tried with.
 fn case(name: &str) -> Option<Case> {
-    let mirror: Extra = |b| json!({"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": b, "port": 1}}}]});
+    let mirror: Extra =
+        |b| json!({"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": b, "port": 1}}}]});
     let none: Extra = |_| json!({});
     Some(match name {
         "pods" => Case::new(pod().boxed()).status(json!({"phase": "Running",
@@ -374,8 +375,10 @@ impl World {
         facts.services = vec![json!({"metadata": {"name": "refservice"}})];
         facts.classes = vec![("GatewayClass", Some(json!({"metadata": {"name": "public"}})))];
         let kinds = ["HTTPRoute", "TLSRoute", "GRPCRoute", "TCPRoute", "UDPRoute"].map(|kind| json!({ "kind": kind }));
-        facts.gateways = vec![json!({"metadata": {"name": GATEWAY, "namespace": GATEWAY_NAMESPACE}, "spec": {"listeners": [
-            {"name": "all", "port": 1, "protocol": "X", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": kinds}}]}})];
+        facts.gateways = vec![
+            json!({"metadata": {"name": GATEWAY, "namespace": GATEWAY_NAMESPACE}, "spec": {"listeners": [
+            {"name": "all", "port": 1, "protocol": "X", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": kinds}}]}}),
+        ];
         World { names: Names::new(name, "host-ns"), settings, facts, patches: Vec::new() }
     }
 
@@ -403,7 +406,8 @@ impl World {
     /// The host object that the plan makes.
     fn made(&self, ty: &dyn ToHost, object: &Value) -> Value {
         let plan = plan(ty, Some(object), None, &LastSeen::default(), &self.ctx());
-        let made = plan.actions.iter().find_map(|a| if let Action::CreateHost(host) = a { Some(host.clone()) } else { None });
+        let made =
+            plan.actions.iter().find_map(|a| if let Action::CreateHost(host) = a { Some(host.clone()) } else { None });
         let mut host = made.unwrap_or_else(|| panic!("{:?} for {object}", plan.actions));
         host["metadata"]["uid"] = "h".into();
         host["metadata"]["generation"] = 7.into();
@@ -453,7 +457,8 @@ fn every_type_has_a_generator_and_a_row_on_the_page() {
         assert!(names.insert(name), "{name} twice");
         // A status that the page promises is tried.
         let row = ENTRIES.iter().find(|e| e.name.split(", ").any(|n| n == name)).expect("a row");
-        let promised = row.direction == syncer::registry::Direction::ToHostWithStatus && name != "resourceclaimtemplates";
+        let promised =
+            row.direction == syncer::registry::Direction::ToHostWithStatus && name != "resourceclaimtemplates";
         assert!(!promised || case(name).is_some_and(|c| c.status.is_some()), "no status for {name}");
         let _ = ty.kind();
     }
@@ -497,7 +502,10 @@ fn no_type_leaks_a_namespace_or_a_name() {
         };
         prop_assert_eq!(host.str_at(&["metadata", "namespace"]), want);
         let source = metadata::name_of(&object);
-        prop_assert_eq!(metadata::owner(&host, ty.kind(), &world.names), Owner::Ours { name: source, uid: "u-1".into() });
+        prop_assert_eq!(
+            metadata::owner(&host, ty.kind(), &world.names),
+            Owner::Ours { name: source, uid: "u-1".into() }
+        );
         Ok(())
     });
 }
@@ -507,7 +515,8 @@ fn no_selector_reaches_another_tenant() {
     run(&pod(), |pod| {
         let world = World::new("vc");
         let host = world.made(&Pods, &pod);
-        let terms = host.array_at(&["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+        let terms =
+            host.array_at(&["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
         for bound in terms.iter().map(|t| &t["labelSelector"]["matchLabels"]) {
             prop_assert_eq!(bound.str_at(&[metadata::MANAGED_BY_LABEL]), "vc");
             prop_assert_eq!(bound.str_at(&[metadata::NAMESPACE_LABEL]), pod.str_at(&["metadata", "namespace"]));

@@ -66,7 +66,15 @@ async fn each_kind_of_route_attaches_to_listeners_of_its_protocol() {
     let host = host().await;
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
-    define(&host_api, &[("v1", "gatewayclasses", "GatewayClass"), ("v1", "gateways", "Gateway"), ("v1beta1", "referencegrants", "ReferenceGrant")]).await;
+    define(
+        &host_api,
+        &[
+            ("v1", "gatewayclasses", "GatewayClass"),
+            ("v1", "gateways", "Gateway"),
+            ("v1beta1", "referencegrants", "ReferenceGrant"),
+        ],
+    )
+    .await;
     define(&host_api, &ROUTES.map(|(plural, kind, version, _)| (version, plural, kind))).await;
     let mut config = tenant.config();
     let kinds = &mut config.settings.gateway_api;
@@ -82,7 +90,8 @@ async fn each_kind_of_route_attaches_to_listeners_of_its_protocol() {
     for (plural, kind, version, listener) in ROUTES {
         let resource = Resource { group: GROUP.into(), version: version.into(), resource: plural.into() };
         let parents = json!([{"name": "edge", "sectionName": listener}]);
-        let route = object(version, kind, "web", json!({"parentRefs": parents, "rules": [{"backendRefs": [(backend(""))]}]}));
+        let route =
+            object(version, kind, "web", json!({"parentRefs": parents, "rules": [{"backendRefs": [(backend(""))]}]}));
         create_served(&tenant.api, &resource, "default", route).await;
         let other = if listener == "udp" { "tcp" } else { "udp" };
         let wrong = json!({"parentRefs": [{"name": "edge", "sectionName": other}], "rules": []});
@@ -90,7 +99,10 @@ async fn each_kind_of_route_attaches_to_listeners_of_its_protocol() {
         create_served(&tenant.api, &resource, "default", wrong).await;
     }
     event(&tenant.api, "default", "RefNotPermitted", "web").await;
-    tenant.api.create(&CLASSES, "", object("v1", "GatewayClass", "public", json!({"controllerName": "example.com/c"}))).await;
+    tenant
+        .api
+        .create(&CLASSES, "", object("v1", "GatewayClass", "public", json!({"controllerName": "example.com/c"})))
+        .await;
     let listeners = json!([{"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "cert"}]}},
         {"name": "tls", "port": 8443, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
         {"name": "tcp", "port": 9000, "protocol": "TCP"}, {"name": "udp", "port": 5353, "protocol": "UDP"}]);
@@ -108,22 +120,34 @@ async fn each_kind_of_route_attaches_to_listeners_of_its_protocol() {
         let made = on_host(&host_api, &resource, &web, true).await.unwrap_or_default();
         let parent = json!([{"name": (gateway_on_host.name.as_str()), "sectionName": listener}]);
         assert_eq!(made["spec"]["parentRefs"], parent, "{kind}");
-        assert_eq!(made["spec"]["rules"][0]["backendRefs"], json!([{"name": (web.name.as_str()), "port": 80}]), "{kind}");
+        assert_eq!(
+            made["spec"]["rules"][0]["backendRefs"],
+            json!([{"name": (web.name.as_str()), "port": 80}]),
+            "{kind}"
+        );
         assert!(host_api.get(&resource, &wrong.namespace, &wrong.name).await.is_none(), "{kind}");
 
         // Into another namespace only with a grant for this kind, and no longer than that.
         let elsewhere = json!({"spec": {"rules": [{"backendRefs": [(backend("data"))]}]}});
         tenant.api.patch(&resource, "default", "web", elsewhere).await;
         on_host(&host_api, &resource, &web, false).await;
-        let grant = object("v1beta1", "ReferenceGrant", "grant", json!({"to": [{"group": "", "kind": "Service"}],
-            "from": [{"group": GROUP, "kind": kind, "namespace": "default"}]}));
+        let grant = object(
+            "v1beta1",
+            "ReferenceGrant",
+            "grant",
+            json!({"to": [{"group": "", "kind": "Service"}],
+            "from": [{"group": GROUP, "kind": kind, "namespace": "default"}]}),
+        );
         tenant.api.create(&GRANTS, "data", grant).await;
         let made = on_host(&host_api, &resource, &web, true).await.unwrap_or_default();
         let translated = tenant.on_host("data", "web").name;
         assert_eq!(made["spec"]["rules"][0]["backendRefs"][0].str_at(&["name"]), translated, "{kind}");
         tenant.api.delete(&GRANTS, "data", "grant").await;
         on_host(&host_api, &resource, &web, false).await;
-        tenant.api.patch(&resource, "default", "web", json!({"spec": {"rules": [{"backendRefs": [(backend(""))]}]}})).await;
+        tenant
+            .api
+            .patch(&resource, "default", "web", json!({"spec": {"rules": [{"backendRefs": [(backend(""))]}]}}))
+            .await;
         on_host(&host_api, &resource, &web, true).await;
         tenant.api.delete(&resource, "default", "web").await;
         on_host(&host_api, &resource, &web, false).await;
@@ -137,22 +161,47 @@ async fn a_restart_does_not_take_routes_away() {
     let host = host().await;
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
-    define(&host_api, &[("v1", "gatewayclasses", "GatewayClass"), ("v1", "gateways", "Gateway"), ("v1", "httproutes", "HTTPRoute"),
-        ("v1beta1", "referencegrants", "ReferenceGrant")]).await;
+    define(
+        &host_api,
+        &[
+            ("v1", "gatewayclasses", "GatewayClass"),
+            ("v1", "gateways", "Gateway"),
+            ("v1", "httproutes", "HTTPRoute"),
+            ("v1beta1", "referencegrants", "ReferenceGrant"),
+        ],
+    )
+    .await;
     let config = || {
         let mut config = tenant.config();
         (config.settings.gateway_api.gateways, config.settings.gateway_api.http_routes) = (true, true);
         config
     };
     let syncer = tenant.sync_with(host.client(), config()).await;
-    create_served(&tenant.api, &CLASSES, "", object("v1", "GatewayClass", "public", json!({"controllerName": "example.com/c"}))).await;
+    create_served(
+        &tenant.api,
+        &CLASSES,
+        "",
+        object("v1", "GatewayClass", "public", json!({"controllerName": "example.com/c"})),
+    )
+    .await;
     let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
-    create_served(&tenant.api, &GATEWAYS, "default", object("v1", "Gateway", "edge", json!({"gatewayClassName": "public", "listeners": listeners}))).await;
+    create_served(
+        &tenant.api,
+        &GATEWAYS,
+        "default",
+        object("v1", "Gateway", "edge", json!({"gatewayClassName": "public", "listeners": listeners})),
+    )
+    .await;
     let route = json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "db", "namespace": "data", "port": 80}]}]});
     create_served(&tenant.api, &HTTP_ROUTES, "default", object("v1", "HTTPRoute", "web", route)).await;
     tenant.api.create(&NAMESPACES, "", json!({"metadata": {"name": "data"}})).await;
-    let grant = object("v1beta1", "ReferenceGrant", "grant", json!({"to": [{"group": "", "kind": "Service"}],
-        "from": [{"group": GROUP, "kind": "HTTPRoute", "namespace": "default"}]}));
+    let grant = object(
+        "v1beta1",
+        "ReferenceGrant",
+        "grant",
+        json!({"to": [{"group": "", "kind": "Service"}],
+        "from": [{"group": GROUP, "kind": "HTTPRoute", "namespace": "default"}]}),
+    );
     create_served(&tenant.api, &GRANTS, "data", grant).await;
     let at = tenant.on_host("default", "web");
     let uid = |route: Option<Value>| route.map(|r| r.str_at(&["metadata", "uid"]).to_owned());
@@ -212,8 +261,16 @@ async fn shown_gateways_take_the_routes_that_the_configuration_allows() {
     let host = host().await;
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
-    define(&host_api, &[("v1", "gatewayclasses", "GatewayClass"), ("v1", "gateways", "Gateway"), ("v1", "httproutes", "HTTPRoute"),
-        ("v1beta1", "referencegrants", "ReferenceGrant")]).await;
+    define(
+        &host_api,
+        &[
+            ("v1", "gatewayclasses", "GatewayClass"),
+            ("v1", "gateways", "Gateway"),
+            ("v1", "httproutes", "HTTPRoute"),
+            ("v1beta1", "referencegrants", "ReferenceGrant"),
+        ],
+    )
+    .await;
     let class = json!({"controllerName": "example.com/c", "parametersRef": {"group": "x", "kind": "X", "name": "secret-of-the-host"}});
     create_served(&host_api, &CLASSES, "", object("v1", "GatewayClass", "public", class)).await;
     let listener = |name: &str, namespaces: Value| {
@@ -247,12 +304,18 @@ async fn shown_gateways_take_the_routes_that_the_configuration_allows() {
         ..GatewayImport::default()
     });
     let syncer = tenant.sync_with(host.client(), config).await;
-    let shown = eventually("the Gateway is shown", || async { tenant.api.0.get(&GATEWAYS, "infra", "edge").await.ok() }).await;
+    let shown =
+        eventually("the Gateway is shown", || async { tenant.api.0.get(&GATEWAYS, "infra", "edge").await.ok() }).await;
     assert!(!shown.to_string().contains("secret-of-the-host") && !shown.to_string().contains("10.1.2.3"), "{shown}");
-    assert_eq!(shown.at(&["spec", "listeners"]).map(|l| l[0]["tls"].clone()), Some(json!({"mode": "Terminate", "options": {"vcluster.loft.sh/certificate-refs-sanitized": "true"}})));
-    let renamed = eventually("the other one too", || async { tenant.api.0.get(&GATEWAYS, "infra", "renamed").await.ok() }).await;
+    assert_eq!(
+        shown.at(&["spec", "listeners"]).map(|l| l[0]["tls"].clone()),
+        Some(json!({"mode": "Terminate", "options": {"vcluster.loft.sh/certificate-refs-sanitized": "true"}}))
+    );
+    let renamed =
+        eventually("the other one too", || async { tenant.api.0.get(&GATEWAYS, "infra", "renamed").await.ok() }).await;
     assert_eq!(renamed["spec"]["listeners"][0]["allowedRoutes"]["namespaces"], json!({"from": "All"}));
-    let class = eventually("the class is shown", || async { tenant.api.0.get(&CLASSES, "", "public").await.ok() }).await;
+    let class =
+        eventually("the class is shown", || async { tenant.api.0.get(&CLASSES, "", "public").await.ok() }).await;
     assert_eq!(class["spec"], json!({"controllerName": "example.com/c"}));
 
     let route = |name: &str, gateway: &str, hostname: &str| {
@@ -278,7 +341,12 @@ async fn shown_gateways_take_the_routes_that_the_configuration_allows() {
     let theirs = tenant.on_host("default", "theirs");
     assert!(host_api.get(&HTTP_ROUTES, &theirs.namespace, &theirs.name).await.is_none());
     // A Gateway of the tenant's own does not go to the host here, and neither do routes to it.
-    let own = object("v1", "Gateway", "own", json!({"gatewayClassName": "public", "listeners": [{"name": "l", "port": 80, "protocol": "HTTP"}]}));
+    let own = object(
+        "v1",
+        "Gateway",
+        "own",
+        json!({"gatewayClassName": "public", "listeners": [{"name": "l", "port": 80, "protocol": "HTTP"}]}),
+    );
     tenant.api.create(&GATEWAYS, "infra", own).await;
     create_served(&tenant.api, &HTTP_ROUTES, "infra", route("local", "own", "a.example")).await;
     event(&tenant.api, "infra", "RefNotPermitted", "local").await;
