@@ -1,19 +1,11 @@
-//! Measures a Kubernetes API server through any kubeconfig, ours or another, with the same requests.
+//! The command `bench`.
 //!
 //! Prints a table and, with `--json FILE`, the same numbers for machines. CPU time is read from `/proc/PID/stat` before and
 //! after, so it counts what the server spent and nothing of this client.
 
-mod api;
-mod dns;
-mod machinery;
-mod measure;
-mod scale;
-mod soak;
-mod start;
-mod tenants;
-
 use std::path::PathBuf;
 
+use bench::{api, dns, faults, machinery, scale, soak, start, tenants};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -38,6 +30,8 @@ enum Command {
     Clusters(scale::ClusterOptions),
     /// Questions to the embedded DNS server of a virtual cluster: how many per second, and how long each takes
     Dns(dns::Options),
+    /// Kills and outages of control plane and store under write load; fails unless nothing acknowledged is lost
+    Faults(faults::Options),
     /// Virtual pod created to host pod created
     Pods(scale::PodOptions),
     /// Thousands of pods under random changes, with controllers that are restarted; fails unless the end is exact
@@ -57,6 +51,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Dns(options) => dns::run(options).await?,
+        Command::Faults(options) => faults::run(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
         Command::Soak(options) => soak::soak(options).await?,
         Command::Controllers(options) => soak::controllers(options).await?,

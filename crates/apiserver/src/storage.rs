@@ -4,7 +4,8 @@
 //! plugins and bookkeeping (address allocation, quotas) use these functions directly.
 //!
 //! Invariants:
-//! - A read sees every write that was acknowledged before it began.
+//! - A read of an object or a list sees every write that was acknowledged before it began, by whichever replica; `lookup`,
+//!   `find`, `all` and `known` see those of this one.
 //! - A write returns after the store made it durable; its entry carries the revision the store gave it.
 //! - `resourceVersion` (a string of the API) becomes `revision` (a number of the store) only in this module.
 //!
@@ -158,7 +159,22 @@ impl Storage {
         }
     }
 
-    /// The same for a resource by name; `None` also when no such resource is served.
+    /// The same for lookups beside the object of a request (its namespace, its service account): what the cache has counts,
+    /// and the store is asked only for what it has not, so that these need no store that answers.
+    pub async fn lookup(&self, resource: &Resource, namespace: &str, name: &str) -> StatusResult<Option<Value>> {
+        self.caches.wait_own().await.map_err(cache_status)?;
+        let cached = self.get_cached(resource, namespace, name);
+        let entry = match cached {
+            Some(entry) => Some(entry),
+            None => self.get(resource, namespace, name).await?,
+        };
+        match entry {
+            Some(entry) => Ok(Some(resource.strategy.to_version(entry.to_value(), &resource.gvk).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// [`Storage::lookup`] for a resource by name; `None` also when no such resource is served.
     pub async fn find(
         &self,
         group: &str,
@@ -168,17 +184,23 @@ impl Storage {
         name: &str,
     ) -> StatusResult<Option<Value>> {
         match self.registry.get(group, version, resource) {
-            Some(resource) => self.read(&resource, namespace, name).await,
+            Some(resource) => self.lookup(&resource, namespace, name).await,
             None => Ok(None),
         }
     }
 
-    /// All objects of a resource in a namespace (`""`: all), ascending by name.
+    /// All objects of a resource in a namespace (`""`: all), ascending by name, as this replica knows them.
     pub async fn all(&self, group: &str, version: &str, resource: &str, namespace: &str) -> StatusResult<Vec<Value>> {
         let Some(resource) = self.registry.get(group, version, resource) else { return Ok(Vec::new()) };
-        let page = self.list(&resource, namespace, &ListRequest::default(), |_| true).await?;
-        let objects = page.entries.iter().map(|e| e.to_value()).collect();
+        let objects = self.known(&resource, namespace).await?.iter().map(|e| e.to_value()).collect();
         resource.strategy.all_to_version(objects, &resource.gvk).await
+    }
+
+    /// The entries of a resource in a namespace (`""`: all), ascending by name, as this replica knows them.
+    pub async fn known(&self, resource: &Resource, namespace: &str) -> StatusResult<Vec<Arc<Entry>>> {
+        let cache = &stored(resource)?.cache;
+        let progress = self.caches.wait_own().await.map_err(cache_status)?;
+        Ok(cache.snapshot(namespace, progress, |_| true).entries)
     }
 
     /// Writes an object that must not exist.
@@ -481,7 +503,7 @@ fn read_status(error: ReadError) -> Box<Status> {
         }
         ReadError::FutureRevision { requested, current } => Box::new(too_large(requested, current)),
         ReadError::Unavailable(_) => {
-            tracing::error!(%error, "the store could not be read");
+            tracing::error!(error = &error as &dyn std::error::Error, "the store could not be read");
             Box::new(store_unavailable())
         }
     }

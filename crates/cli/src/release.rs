@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::manifests::{self, found, poll};
+use crate::ui::Step;
 
 /// Kinds that `deploy` renders, by apiVersion, kind, plural and whether they are in a namespace.
 const KINDS: &[(&str, &str, &str, bool)] = &[
@@ -134,9 +135,15 @@ pub async fn hubs(host: &Host) -> kube::Result<Vec<(String, String)>> {
     Ok(list.items.into_iter().map(name).collect())
 }
 
-/// Until all replicas run the newest revision and are ready.
-pub async fn wait_until_ready(host: &Host, name: &str, namespace: &str, timeout: Duration) -> anyhow::Result<()> {
-    wait_until_deployed(host, name, namespace, "vcluster", timeout).await
+/// Until all replicas run the newest revision and are ready. What keeps the pods from it is said meanwhile.
+pub async fn wait_until_ready(
+    host: &Host,
+    name: &str,
+    namespace: &str,
+    timeout: Duration,
+    step: &Step<'_>,
+) -> anyhow::Result<()> {
+    wait_until_deployed(host, name, namespace, "vcluster", timeout, step).await
 }
 
 /// [`wait_until_ready`] of pods with another label `app`.
@@ -146,6 +153,7 @@ pub async fn wait_until_deployed(
     namespace: &str,
     app: &str,
     timeout: Duration,
+    step: &Step<'_>,
 ) -> anyhow::Result<()> {
     let sets: Api<StatefulSet> = Api::namespaced(host.client.clone(), namespace);
     let deployments: Api<Deployment> = Api::namespaced(host.client.clone(), namespace);
@@ -156,7 +164,11 @@ pub async fn wait_until_deployed(
         };
         is_ready(&workload).then_some(())
     });
-    if ready.await.is_some() {
+    let ready = tokio::select! {
+        ready = ready => ready,
+        () = tell_trouble(host, app, name, namespace, step) => None,
+    };
+    if ready.is_some() {
         return Ok(());
     }
     let failure = Failure::timed_out(format!(
@@ -177,37 +189,90 @@ fn is_ready(workload: &Value) -> bool {
         && count(&status["readyReplicas"]) >= wanted
 }
 
-/// Why the pods are not ready, in one line; empty when they do not say.
-async fn pod_trouble(host: &Host, app: &str, name: &str, namespace: &str) -> String {
-    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
-    let params = ListParams::default().labels(&format!("app={app},release={name}"));
-    let Ok(pods) = pods.list(&params).await else { return String::new() };
-    if pods.items.is_empty() {
-        return ": it has no pods yet".to_string();
-    }
-    let mut said = BTreeMap::new();
-    for pod in pods {
-        let pod = json!(pod);
-        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_string();
-        if let Some(reason) = trouble(&pod) {
-            said.insert(name, reason);
+/// Says what does not pass by itself as soon as it is seen, each reason of a pod once; never ends.
+async fn tell_trouble(host: &Host, app: &str, name: &str, namespace: &str, step: &Step<'_>) {
+    let mut told = BTreeSet::new();
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for pod in pods(host, app, name, namespace).await.unwrap_or_default() {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            if let Some(reported) = trouble(&pod).filter(|reported| !reported.passes_by_itself())
+                && told.insert((name.to_string(), reported.reason.clone()))
+            {
+                step.warn(&format!("pod {name}: {reported}"));
+            }
         }
     }
-    said.into_iter().map(|(pod, reason)| format!("\n  pod {pod}: {reason}")).collect()
 }
 
-fn trouble(pod: &Value) -> Option<String> {
+async fn pods(host: &Host, app: &str, name: &str, namespace: &str) -> kube::Result<Vec<Value>> {
+    let pods: Api<Pod> = Api::namespaced(host.client.clone(), namespace);
+    let params = ListParams::default().labels(&format!("app={app},release={name}"));
+    Ok(pods.list(&params).await?.items.into_iter().map(|pod| json!(pod)).collect())
+}
+
+/// Why the pods are not ready, a line each; empty when they do not say.
+async fn pod_trouble(host: &Host, app: &str, name: &str, namespace: &str) -> String {
+    let Ok(pods) = pods(host, app, name, namespace).await else { return String::new() };
+    if pods.is_empty() {
+        return ": it has no pods yet".to_string();
+    }
+    let said = pods.iter().filter_map(|pod| {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        Some((name, trouble(pod)?.to_string()))
+    });
+    said.collect::<BTreeMap<_, _>>().into_iter().map(|(pod, reason)| format!("\n  pod {pod}: {reason}")).collect()
+}
+
+/// What keeps a pod from being ready.
+#[derive(Debug)]
+struct Trouble {
+    reason: String,
+    message: String,
+}
+
+impl Trouble {
+    /// True of what every pod goes through when it starts.
+    fn passes_by_itself(&self) -> bool {
+        const USUAL: [&str; 6] = [
+            "ContainerCreating",
+            "PodInitializing",
+            "ContainersNotReady",
+            "ContainersNotInitialized",
+            "Ready",
+            "Initialized",
+        ];
+        USUAL.contains(&self.reason.as_str())
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
+}
+
+fn trouble(pod: &Value) -> Option<Trouble> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let status = &pod["status"];
     let containers = [list(&status["initContainerStatuses"]), list(&status["containerStatuses"])].concat();
-    let waiting = containers.iter().map(|container| &container["state"]["waiting"]).find(|waiting| !waiting.is_null());
+    let waiting = containers.iter().find(|container| !container["state"]["waiting"].is_null());
     let reported = match waiting {
-        Some(waiting) => waiting.clone(),
+        // What a container that crashes said last tells more than that it will be started again.
+        Some(container) => {
+            let mut waiting = container["state"]["waiting"].clone();
+            let last = container["lastState"]["terminated"]["message"].as_str().map(str::trim);
+            if let Some(last) = last.filter(|last| !last.is_empty()) {
+                waiting["message"] = json!(last);
+            }
+            waiting
+        }
         None => list(&status["conditions"]).into_iter().find(|condition| condition["status"] == "False")?,
     };
     let text = |key: &str| reported[key].as_str().filter(|text| !text.is_empty()).map(str::to_string);
-    let parts: Vec<String> = [text("reason").or_else(|| text("type")), text("message")].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| parts.join(": "))
+    let reason = text("reason").or_else(|| text("type"))?;
+    Some(Trouble { reason, message: text("message").unwrap_or_default() })
 }
 
 /// Deletes the workload of a dedicated cluster, and waits until its pods are gone: nothing syncs any more.
@@ -283,16 +348,28 @@ mod tests {
         for (pod, want) in [
             (
                 json!({"status": {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}]}}),
-                Some("ImagePullBackOff: no"),
+                Some(("ImagePullBackOff: no", false)),
+            ),
+            (
+                json!({"status": {"containerStatuses": [{
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+                    "lastState": {"terminated": {"message": "error no room\n"}},
+                }]}}),
+                Some(("CrashLoopBackOff: error no room", false)),
             ),
             (
                 json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]}}),
-                Some("Unschedulable: 0/1"),
+                Some(("Unschedulable: 0/1", false)),
             ),
-            (json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}), Some("Ready")),
+            (json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}), Some(("Ready", true))),
+            (
+                json!({"status": {"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}}),
+                Some(("ContainerCreating", true)),
+            ),
             (json!({"status": {}}), None),
         ] {
-            assert_eq!(trouble(&pod).as_deref(), want, "{pod}");
+            let said = trouble(&pod).map(|said| (said.to_string(), said.passes_by_itself()));
+            assert_eq!(said.as_ref().map(|(text, passes)| (text.as_str(), *passes)), want, "{pod}");
         }
     }
 }

@@ -82,6 +82,13 @@ impl Step<'_> {
             bar.set_message(text.to_string());
         }
     }
+    /// Something that the user should know of while this goes on.
+    pub fn warn(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.ui.warn(text)),
+            None => self.ui.warn(text),
+        }
+    }
     pub fn done(mut self, text: &str) -> Duration {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();

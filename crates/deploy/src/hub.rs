@@ -375,6 +375,7 @@ fn deployment(release: &HubRelease<'_>) -> Value {
         "ports": [{"name": "health", "containerPort": 8080, "protocol": "TCP"}],
         "livenessProbe": probe("/healthz", 12),
         "readinessProbe": probe("/readyz", 3),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     let mut mounts = vec![json!({"name": "data", "mountPath": "/data"}), json!({"name": "tmp", "mountPath": "/tmp"})];
     let data = match release.claim() {

@@ -223,6 +223,8 @@ fn container(release: &Release<'_>) -> Value {
         "env": env,
         "volumeMounts": mounts,
         "ports": [{"name": "https", "containerPort": release.port(), "protocol": "TCP"}],
+        // The last lines of the log say why it ended: `alcove create` repeats them.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     for (key, value) in [
         ("command", json!(config.command)),

@@ -597,3 +597,26 @@ pub mod compare {
         Lease(i64),
     }
 }
+
+/// A request without content: `AuthUserListRequest`, `AuthRoleListRequest`, `AuthStatusRequest`.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AuthListRequest {}
+
+/// `AuthUserListResponse` and `AuthRoleListResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct AuthListResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(string, repeated, tag = "2")]
+    pub names: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct AuthStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    pub enabled: bool,
+    #[prost(uint64, tag = "3")]
+    pub auth_revision: u64,
+}

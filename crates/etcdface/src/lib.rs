@@ -1,7 +1,7 @@
 //! etcd's v3 API over any [`store::Store`]: what kube-apiserver, etcdctl and other clients of etcd ask for.
 //!
 //! KV with general transactions, Watch, Lease, and of Cluster and Maintenance what clients need of a single member. There are
-//! no users, no members to change and no snapshots in etcd's file format: those calls are refused.
+//! no users and no members to change: those calls are refused.
 //!
 //! Invariants:
 //! - A transaction, a delete of a range and the end of a lease are one revision each, as in etcd.
@@ -10,11 +10,14 @@
 //!
 //! Follows: etcd's API reference (versions 3.4 to 3.6) and the error texts of its `rpctypes`.
 
+mod authority;
+mod bolt;
 mod errors;
 mod kv;
 mod lease;
 mod maintenance;
 mod serve;
+mod snapshot;
 mod txn;
 mod watch;
 

@@ -37,6 +37,15 @@ impl Face {
         })
     }
 
+    /// There are no users and no roles.
+    pub(crate) async fn auth_list(&self, _: pb::AuthListRequest) -> Result<pb::AuthListResponse, Status> {
+        Ok(pb::AuthListResponse { header: self.header_now(), names: Vec::new() })
+    }
+
+    pub(crate) async fn auth_status(&self, _: pb::AuthListRequest) -> Result<pb::AuthStatusResponse, Status> {
+        Ok(pb::AuthStatusResponse { header: self.header_now(), enabled: false, auth_revision: 1 })
+    }
+
     /// Alarms are not kept: a full disk is told with each write that fails.
     pub(crate) async fn alarm(&self, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
         if request.action() == pb::AlarmAction::Activate {

@@ -24,6 +24,7 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use crate::Face;
+use crate::authority::Lenient;
 
 /// Largest request: a transaction with many values. The store has limits of its own for each value.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -103,7 +104,7 @@ impl Face {
             .initial_connection_window_size(4 << 20)
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .max_concurrent_streams(10_000);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(Lenient::new(stream)), service);
         tokio::pin!(connection);
         let served = tokio::select! {
             served = connection.as_mut() => served,
@@ -166,10 +167,16 @@ impl Face {
             "Maintenance/Defragment" => unary!(defragment, DefragmentRequest, DefragmentResponse),
             "Maintenance/Hash" => unary!(hash, HashRequest, HashResponse),
             "Maintenance/HashKV" => unary!(hash_kv, HashKvRequest, HashKvResponse),
-            "Maintenance/Snapshot" => Status::unimplemented(
-                "alcove: there is no snapshot in etcd's file format; alcove snapshot makes one of a virtual cluster",
-            )
-            .into_http(),
+            "Maintenance/Snapshot" => {
+                let codec: ProstCodec<pb::SnapshotResponse, pb::SnapshotRequest> = ProstCodec::default();
+                let service = service_fn(move |request: tonic::Request<pb::SnapshotRequest>| {
+                    let face = self.clone();
+                    async move { face.snapshot(request.into_inner()).await.map(Response::new) }
+                });
+                Grpc::new(codec).server_streaming(service, request).await
+            }
+            "Auth/UserList" | "Auth/RoleList" => unary!(auth_list, AuthListRequest, AuthListResponse),
+            "Auth/AuthStatus" => unary!(auth_status, AuthListRequest, AuthStatusResponse),
             other if other.starts_with("Auth/") => {
                 Status::failed_precondition("etcdserver: authentication is not enabled").into_http()
             }

@@ -22,6 +22,7 @@ use crate::resource::Source;
 use crate::rest::Rest;
 
 type Handler = Box<dyn Fn(Told<'_>) + Send + Sync>;
+type ListedHandler = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What an informer has met.
 #[derive(Debug, Default)]
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     // Held for reading while a change is made and told, for writing while a handler is added and told what exists: so a
     // new handler misses nothing and hears nothing twice.
     handlers: RwLock<Vec<Handler>>,
+    listed: RwLock<Vec<ListedHandler>>,
     synced: watch::Sender<bool>,
     cancel: CancellationToken,
     read: fn(&str) -> serde_json::Result<Object>,
@@ -67,8 +69,8 @@ impl Shared {
         (self.read)(json)
     }
 
-    /// Makes the cache hold exactly `objects`, telling the difference.
-    pub fn replace(&self, objects: Vec<Object>) {
+    /// Makes the cache hold exactly `objects`, which is what the server had at `version`, telling the difference.
+    pub fn replace(&self, objects: Vec<Object>, version: &str) {
         let mut gone: BTreeSet<ObjectKey> = self.objects.keys().into_iter().collect();
         for object in objects {
             gone.remove(&object.meta().key());
@@ -81,6 +83,7 @@ impl Shared {
             }
         }
         drop(handlers);
+        self.listed.read().iter().for_each(|h| h(version));
         self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
@@ -150,6 +153,12 @@ impl<K: Cached> Informer<K> {
             Told::Updated { old, new } => handler(Change::Updated { old: &typed(old), new: &typed(new) }),
             Told::Deleted(object) => handler(Change::Deleted(&typed(object))),
         }));
+    }
+
+    /// Calls `handler` with the resource version each time the whole collection was read, after its differences were told. An
+    /// object that came and went in between is told by nothing else.
+    pub fn on_listed(&self, handler: impl Fn(&str) + Send + Sync + 'static) {
+        self.shared.listed.write().push(Box::new(handler));
     }
 
     /// Whether the cache has held the whole collection once.
@@ -261,6 +270,7 @@ impl Factory {
         let shared = Arc::new(Shared {
             objects: Objects::default(),
             handlers: RwLock::new(Vec::new()),
+            listed: RwLock::new(Vec::new()),
             synced: watch::Sender::new(false),
             cancel: self.inner.cancel.child_token(),
             read,

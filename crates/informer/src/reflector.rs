@@ -154,7 +154,7 @@ impl Reflector {
             }
             next = page.metadata.next;
         }
-        self.shared.replace(objects);
+        self.shared.replace(objects, version);
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Reflector {
                     if header.metadata.annotations.get("k8s.io/initial-events-end") == Some("true")
                         && let Some(objects) = gathered.take()
                     {
-                        self.shared.replace(objects);
+                        self.shared.replace(objects, version);
                         *listed = true;
                     }
                 }

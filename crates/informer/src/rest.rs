@@ -191,6 +191,11 @@ impl Rest {
         Rest { user_agent, ..self.clone() }
     }
 
+    /// The same client with another name in `managedFields`.
+    pub fn with_field_manager(self, field_manager: &str) -> Self {
+        Rest { field_manager: field_manager.into(), ..self }
+    }
+
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Rest { timeout, ..self }
     }

@@ -35,6 +35,8 @@ pub enum OpenError {
     Corrupt { path: String, why: String },
     #[error("the store to be filled from a snapshot is not empty, it is at revision {revision}")]
     NotEmpty { revision: Revision },
+    #[error("the user of this process may not write to {folder}: change the owner of the folder, or the user")]
+    Denied { folder: String },
     #[error("could not open the store")]
     Backend(#[from] BackendError),
 }

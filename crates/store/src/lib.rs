@@ -33,6 +33,7 @@ pub mod servers;
 mod sqlite;
 mod state;
 mod store;
+mod synchronize;
 mod tls;
 mod transaction;
 mod types;

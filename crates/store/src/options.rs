@@ -23,6 +23,9 @@ pub struct Options {
     pub history_bytes_max: usize,
     /// How often to compact to the revision that was newest one interval before, as kube-apiserver does with etcd; none: never.
     pub compaction_interval: Option<Duration>,
+    /// Longest wait for a backend that others write to as well, which is a server that may be away. After it a request is
+    /// answered all the same.
+    pub answer_max: Duration,
 }
 
 impl Default for Options {
@@ -37,6 +40,7 @@ impl Default for Options {
             value_bytes_max: 3 << 20,
             history_bytes_max: 32 << 20,
             compaction_interval: Some(Duration::from_secs(300)),
+            answer_max: Duration::from_secs(10),
         }
     }
 }

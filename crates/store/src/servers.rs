@@ -7,6 +7,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Longest time for a server to answer.
@@ -25,6 +26,8 @@ pub enum Kind {
 pub struct Server {
     kind: Kind,
     child: Child,
+    /// The thread that has started it ends with this.
+    _parent: Sender<()>,
     folder: PathBuf,
     port: u16,
 }
@@ -79,6 +82,21 @@ fn command(program: &Path, user: &str) -> Command {
     }
     command.arg("--").arg(program);
     command
+}
+
+/// Starts a process from a thread that stays: "with this process" is for the kernel "with the thread that started it", and
+/// the threads of a runtime come and go.
+fn spawn_from_thread(mut command: Command) -> io::Result<(Child, Sender<()>)> {
+    let (stays, ends) = channel();
+    let (answer, answered) = channel();
+    std::thread::Builder::new().name("server".to_string()).spawn(move || {
+        if answer.send(command.spawn()).is_ok() {
+            // Until the other end is dropped.
+            drop(ends.recv());
+        }
+    })?;
+    let child = answered.recv().map_err(io::Error::other)??;
+    Ok((child, stays))
 }
 
 fn run(program: &Path, command: &mut Command) -> Result<(), StartError> {
@@ -136,13 +154,26 @@ impl Server {
             Kind::Etcd => {}
         }
         let port = free_port().map_err(io)?;
-        let child = Server::spawn(kind, &folder, port)?;
-        let mut server = Server { kind, child, folder, port };
+        let (child, _parent) = Server::spawn(kind, &folder, port)?;
+        let mut server = Server { kind, child, _parent, folder, port };
         server.wait()?;
         Ok(server)
     }
 
-    fn spawn(kind: Kind, folder: &Path, port: u16) -> Result<Child, StartError> {
+    /// Starts etcd on a data directory that is there already. Blocks.
+    pub fn start_etcd_on(folder: &Path, data: &Path) -> Result<Server, StartError> {
+        let io = |source| StartError::Program { program: "etcd".to_string(), source };
+        let folder = folder.join(format!("etcd-{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(&folder).map_err(io)?;
+        std::fs::rename(data, folder.join("data")).map_err(io)?;
+        let port = free_port().map_err(io)?;
+        let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port)?;
+        let mut server = Server { kind: Kind::Etcd, child, _parent, folder, port };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn spawn(kind: Kind, folder: &Path, port: u16) -> Result<(Child, Sender<()>), StartError> {
         let data = folder.join("data");
         let io = |source| StartError::Program { program: format!("{kind:?}"), source };
         let mut command = match kind {
@@ -190,7 +221,8 @@ impl Server {
         };
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).map_err(io)?;
         let errors = log.try_clone().map_err(io)?;
-        command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(io)
+        command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(errors);
+        spawn_from_thread(command).map_err(io)
     }
 
     /// Waits until the server takes connections.
@@ -200,7 +232,7 @@ impl Server {
             if self.answers() {
                 return Ok(());
             }
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if self.has_ended() {
                 break;
             }
             std::thread::park_timeout(Duration::from_millis(20));
@@ -246,26 +278,52 @@ impl Server {
         }
     }
 
-    fn signal(&self, signal: &str) {
+    fn signal(&self, signal: &str, processes: &[u32]) {
+        let processes = processes.iter().map(u32::to_string);
         // Nothing depends on it: what does not react is killed.
-        let _ = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-s", signal]).args(processes).stderr(Stdio::null()).status();
     }
 
-    /// Freezes the server: connections stay, nothing is answered. (Of PostgreSQL only what is connected later is frozen.)
+    /// The server's processes, the first one first: PostgreSQL has one for each connection.
+    fn processes(&self) -> Vec<u32> {
+        let mut found = vec![self.child.id()];
+        if self.kind == Kind::Postgres {
+            let parent = |process: &u32| {
+                let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+                stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+            };
+            let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+            let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            found.extend(all.filter(|process| parent(process) == Some(self.child.id())));
+        }
+        found
+    }
+
+    /// Freezes the server: connections stay, nothing is answered.
     pub fn freeze(&self) {
-        self.signal("STOP");
+        // The first process first, so that no more are made.
+        self.signal("STOP", &[self.child.id()]);
+        self.signal("STOP", &self.processes());
     }
 
     /// Ends [`Server::freeze`].
     pub fn thaw(&self) {
-        self.signal("CONT");
+        self.signal("CONT", &self.processes());
     }
 
-    /// Kills the server; its data stay for [`Server::restart`].
+    /// Kills the server at once, as a machine that fails does; its data stay for [`Server::restart`].
+    pub fn kill(&mut self) {
+        let processes = self.processes();
+        drop(self.child.kill());
+        self.signal("KILL", &processes[1..]);
+        let _ = self.child.wait();
+    }
+
+    /// Stops the server without ceremony; its data stay for [`Server::restart`].
     pub fn stop(&mut self) {
         match self.kind {
             // Leaves nothing behind in shared memory.
-            Kind::Postgres => self.signal("QUIT"),
+            Kind::Postgres => self.signal("QUIT", &[self.child.id()]),
             Kind::Mysql | Kind::Etcd => drop(self.child.kill()),
         }
         let _ = self.child.wait();
@@ -273,8 +331,26 @@ impl Server {
 
     /// Starts the server again, on the same port and data.
     pub fn restart(&mut self) -> Result<(), StartError> {
-        self.child = Server::spawn(self.kind, &self.folder, self.port)?;
-        self.wait()
+        let until = Instant::now() + START;
+        loop {
+            (self.child, self._parent) = Server::spawn(self.kind, &self.folder, self.port)?;
+            match self.wait() {
+                // Processes of the one that was killed may need a moment to end.
+                Err(StartError::Silent { .. }) if self.has_ended() && Instant::now() < until => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Where its data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 

@@ -10,13 +10,14 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::Backend;
 use crate::direct;
-use crate::error::{BackendError, CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
+use crate::error::{CompactError, HistoryError, OpenError, ReadError, WatchError, WriteError};
 use crate::follow;
 use crate::hub::Hub;
 use crate::lease::{self, Leases};
 use crate::memory::Memory;
 use crate::options::Options;
 use crate::state::State;
+use crate::synchronize::{self, Waiting};
 use crate::transaction::Transaction;
 use crate::types::{
     Committed, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision, Snapshot,
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub drained: Notify,
     /// Held while events are taken over, by the writer or by the follower.
     pub applying: tokio::sync::Mutex<()>,
+    /// Reads that wait for the newest state.
+    pub synchronizing: Mutex<Waiting>,
     /// Told whenever the newest revision has grown.
     pub applied: Notify,
     /// Told once, when the store is closed.
@@ -183,6 +186,7 @@ impl Store {
             lease_granted: Arc::new(Notify::new()),
             drained: Notify::new(),
             applying: tokio::sync::Mutex::new(()),
+            synchronizing: Mutex::default(),
             applied: Notify::new(),
             closing: Arc::new(Notify::new()),
             current: AtomicU64::new(snapshot.revision),
@@ -347,7 +351,21 @@ impl Store {
         Ok(())
     }
 
+    /// Runs a transaction, and waits no longer than is allowed: what was begun goes on, and its fate stays open.
     async fn run<R: Send + 'static>(
+        &self,
+        size_bytes: usize,
+        work: impl FnMut(&mut Transaction<'_>) -> Result<R, WriteError> + Send + 'static,
+    ) -> Result<(Revision, R), WriteError> {
+        let answer = self.run_until_answered(size_bytes, work);
+        if !self.inner.backend.is_shared() {
+            return answer.await;
+        }
+        let late = |_| WriteError::Unavailable { why: "there was no answer in time".to_string() };
+        tokio::time::timeout(self.inner.options.answer_max, answer).await.map_err(late)?
+    }
+
+    async fn run_until_answered<R: Send + 'static>(
         &self,
         size_bytes: usize,
         work: impl FnMut(&mut Transaction<'_>) -> Result<R, WriteError> + Send + 'static,
@@ -369,23 +387,13 @@ impl Store {
         answered.await.map_err(|_| WriteError::Unavailable { why: "the writer was stopped".to_string() })?
     }
 
-    /// Waits until this store has seen what others had written to the same backend when this was called.
+    /// Waits until this store has seen what others had written to the same backend when this was called. Costs nothing
+    /// where nobody else writes; calls at the same time share one question to the backend.
     pub async fn synchronize(&self) -> Result<Revision, ReadError> {
         if !self.inner.backend.is_shared() || self.inner.is_closed() {
             return Ok(self.current_revision());
         }
-        let last = self.inner.backend.last_revision().await.map_err(ReadError::Unavailable)?;
-        if self.inner.backend.direct().is_some() {
-            direct::wait_for(&self.inner, last)
-                .await
-                .map_err(|error| ReadError::Unavailable(BackendError::new("catch up with the backend", error)))?;
-        } else if last > self.current_revision() {
-            let _in_order = self.inner.applying.lock().await;
-            if last > self.current_revision() && !self.inner.queue.lock().is_unresolved() {
-                follow::catch_up(&self.inner).await.map_err(ReadError::Unavailable)?;
-            }
-        }
-        Ok(self.current_revision())
+        synchronize::synchronize(&self.inner).await
     }
 
     /// Watches a range (notation of [`RangeRequest::end`]): every event with a revision **after** `from_revision`, so that a

@@ -12,6 +12,7 @@ pub mod host_files;
 pub mod kind;
 pub mod metadata;
 pub mod names;
+mod ownership;
 pub mod patches;
 pub mod plan;
 pub mod registry;

@@ -256,6 +256,19 @@ impl LastSynced {
         }
     }
 
+    /// The same before the first agreement on an object that was imported: the virtual one was made from the host's, so what
+    /// differs by now changed on the host.
+    pub fn of_imported(host: &Value, virtual_: &Value, path: &[&str], fields: &[&str]) -> LastSynced {
+        let mut synced = LastSynced::of(host);
+        if annotation(host, IMPORTED_ANNOTATION) == "true" {
+            for field in fields.iter().filter(|f| !synced.0.contains_key(f)).copied().collect::<Vec<_>>() {
+                let value = crate::diff::present(virtual_.at(path).unwrap_or(&Value::Null), &[field]);
+                synced.set(field, &hash_value(uid_of(virtual_), value.unwrap_or(&Value::Null)));
+            }
+        }
+        synced
+    }
+
     /// True when the virtual value is the one both sides last agreed on: then a difference is the host's change.
     pub fn agrees(&self, field: &str, hash: &str) -> bool {
         self.0.get(field).and_then(Value::as_str) == Some(hash)

@@ -36,7 +36,7 @@ impl<T> Cached<T> {
         resources: &[&str],
         build: impl FnOnce(Vec<Vec<Value>>) -> T,
     ) -> StatusResult<Option<Arc<T>>> {
-        request.storage.caches.wait_current().await.map_err(crate::storage::cache_status)?;
+        request.storage.caches.wait_own().await.map_err(crate::storage::cache_status)?;
         let mut revisions = Vec::with_capacity(resources.len());
         for (i, resource) in resources.iter().enumerate() {
             let resource = request.storage.registry.get(group, version, resource);

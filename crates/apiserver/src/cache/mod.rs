@@ -6,7 +6,8 @@
 //! Invariants:
 //! - There is one feed, so one `progress` counts for all resources: every write at or below it is in the cache.
 //! - Within a resource, events are applied in the order of their revisions, and `last` is the newest one applied.
-//! - A reader that waited for the store's current revision sees every write that was acknowledged before it asked.
+//! - A reader that waited with `wait_current` sees every write that any replica had acknowledged before it asked; one that
+//!   waited with `wait_own` those of this process.
 //! - A watcher owns no queue. It remembers the last revision it saw and reads the shared window of events; when it falls
 //!   behind the window it reads the store's history, and is told `Expired` when that is compacted too.
 //!
@@ -34,6 +35,9 @@ const ROOT_END: &str = "/registry0";
 
 /// How many events of one resource are kept for watchers to read. A watcher that falls behind reads the store instead.
 const WINDOW_EVENTS_MAX: usize = 1024;
+
+/// Longest time for the cache to have what the store has.
+const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// A change of one object.
 #[derive(Debug)]
@@ -330,9 +334,15 @@ impl Caches {
         self.progress.subscribe()
     }
 
-    /// Waits until every write that is acknowledged now is in the cache.
+    /// Waits until every write that is acknowledged now is in the cache, whichever replica has acknowledged it. Asks the
+    /// store where others may write to it.
     pub async fn wait_current(&self) -> Result<Revision, CacheError> {
-        self.wait_for(self.store.current_revision(), Duration::from_secs(3)).await
+        self.wait_for(self.store.synchronize().await?, CATCH_UP).await
+    }
+
+    /// Waits until every write that this process has acknowledged is in the cache.
+    pub async fn wait_own(&self) -> Result<Revision, CacheError> {
+        self.wait_for(self.store.current_revision(), CATCH_UP).await
     }
 
     /// Waits until `wanted` is in the cache, for at most `timeout`.

@@ -227,7 +227,7 @@ impl Rbac {
     async fn wait(&self) {
         if let Some(storage) = self.storage.get() {
             // An older policy is better than no answer.
-            let _ = storage.caches.wait_current().await;
+            let _ = storage.caches.wait_own().await;
         }
     }
 }

@@ -318,7 +318,7 @@ impl TokenAuthority {
     async fn find(&self, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, String> {
         let Some(storage) = self.storage.get() else { return Ok(None) };
         let Some(resource) = storage.registry.get("", "v1", resource) else { return Ok(None) };
-        storage.read(&resource, namespace, name).await.map_err(|s| s.message)
+        storage.lookup(&resource, namespace, name).await.map_err(|s| s.message)
     }
 }
 

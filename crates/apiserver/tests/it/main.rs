@@ -4,6 +4,7 @@ mod crd;
 mod custom_objects;
 mod explosions;
 mod real_crds;
+mod replicas;
 mod security;
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::{self, found, poll};
 use crate::release;
-use crate::ui::Ui;
+use crate::ui::{Step, Ui};
 
 pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<ExitCode> {
     deploy::names::check_name(&args.name).map_err(|error| Failure::invalid(error.to_string()))?;
@@ -72,7 +72,7 @@ pub async fn run(global: &Global, args: &Create, ui: &Ui) -> anyhow::Result<Exit
     let step = ui.step(&format!("Create virtual cluster {}...", args.name));
     ensure_namespace(&host, args, &namespace, &step).await?;
     step.update(&format!("Waiting for virtual cluster {} to come up...", args.name));
-    put(&host, &release, Duration::from_secs(args.timeout)).await?;
+    put(&host, &release, Duration::from_secs(args.timeout), &step).await?;
     step.done(&format!("Successfully created virtual cluster {} in namespace {namespace}", args.name));
     if let Some(restored) = restored {
         restored.fill(&host, &args.name, &namespace, Duration::from_secs(args.timeout), ui).await?;
@@ -168,12 +168,7 @@ async fn check_changes(host: &Host, release: &Release<'_>) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn ensure_namespace(
-    host: &Host,
-    args: &Create,
-    namespace: &str,
-    step: &crate::ui::Step<'_>,
-) -> anyhow::Result<()> {
+async fn ensure_namespace(host: &Host, args: &Create, namespace: &str, step: &Step<'_>) -> anyhow::Result<()> {
     let api: Api<Namespace> = Api::all(host.client.clone());
     let unreachable = |error| host::unreachable(&host.context, error);
     let existing = found(api.get(namespace).await).map_err(unreachable)?;
@@ -199,11 +194,11 @@ async fn ensure_namespace(
 
 /// Puts the objects of the release on the host and waits until the hub says that the cluster runs, or until its pod is
 /// ready.
-pub async fn put(host: &Host, release: &Release<'_>, timeout: Duration) -> anyhow::Result<()> {
+pub async fn put(host: &Host, release: &Release<'_>, timeout: Duration, step: &Step<'_>) -> anyhow::Result<()> {
     release::apply(host, release).await?;
     match release.placement {
         Placement::Hub => wait_until_running(host, release.name, release.namespace, timeout).await,
-        Placement::Dedicated => release::wait_until_ready(host, release.name, release.namespace, timeout).await,
+        Placement::Dedicated => release::wait_until_ready(host, release.name, release.namespace, timeout, step).await,
     }
 }
 

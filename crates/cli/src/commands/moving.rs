@@ -225,14 +225,14 @@ impl Move<'_> {
                 Placement::Hub => {
                     crate::commands::create::wait_until_running(host, name, namespace, self.timeout).await
                 }
-                Placement::Dedicated => release::wait_until_ready(host, name, namespace, self.timeout).await,
+                Placement::Dedicated => release::wait_until_ready(host, name, namespace, self.timeout, step).await,
             };
         };
         match self.release.placement {
             Placement::Hub => {
                 pause::wait_for_status(host, &there, self.timeout, |status| status == hub::AWAITS_DATA).await?;
             }
-            Placement::Dedicated => release::wait_until_ready(host, name, namespace, self.timeout).await?,
+            Placement::Dedicated => release::wait_until_ready(host, name, namespace, self.timeout, step).await?,
         }
         step.update("Handing over the data...");
         let operator = poll(self.timeout, Duration::from_millis(100), async || {

@@ -3,6 +3,7 @@
 // Case names and skipped servers, shown when a test fails.
 #![allow(clippy::print_stdout)]
 
+mod etcdctl;
 mod kv;
 mod lease;
 mod watch;

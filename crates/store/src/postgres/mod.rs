@@ -25,7 +25,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Row, SimpleQueryMessage, Transaction};
 
 use self::connect::{Address, Link};
 use crate::backend::{
@@ -207,6 +207,25 @@ impl Postgres {
         &self,
         work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, BackendError> {
+        self.with_reader(async |client| {
+            let transaction = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let answer = work(&transaction).await?;
+            transaction.commit().await?;
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Gives a connection for reading to `work`.
+    async fn with_reader<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, BackendError> {
         let closed = |_| BackendError::new(format!("read {}", self.address.shown), "the store is closed");
         let _permit = self.reading.acquire().await.map_err(closed)?;
         let kept = self.readers.lock().pop().filter(|link| !link.client.is_closed());
@@ -217,19 +236,8 @@ impl Postgres {
         let Some(client) = Arc::get_mut(&mut link.client) else {
             return Err(BackendError::new(format!("read {}", self.address.shown), "the connection is in use"));
         };
-        let read = async {
-            let transaction = client
-                .build_transaction()
-                .isolation_level(IsolationLevel::RepeatableRead)
-                .read_only(true)
-                .start()
-                .await?;
-            let answer = work(&transaction).await?;
-            transaction.commit().await?;
-            Ok(answer)
-        };
         // A connection that was late or broke is not used again.
-        let answer = self.address.within(read).await?;
+        let answer = self.address.within(work(client)).await?;
         let mut readers = self.readers.lock();
         if readers.len() < READS_MAX && !self.reading.is_closed() {
             readers.push(link);
@@ -489,8 +497,13 @@ impl Backend for Postgres {
     }
 
     async fn last_revision(&self) -> Result<Revision, BackendError> {
-        let head = self.read(async |transaction| transaction.query_one(sql::HEAD, &[]).await).await?;
-        Ok(Head::of(&head).revision)
+        // As text and without a transaction: one round trip, for each read that has to be current.
+        let rows = self.with_reader(async |client| client.simple_query(sql::REVISION).await).await?;
+        let revision = rows.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        revision.ok_or_else(|| BackendError::new(format!("read {}", self.address.shown), "it has no revision"))
     }
 
     async fn range(

@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS alcove_lease (
 INSERT INTO alcove_head VALUES (true, 1, 1, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
 ";
 
+pub(super) const REVISION: &str = "SELECT revision FROM alcove_head";
+
 pub(super) const HEAD: &str =
     "SELECT revision, compact_revision, cleaned, fence, lease_epoch, schema_version FROM alcove_head";
 

@@ -13,6 +13,7 @@
 //! the database file would drop SQLite's locks.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -79,12 +80,13 @@ const LOCK_LINGERS: Duration = Duration::from_millis(500);
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, ".lock");
     let doing = || format!("lock {}", lock_path.display());
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|error| BackendError::new(doing(), error))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => OpenError::Denied { folder: folder(path) },
+                _ => BackendError::new(doing(), error).into(),
+            }
+        })?;
     let until = Instant::now() + LOCK_LINGERS;
     loop {
         match file.try_lock() {
@@ -94,6 +96,10 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
             Err(TryLockError::Error(error)) => return Err(BackendError::new(doing(), error).into()),
         }
     }
+}
+
+fn folder(path: &Path) -> String {
+    path.parent().unwrap_or(path).display().to_string()
 }
 
 /// Sorts SQLite's errors while opening: damage, a foreign file, or anything else.

@@ -42,7 +42,15 @@ impl Engine {
                 }
                 Action::PatchHost { patch, subresource } => {
                     count(&metrics.host_patches);
-                    self.host_side.patch(kind, host_name, subresource, &patch).await?;
+                    let made = match &host_now {
+                        Some(host) if subresource.is_empty() => {
+                            self.host_side.change(kind, host_name, host, &patch).await?
+                        }
+                        _ => self.host_side.patch(kind, host_name, subresource, &patch).await?,
+                    };
+                    if made.str_at(&["kind"]) == kind.kind {
+                        host_now = Some(made);
+                    }
                 }
                 Action::DeleteHost { uid, grace_period_seconds, why } => {
                     count(&metrics.host_deletes);
@@ -66,7 +74,7 @@ impl Engine {
                 }
                 Action::RecreateVirtual(object) => {
                     let Some(virtual_) = virtual_ else { continue };
-                    self.recreate(ty, key, host_name, virtual_, object).await?;
+                    self.recreate(ty, key, host_name, virtual_, host_now.as_ref(), object).await?;
                 }
                 Action::Readdress { spec } => {
                     let Some(virtual_) = virtual_ else { continue };
@@ -151,13 +159,17 @@ impl Engine {
         key: &NamespacedName,
         host_name: &NamespacedName,
         virtual_: &Value,
+        host: Option<&Value>,
         mut object: Value,
     ) -> Result<(), SyncError> {
         let kind = ty.ty.kind();
         object["apiVersion"] = kind.api_version().into();
         object["kind"] = kind.kind.to_string().into();
         let note = json!({"metadata": {"annotations": {RECREATE_ANNOTATION: (object.to_string())}}});
-        self.host_side.patch(kind, host_name, "", &note).await?;
+        match host {
+            Some(host) => self.host_side.change(kind, host_name, host, &note).await?,
+            None => self.host_side.patch(kind, host_name, "", &note).await?,
+        };
         if !virtual_.array_at(&["metadata", "finalizers"]).is_empty() {
             let patch = json!({"metadata": {"uid": (uid_of(virtual_)), "finalizers": null}});
             self.virtual_side.patch(kind, key, "", &patch).await?;

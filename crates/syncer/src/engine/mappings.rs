@@ -5,20 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use apimachinery::{Value, json};
 use informer::{Outcome, Queue};
 use parking_lot::Mutex;
 
-use super::{Engine, SyncError};
+use super::Engine;
 use crate::kind::Kind;
 use crate::names::NamespacedName;
 
 pub const PREFIX: &str = "/vcluster/mappings/";
-/// How often pairs without objects are looked for.
-pub const COLLECT_EVERY: Duration = Duration::from_secs(180);
-
 /// Where pairs are kept. Errors are texts: there is nothing to do about them but to try again.
 #[async_trait::async_trait]
 pub trait MappingStore: Send + Sync {
@@ -185,7 +181,7 @@ pub struct MappingError(String);
 
 impl Engine {
     /// Drops pairs whose two objects are gone.
-    pub(super) async fn collect_mappings(&self) -> Result<Outcome, SyncError> {
+    pub(super) fn collect_mappings(&self) {
         let types = self.all_types();
         for pair in self.mappings.all() {
             let of = types.iter().find(|t| t.ty.kind().kind == pair.kind && t.ty.kind().group == pair.group);
@@ -198,7 +194,6 @@ impl Engine {
                 self.mappings.forget(&pair);
             }
         }
-        Ok(Outcome::After(COLLECT_EVERY))
     }
 }
 

@@ -14,6 +14,8 @@ pub struct TypeMetrics {
     pub errors: AtomicU64,
     /// Host names that were taken by somebody else's object.
     pub clashes: AtomicU64,
+    /// Host objects that were found without their virtual one.
+    pub strays: AtomicU64,
     pub host_creates: AtomicU64,
     pub host_patches: AtomicU64,
     pub host_deletes: AtomicU64,
@@ -40,6 +42,7 @@ impl TypeMetrics {
         for (metric, value) in [
             ("alcove_syncer_errors_total", get(&self.errors)),
             ("alcove_syncer_name_clashes_total", get(&self.clashes)),
+            ("alcove_syncer_strays_total", get(&self.strays)),
             ("alcove_syncer_host_creates_total", get(&self.host_creates)),
             ("alcove_syncer_host_patches_total", get(&self.host_patches)),
             ("alcove_syncer_host_deletes_total", get(&self.host_deletes)),

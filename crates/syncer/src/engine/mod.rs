@@ -25,6 +25,7 @@ mod replicate;
 mod shown_volumes;
 mod side;
 mod start;
+mod strays;
 mod tokens;
 
 use std::collections::HashMap;
@@ -166,6 +167,8 @@ struct Engine {
     definitions: OnceLock<Vec<definitions::Definition>>,
     definition_queue: Queue<usize>,
     node_queue: Queue<String>,
+    /// Ports of the API server's own Service as they were last seen.
+    api_ports: Mutex<Value>,
     node_creation: tokio::sync::Mutex<()>,
     volume_queue: Queue<String>,
     host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
@@ -399,6 +402,15 @@ impl Syncer {
     /// Host names that were found taken, so far.
     pub fn name_clashes(&self) -> u64 {
         self.engine.all_types().iter().map(|t| t.metrics.clashes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Host objects that stand for a virtual object that is gone, by type: none, but for the time it takes to delete them.
+    pub fn strays(&self) -> Vec<(String, NamespacedName)> {
+        let mut out = Vec::new();
+        for ty in self.engine.all_types() {
+            out.extend(self.engine.strays_of(&ty).into_iter().map(|name| (ty.name.clone(), name)));
+        }
+        out
     }
 
     /// The pairs of virtual and host objects, as they are kept.

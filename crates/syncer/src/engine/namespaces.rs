@@ -24,7 +24,7 @@ impl Engine {
     }
 
     /// True for host namespaces that belong to this virtual cluster.
-    fn owns_namespace(&self, host: &Value) -> bool {
+    pub(super) fn owns_namespace(&self, host: &Value) -> bool {
         label(host, VIRTUAL_CLUSTER_LABEL) == self.names.virtual_cluster()
             && label(host, INSTALL_NAMESPACE_LABEL) == self.names.install_namespace()
     }
@@ -148,7 +148,7 @@ impl Engine {
                     if label(&host, VIRTUAL_CLUSTER_LABEL).is_empty() {
                         patch.set_at(&["metadata", "annotations", IMPORTED_ANNOTATION], "true".into());
                     }
-                    self.host_side.patch(&kind::NAMESPACE, name, "", &patch).await?;
+                    self.host_side.change(&kind::NAMESPACE, name, &host, &patch).await?;
                 }
             }
         }

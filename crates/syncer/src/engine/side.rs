@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::kind::Kind;
 use crate::metadata::uid_of;
 use crate::names::NamespacedName;
+use crate::ownership::{self, Write};
 
 /// A written object is held this long at most: an event that never comes must not hide the truth.
 const WRITTEN_MAX: Duration = Duration::from_secs(20);
@@ -33,7 +34,7 @@ struct Written {
 pub struct Side {
     pub rest: Rest,
     pub factory: Factory,
-    caches: RwLock<HashMap<String, Informer<RawObject>>>,
+    caches: Arc<RwLock<HashMap<String, Informer<RawObject>>>>,
     written: Arc<Mutex<HashMap<Address, Written>>>,
     /// Uids of objects whose deletion was seen lately: the answer to a write can come after the object is gone again, and
     /// nothing would ever say so a second time.
@@ -69,7 +70,7 @@ impl Side {
         Side {
             factory: Factory::new(rest.clone()),
             rest,
-            caches: RwLock::default(),
+            caches: Arc::default(),
             written: Arc::default(),
             gone: Arc::default(),
             deleted: Mutex::default(),
@@ -105,6 +106,16 @@ impl Side {
             if seen >= known.version || (same && matches!(change, Change::Deleted(_))) {
                 written.remove(&address);
             }
+        });
+        // What was written and is not in a later listing is gone again, and no event says so.
+        let (written, plural, cache) = (self.written.clone(), name.clone(), Arc::downgrade(&self.caches));
+        informer.on_listed(move |version| {
+            let Some(caches) = cache.upgrade() else { return };
+            let Some(cache) = caches.read().get(&plural).cloned() else { return };
+            let listed: u64 = version.parse().unwrap_or(0);
+            written
+                .lock()
+                .retain(|(of, name), w| *of != plural || w.version > listed || cache.get(&key(name)).is_some());
         });
         self.caches.write().insert(name, informer.clone());
         informer
@@ -208,6 +219,32 @@ impl Side {
         if subresource.is_empty() || subresource == "status" {
             self.remember(kind, name, &made);
         }
+        Ok(made)
+    }
+
+    /// Changes an object: `patch` is a merge patch that was made from `from`. Sent as server-side apply of what is ours
+    /// where that can express it.
+    pub async fn change(
+        &self,
+        kind: &Kind,
+        name: &NamespacedName,
+        from: &Value,
+        patch: &Value,
+    ) -> Result<Value, ApiError> {
+        let (migrate, mut config) = match ownership::write(kind, from, patch) {
+            Write::Apply { migrate, config } => (migrate, config),
+            Write::Merge { patch, why } => {
+                tracing::debug!(kind = %kind.kind, object = %name, why, "written as a merge patch");
+                return self.patch(kind, name, "", &patch).await;
+            }
+        };
+        if let Some(migrate) = migrate {
+            let made = self.patch(kind, name, "", &migrate).await?;
+            config.set_at(&["metadata", "resourceVersion"], made["metadata"]["resourceVersion"].clone());
+        }
+        self.count();
+        let made = self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await?;
+        self.remember(kind, name, &made);
         Ok(made)
     }
 

@@ -16,24 +16,27 @@ use super::imports::{ImportKey, ImportedKind, Imports};
 use super::nodes::BY_NODE;
 use super::shown_volumes::BY_VOLUME;
 use super::side::{Side, resource};
+use super::strays::source_of;
 use super::{ControlPlaneAddress, Engine, Syncer, SyncerConfig, TypeState};
 use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{HostOwner, KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
+use crate::ownership::FIELD_MANAGER;
 use crate::settings::{Nodes, Settings};
 use crate::types::Reference;
 use crate::types::classes::IMPORTED_FROM_ANNOTATION;
 use crate::types::endpoints::service_of;
 
-const FIELD_MANAGER: &str = "alcove-syncer";
+/// The field manager in the virtual cluster, and the user agent in both.
+const COMPONENT: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
     crate::types::built_in(settings).into_iter().map(|(name, ty)| Arc::new(TypeState::new(name, ty))).collect()
 }
 
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
-    let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, FIELD_MANAGER)));
-    let host_side = Arc::new(Side::new(Rest::new(host_client, FIELD_MANAGER)));
+    let virtual_side = Arc::new(Side::new(Rest::new(virtual_client, COMPONENT)));
+    let host_side = Arc::new(Side::new(Rest::new(host_client, COMPONENT).with_field_manager(FIELD_MANAGER)));
     let host_rest = host_side.rest.clone();
     let recorder = Recorder::start(&virtual_side.factory, config.clock.clone(), "syncer");
     let imports = Imports::default();
@@ -58,6 +61,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         owner: RwLock::new(None),
         kube_ip: RwLock::new(kube_ip),
         node_queue: Queue::default(),
+        api_ports: Mutex::default(),
         node_creation: tokio::sync::Mutex::new(()),
         volume_queue: Queue::default(),
         host_volumes: OnceLock::new(),
@@ -201,14 +205,15 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             let engine = of.clone();
             async move { engine.mappings.write(&key, engine.names.virtual_cluster()).await }
         }));
-        let of = engine.clone();
-        let queue: Queue<()> = Queue::default();
-        queue.add_after((), super::mappings::COLLECT_EVERY);
-        tasks.spawn(run_workers("mapping-collector", 1, queue, cancel.clone(), stats(), move |()| {
-            let engine = of.clone();
-            async move { engine.collect_mappings().await }
-        }));
     }
+    let of = engine.clone();
+    let queue: Queue<()> = Queue::default();
+    // What is there at the start is looked at anyway.
+    queue.add_after((), super::strays::LOOK_EVERY);
+    tasks.spawn(run_workers("strays", 1, queue, cancel.clone(), stats(), move |()| {
+        let engine = of.clone();
+        async move { engine.look_for_strays().await }
+    }));
     if engine.settings.ingresses {
         tasks.spawn(engine.clone().watch_hostnames());
     }
@@ -265,6 +270,11 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             let engine = of.clone();
             async move { engine.reconcile_namespace(&key).await }
         }));
+    }
+    if engine.names.syncs_namespaces()
+        && let Err(error) = engine.remove_stray_namespaces().await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not look for namespaces without virtual ones");
     }
     if let Err(error) = engine.sweep_replicas().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "could not remove outdated replicas of Services");
@@ -390,6 +400,7 @@ fn watch_virtual_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<Raw
             engine.enqueue_reference(reference);
         }
     });
+    engine.look_after_listing(ty, &informer);
     informer
 }
 
@@ -497,6 +508,19 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
             }
         }
     });
+    for kind in [&kind::ENDPOINTS, &kind::ENDPOINT_SLICE] {
+        let of = Arc::downgrade(engine);
+        let Some(cache) = side.cache(kind) else { continue };
+        cache.on_change(move |change| {
+            let object = &change.object().metadata;
+            if object.namespace == "default"
+                && object.name == "kubernetes"
+                && let Some(engine) = of.upgrade()
+            {
+                engine.api_queue.add(super::api_service::KEY);
+            }
+        });
+    }
     let of = Arc::downgrade(engine);
     side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {
         let Some(engine) = of.upgrade() else { return };
@@ -546,12 +570,11 @@ fn watch_host_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<RawObj
     let gvk = kind.gvk();
     let informer = engine.host_side.watch(kind, host_source(engine, kind));
     informer.on_change(move |change| {
-        let annotations = &change.object().metadata.annotations;
-        let of = |key| annotations.get(key).unwrap_or("");
-        if !of(NAME_ANNOTATION).is_empty() && matches!(of(KIND_ANNOTATION), kind if kind.is_empty() || kind == gvk) {
-            queue.add(NamespacedName::new(of(NAMESPACE_ANNOTATION), of(NAME_ANNOTATION)));
+        if let Some(name) = source_of(change.object(), &gvk) {
+            queue.add(name);
         }
     });
+    engine.look_after_listing(ty, &informer);
     informer
 }
 

@@ -103,12 +103,12 @@ pub async fn write(
             Err(error) => return Err(error.into()),
         },
     };
-    if !existing.is_some_and(|e| belongs_to(&e, &pod_name)) {
+    let Some(existing) = existing.filter(|e| belongs_to(e, &pod_name)) else {
         return Err(SyncError::Clash(host));
-    }
+    };
     secret.remove_at(&["apiVersion"]);
     secret.remove_at(&["kind"]);
     secret.remove_at(&["type"]);
-    host_side.patch(&kind::SECRET, &host, "", &secret).await?;
+    host_side.change(&kind::SECRET, &host, &existing, &secret).await?;
     Ok(())
 }

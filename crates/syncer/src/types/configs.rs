@@ -76,7 +76,7 @@ impl ToHost for Configs {
     ) -> Result<Desired, Refusal> {
         let mut new_virtual = virtual_.clone();
         let mut new_host = host.clone();
-        let mut synced = LastSynced::of(host);
+        let mut synced = LastSynced::of_imported(host, virtual_, &[], self.members());
         for member in self.members() {
             let salt = uid_of(virtual_);
             two_way_same(member, salt, &[member], &mut new_virtual, &mut new_host, &mut synced);

@@ -150,7 +150,7 @@ impl ToHost for Services {
         let names = ctx.names;
         let salt = uid_of(service).to_owned();
         let namespace = service.str_at(&["metadata", "namespace"]).to_owned();
-        let mut synced = LastSynced::of(host);
+        let mut synced = LastSynced::of_imported(host, service, &["spec"], &TWO_WAY);
         if annotation(host, metadata::UID_ANNOTATION) != salt {
             // Made again on the virtual side: what it says now is what is wanted, but for the ports that each side allocates.
             synced = LastSynced::default();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "seeds and counts are for people to read")]
 
+mod apply;
 mod clash;
 mod cluster;
 mod configured;
@@ -10,10 +11,12 @@ mod docs;
 mod faults;
 mod host_files;
 mod hostile;
+mod orphans;
 mod pods;
 mod properties;
 mod restart;
 mod routes;
+mod scripted;
 mod services;
 mod simulator;
 mod sync_more;

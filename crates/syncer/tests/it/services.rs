@@ -50,6 +50,24 @@ async fn a_service_has_one_address_on_both_sides() {
         (service["spec"]["clusterIP"] == own["spec"]["clusterIP"]).then_some(())
     })
     .await;
+    // Its endpoints are the control plane's pods, also after somebody has removed them.
+    let pods = json!({"metadata": {"name": "vc"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"name": "https", "port": 8443}]}]});
+    host_api.create(&ENDPOINTS, &tenant.host_namespace, pods).await;
+    for round in ["made", "made again"] {
+        eventually(&format!("the endpoints of the API's Service are {round}"), || async {
+            let endpoints = tenant.api.get(&ENDPOINTS, "default", "kubernetes").await?;
+            let slice = tenant.api.get(&SLICES, "default", "kubernetes").await?;
+            let address = endpoints["subsets"][0]["addresses"][0].str_at(&["ip"]).to_owned();
+            (address == "192.0.2.9"
+                && slice["endpoints"][0]["addresses"] == json!(["192.0.2.9"])
+                && slice["ports"][0]["port"] == json!(8443))
+            .then_some(())
+        })
+        .await;
+        tenant.api.delete(&ENDPOINTS, "default", "kubernetes").await;
+        tenant.api.delete(&SLICES, "default", "kubernetes").await;
+    }
     syncer.shutdown().await;
 }
 

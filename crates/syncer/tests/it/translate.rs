@@ -767,3 +767,21 @@ fn import_mappings_have_a_precedence() {
         assert_eq!(got.as_deref(), want, "{namespace}/{name}");
     }
 }
+
+#[test]
+fn what_was_imported_follows_the_host_until_both_agreed_once() {
+    let world = World::new();
+    let virtual_ = json!({"metadata": {"name": "tls", "namespace": "default", "uid": "u"}, "data": {"crt": "old"}});
+    for (imported, want) in [(true, "new"), (false, "old")] {
+        let mut host = world.stored(&Configs::Secrets, &virtual_);
+        host["data"]["crt"] = "new".into();
+        host.remove_at(&["metadata", "annotations", metadata::LAST_SYNCED_ANNOTATION]);
+        if imported {
+            host.set_at(&["metadata", "annotations", metadata::IMPORTED_ANNOTATION], "true".into());
+        }
+        let desired = Configs::Secrets.reconcile(&virtual_, &host, &LastSeen::default(), &world.ctx());
+        let desired = desired.expect("it is synced");
+        assert_eq!(desired.virtual_.str_at(&["data", "crt"]), want, "imported: {imported}");
+        assert_eq!(desired.host.str_at(&["data", "crt"]), want, "imported: {imported}");
+    }
+}

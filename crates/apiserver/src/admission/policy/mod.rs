@@ -120,7 +120,7 @@ impl Policy {
         let text = |s: Box<apimachinery::status::Status>| s.message;
         let name = reference.str_at(&["name"]);
         let found: Vec<Option<Value>> = if !name.is_empty() {
-            let found = request.storage.read(resource, namespace, name).await.map_err(text)?;
+            let found = request.storage.lookup(resource, namespace, name).await.map_err(text)?;
             found.into_iter().map(Some).collect()
         } else {
             let selector = Selector::from_label_selector(&reference["selector"]).map_err(|e| e.to_string())?;

@@ -20,7 +20,7 @@ use super::pod_resources::ResourceList;
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::cache::Entry;
 use crate::managed_fields;
-use crate::storage::{ListRequest, WriteFailure};
+use crate::storage::WriteFailure;
 
 /// Attempts against other writers of the same quota.
 const ATTEMPTS: usize = 50;
@@ -37,8 +37,7 @@ struct Charged {
 impl ResourceQuota {
     async fn quotas(request: &AdmissionRequest<'_>) -> StatusResult<Vec<Arc<Entry>>> {
         let Some(resource) = request.storage.registry.get("", "v1", "resourcequotas") else { return Ok(Vec::new()) };
-        let list = ListRequest::default();
-        Ok(request.storage.list(&resource, &request.namespace, &list, |_| true).await?.entries)
+        request.storage.known(&resource, &request.namespace).await
     }
 
     /// What has to be charged, or the refusal.

@@ -25,7 +25,7 @@ use crate::home::Home;
 use crate::host::{self, Host};
 use crate::manifests::{self, poll};
 use crate::ui::Ui;
-use crate::{kubeconfig, signals};
+use crate::{kubeconfig, release, signals};
 
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Demo {
@@ -167,7 +167,8 @@ async fn create_tenant(host: &Host, folder: &Path, name: &'static str, timeout: 
         version: env!("CARGO_PKG_VERSION"),
     };
     manifests::apply(&host.client, &deploy::namespace(&namespace), "").await?;
-    create::put(host, &release, timeout).await?;
+    release::apply(host, &release).await?;
+    create::wait_until_running(host, name, &namespace, timeout).await?;
     let context = kubeconfig::context_name(name, &namespace, &host.context);
     let config = connect::read_kubeconfig(host, &namespace, name, timeout).await?;
     let config = kubeconfig::renamed(&config, &context, None, false)?;

@@ -83,7 +83,7 @@ pub async fn install(global: &Global, args: &Install, ui: &Ui) -> anyhow::Result
     if args.wait {
         step.update("Waiting for the hub to come up...");
         let timeout = Duration::from_secs(args.timeout);
-        release::wait_until_deployed(&host, &args.name, namespace, deploy::HUB_APP, timeout).await?;
+        release::wait_until_deployed(&host, &args.name, namespace, deploy::HUB_APP, timeout, &step).await?;
     }
     step.done(&format!("Successfully installed hub {} in namespace {namespace}", args.name));
     ui.info("Use `alcove create NAME` to create a virtual cluster in it");
