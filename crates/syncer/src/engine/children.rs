@@ -13,12 +13,11 @@ use informer::{Informer, ObjectKey, Outcome, RawObject, Source};
 
 use super::side::resource;
 use super::{Engine, SyncError};
-use crate::diff::present;
 use crate::kind::{self, Kind};
 use crate::metadata::{
-    HOST_NAME_ANNOTATION, HOST_NAMESPACE_ANNOTATION, IMPORTED_ANNOTATION, KIND_ANNOTATION, LAST_SYNCED_ANNOTATION,
-    LastSynced, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION, NAMESPACE_LABEL, Owner, UID_ANNOTATION,
-    hash_value, is_deleting, label, name_of, owner, uid_of,
+    HOST_NAME_ANNOTATION, HOST_NAMESPACE_ANNOTATION, IMPORTED_ANNOTATION, KIND_ANNOTATION, MANAGED_BY_LABEL,
+    NAME_ANNOTATION, NAMESPACE_ANNOTATION, NAMESPACE_LABEL, Owner, UID_ANNOTATION, is_deleting, label, name_of, owner,
+    uid_of,
 };
 use crate::names::NamespacedName;
 use crate::types::classes::mirror;
@@ -130,16 +129,7 @@ impl Engine {
                 }
             }
         };
-        // Both sides agree on what the copy has: what the host changes from here on, however soon, is the host's change.
-        let mut synced = LastSynced::default();
-        for member in ["data", "binaryData"] {
-            let (here, there) = (present(&virtual_, &[member]), present(&host, &[member]));
-            if here == there {
-                synced.set(member, &hash_value(uid_of(&virtual_), here.unwrap_or(&Value::Null)));
-            }
-        }
         let mut annotations = Map::new();
-        annotations.insert(LAST_SYNCED_ANNOTATION, synced.encode().into());
         for (key, value) in [
             (IMPORTED_ANNOTATION, "true".to_owned()),
             (NAME_ANNOTATION, name.name.clone()),
