@@ -31,6 +31,7 @@ mod restore;
 mod service_range;
 mod settings;
 mod snapshots;
+mod write_through;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -258,6 +259,9 @@ impl ControlPlane {
         let authorizer = Arc::clone(&api_config.authorizer);
         let central = &config.policies.central_admission;
         central::add(&mut api_config.admission.0, central, &authorizer, &name, host_namespace);
+        if let Some(link) = &link {
+            write_through::add(&mut api_config.admission.0, &config, link);
+        }
         if !config.experimental.deny_proxy_requests.is_empty() {
             let inner = Arc::clone(&api_config.authorizer);
             api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));

@@ -27,6 +27,7 @@ mod side;
 mod start;
 mod strays;
 mod tokens;
+mod write_through;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,6 +200,8 @@ struct Engine {
     replica_sources: OnceLock<replicate::HostCaches>,
     namespace_queue: Queue<String>,
     synced: AtomicBool,
+    /// Questions to the host about what tenants write.
+    checks: tokio::sync::Semaphore,
 }
 
 /// Patches are listed by plural, those of custom resources by plural and group.
@@ -467,6 +470,12 @@ impl Syncer {
     /// Errors are the host's own, with host names removed: quota and admission reach the tenant at once.
     pub async fn create_service_on_host(&self, service: &mut Value) -> Result<(), ApiError> {
         self.engine.create_service_on_host(service).await
+    }
+
+    /// Whether the host takes a custom resource that is about to be stored in the virtual cluster. The error is the host's own
+    /// refusal, with host names removed; a host that does not answer refuses nothing.
+    pub async fn check_on_host(&self, group: &str, plural: &str, object: &Value) -> Result<(), ApiError> {
+        self.engine.check_on_host(group, plural, object).await
     }
 }
 

@@ -84,6 +84,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         replica_sources: OnceLock::new(),
         namespace_queue: Queue::default(),
         synced: AtomicBool::new(false),
+        checks: tokio::sync::Semaphore::new(super::write_through::AT_ONCE),
     });
     let (cancel, tasks) = (engine.cancel.clone(), engine.tasks.clone());
     watch_control_plane(&engine, &control_plane);
