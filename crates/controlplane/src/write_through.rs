@@ -25,8 +25,10 @@ pub(crate) struct WriteThrough {
 /// What goes to the host of an object.
 fn content(object: &Value) -> Map {
     let members = object.as_object().into_iter().flat_map(|m| m.iter());
-    let mut content: Map =
-        members.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status")).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut content: Map = members
+        .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status"))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     for member in ["labels", "annotations"] {
         content.insert(member, object["metadata"][member].clone());
     }

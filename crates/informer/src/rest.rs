@@ -183,7 +183,13 @@ pub struct Rest {
 impl Rest {
     /// `component` is the field manager and the first word of the user agent, such as `kube-controller-manager`.
     pub fn new(client: kube::Client, component: &str) -> Self {
-        Rest { client, user_agent: user_agent(component), field_manager: component.into(), timeout: TIMEOUT, dry_run: false }
+        Rest {
+            client,
+            user_agent: user_agent(component),
+            field_manager: component.into(),
+            timeout: TIMEOUT,
+            dry_run: false,
+        }
     }
 
     /// The same client for a part of the component: `kube-controller-manager/... deployment-controller`.

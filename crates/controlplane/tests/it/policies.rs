@@ -98,7 +98,9 @@ async fn webhooks_of_the_administrator_cannot_be_seen_or_removed_by_the_tenant()
     let store = Store::in_memory(store::Options::default()).await;
     let (control_plane, _wire) = world.start(&store, "team-a-0", false).await;
     let rest = admin(&control_plane);
-    let good = eventually("the namespace", async || rest.create(&CONFIG_MAPS, "default", &config_map("good")).await.ok()).await;
+    let good =
+        eventually("the namespace", async || rest.create(&CONFIG_MAPS, "default", &config_map("good")).await.ok())
+            .await;
     assert_eq!(good["data"], json!({"k": "v", "hook": "was here"}));
     let refused = rest.create(&CONFIG_MAPS, "default", &config_map("bad")).await.unwrap_err();
     assert_eq!(refused.code(), 403);
