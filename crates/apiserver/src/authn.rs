@@ -96,9 +96,174 @@ impl Authenticator for ClientCertificates {
     }
 }
 
+/// A proxy in front that has authenticated the user and names it in headers. It proves that it may by a client certificate
+/// of an authority of its own (`--requestheader-client-ca-file`).
+///
+/// Source: `k8s.io/apiserver/pkg/authentication/request/headerrequest`.
+#[derive(Debug)]
+pub struct RequestHeaders {
+    verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+    allowed_names: Vec<String>,
+    users: Vec<String>,
+    groups: Vec<String>,
+    uids: Vec<String>,
+    extra_prefixes: Vec<String>,
+}
+
+/// What a [`RequestHeaders`] looks for. Names of headers are lower case.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHeaderOptions {
+    /// Authorities of the proxies' certificates, PEM.
+    pub client_ca: String,
+    /// `--requestheader-allowed-names`; empty: any name.
+    pub allowed_names: Vec<String>,
+    /// `--requestheader-username-headers`.
+    pub users: Vec<String>,
+    /// `--requestheader-group-headers`.
+    pub groups: Vec<String>,
+    /// `--requestheader-uid-headers`.
+    pub uids: Vec<String>,
+    /// `--requestheader-extra-headers-prefix`.
+    pub extra_prefixes: Vec<String>,
+}
+
+impl RequestHeaders {
+    /// Reads the authorities.
+    pub fn new(options: &RequestHeaderOptions) -> Result<RequestHeaders, AuthenticationError> {
+        use rustls_pki_types::pem::PemObject;
+        let wrong =
+            |reason: String| AuthenticationError(format!("the authorities of proxies cannot be used: {reason}"));
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in rustls_pki_types::CertificateDer::pem_slice_iter(options.client_ca.as_bytes()) {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = builder.build().map_err(|error| wrong(error.to_string()))?;
+        let lower = |names: &[String]| names.iter().map(|name| name.to_lowercase()).collect();
+        Ok(RequestHeaders {
+            verifier,
+            allowed_names: options.allowed_names.clone(),
+            users: lower(&options.users),
+            groups: lower(&options.groups),
+            uids: lower(&options.uids),
+            extra_prefixes: lower(&options.extra_prefixes),
+        })
+    }
+}
+
+#[async_trait]
+impl Authenticator for RequestHeaders {
+    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+        let values = |names: &[String]| -> Vec<String> {
+            let found = names.iter().flat_map(|name| request.headers.get_all(name.as_str()));
+            found.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+        };
+        let Some(name) = values(&self.users).into_iter().find(|name| !name.is_empty()) else { return Ok(None) };
+        let Some(PeerCertificate(der)) = request.extensions.get::<PeerCertificate>() else { return Ok(None) };
+        let now = rustls_pki_types::UnixTime::now();
+        if self.verifier.verify_client_cert(der, &[], now).is_err() {
+            // Somebody else's certificate: its own name counts, the headers do not.
+            return Ok(None);
+        }
+        let proxy = common_name(der)?;
+        if !self.allowed_names.is_empty() && !self.allowed_names.contains(&proxy) {
+            return Err(AuthenticationError(format!("a proxy named {proxy:?} may not name users")));
+        }
+        let mut user = UserInfo::new(name, values(&self.groups));
+        user.uid = values(&self.uids).into_iter().next().unwrap_or_default();
+        for header in request.headers.keys() {
+            let key = self.extra_prefixes.iter().find_map(|prefix| header.as_str().strip_prefix(prefix.as_str()));
+            let Some(key) = key else { continue };
+            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+            let found = request.headers.get_all(header).iter();
+            let found = found.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            user.extra.entry(key).or_default().extend(found);
+        }
+        if user.name != ANONYMOUS && !user.is_in(ALL_UNAUTHENTICATED) && !user.is_in(ALL_AUTHENTICATED) {
+            user.groups.push(ALL_AUTHENTICATED.to_owned());
+        }
+        Ok(Some(user))
+    }
+}
+
+fn common_name(der: &[u8]) -> Result<String, AuthenticationError> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der)
+        .map_err(|e| AuthenticationError(format!("the client certificate cannot be read: {e}")))?;
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    Ok(name.unwrap_or_default().to_owned())
+}
+
 /// The bearer token of a request, if it has one.
 pub fn bearer_token(request: &http::request::Parts) -> Option<&str> {
     let value = request.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|t| !t.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Authority(rcgen::CertificateParams, rcgen::KeyPair, String);
+
+    fn authority(name: &str) -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority(params, key, pem)
+    }
+
+    fn leaf(ca: &Authority, name: &str) -> PeerCertificate {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let issuer = rcgen::Issuer::from_params(&ca.0, &ca.1);
+        let der = params.signed_by(&key, &issuer).unwrap().der().clone();
+        PeerCertificate(Arc::new(der))
+    }
+
+    #[tokio::test]
+    async fn only_a_proxy_with_its_certificate_names_users() {
+        let (front, client) = (authority("front-proxy-ca"), authority("kubernetes"));
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let headers = RequestHeaders::new(&RequestHeaderOptions {
+            client_ca: front.2.clone(),
+            allowed_names: names(&["front-proxy-client"]),
+            users: names(&["X-Remote-User"]),
+            groups: names(&["X-Remote-Group"]),
+            uids: names(&["X-Remote-Uid"]),
+            extra_prefixes: names(&["X-Remote-Extra-"]),
+        })
+        .unwrap();
+        let proxy = leaf(&front, "front-proxy-client");
+        for (certificate, user, want) in [
+            (Some(proxy.clone()), Some("jane"), Ok(Some("jane"))),
+            (Some(proxy), None, Ok(None)),
+            (Some(leaf(&front, "other")), Some("jane"), Err(())),
+            (Some(leaf(&client, "front-proxy-client")), Some("jane"), Ok(None)),
+            (None, Some("jane"), Ok(None)),
+        ] {
+            let mut request = http::Request::builder().header("x-remote-group", "dev");
+            request = request.header("x-remote-extra-acme.com%2fproject", "p").header("x-remote-uid", "7");
+            if let Some(user) = user {
+                request = request.header("x-remote-user", user);
+            }
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            if let Some(certificate) = certificate {
+                parts.extensions.insert(certificate);
+            }
+            let got = headers.authenticate(&parts).await.map_err(drop);
+            assert_eq!(got.as_ref().map(|u| u.as_ref().map(|u| u.name.as_str())).map_err(|()| ()), want);
+            if let Ok(Some(user)) = got {
+                assert_eq!(user.groups, ["dev", ALL_AUTHENTICATED]);
+                assert_eq!((user.uid.as_str(), &*user.extra["acme.com/project"]), ("7", &["p".to_owned()][..]));
+            }
+        }
+    }
 }

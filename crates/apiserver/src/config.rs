@@ -16,6 +16,7 @@ use crate::metrics::MetricsSource;
 use crate::pods::PodBackend;
 use crate::services::ServiceAddressing;
 use crate::tokens::{TokenAuthenticator, TokenAuthority};
+use crate::upstream::Upstream;
 
 /// The configuration of one server. The default allows everything to everybody who shows a client certificate, and
 /// anonymous requests.
@@ -40,6 +41,8 @@ pub struct Config {
     pub service_addressing: Option<Arc<dyn ServiceAddressing>>,
     /// Answers what only the node of a pod knows (logs, exec, ...).
     pub pods: Option<Arc<dyn PodBackend>>,
+    /// Another server on the same store that answers for the API (`distro: k8s`).
+    pub upstream: Option<Arc<Upstream>>,
     /// Answers paths of its own beside the API.
     pub extension: Option<Arc<dyn Extension>>,
     /// Answers for the kubelets of nodes: `nodes/proxy`, and requests to the host names of nodes.
@@ -79,6 +82,7 @@ impl Default for Config {
             hooks: WriteHooks::default(),
             service_addressing: None,
             pods: None,
+            upstream: None,
             extension: None,
             kubelets: None,
             groups: Vec::new(),

@@ -71,6 +71,34 @@ async fn check(server: &Inner, name: &str) -> Result<(), String> {
     }
 }
 
+/// Is the check one of the embedding program's?
+pub(crate) fn is_own(server: &Inner, endpoint: &str, name: &str) -> bool {
+    let own = server.config.health_checks.iter();
+    own.filter(|check| endpoint == "readyz" || check.is_liveness()).any(|check| check.name() == name)
+}
+
+/// The answer when a check of this process fails that a server behind it knows nothing of.
+pub(crate) async fn own_failure(server: &Inner, endpoint: &str, query: &Query) -> Option<Response<Body>> {
+    let own = server.config.health_checks.iter().filter(|check| endpoint == "readyz" || check.is_liveness());
+    let mut names: Vec<&str> = own.map(|check| check.name()).collect();
+    if endpoint == "readyz" {
+        names.push("shutdown");
+    }
+    let mut report = String::new();
+    let mut failed = false;
+    for name in names {
+        let outcome =
+            if query.all("exclude").any(|excluded| excluded == name) { Ok(()) } else { check(server, name).await };
+        if let Err(reason) = &outcome {
+            tracing::warn!(endpoint, check = name, reason, "a health check failed");
+            failed = true;
+        }
+        let (mark, word) = if outcome.is_ok() { ("[+]", "ok") } else { ("[-]", "failed: reason withheld") };
+        report += &format!("{mark}{name} {word}\n");
+    }
+    failed.then(|| raw_response(500, TEXT, format!("{report}{endpoint} check failed\n")))
+}
+
 /// Answers one of the health paths; `None` when there is no such check.
 pub async fn answer(server: &Inner, path: &str, query: &Query) -> Option<Response<Body>> {
     let mut parts = path.trim_matches('/').splitn(2, '/');

@@ -48,6 +48,7 @@ pub mod storage;
 pub mod strategy;
 pub mod tls;
 pub mod tokens;
+pub mod upstream;
 pub mod watch;
 pub mod webhook;
 

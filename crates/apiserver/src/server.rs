@@ -45,7 +45,7 @@ use crate::registry::{Registry, builtin_prefixes};
 use crate::request_info::{RequestInfo, own_timeout};
 use crate::services::ServiceAddresses;
 use crate::storage::Storage;
-use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, kubelets, tokens};
+use crate::{bootstrap, discovery, flow_control, groups, health, impersonate, kubelets, tokens, upstream};
 
 /// How long a request may take, except watches and connections. Source: `--request-timeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,6 +88,11 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// One request more or less is under way.
+    pub(crate) fn count_in_flight(&self, change: isize) {
+        self.in_flight.send_modify(|count| *count = count.saturating_add_signed(change));
+    }
+
     /// `/readyz` fails from [`ApiServer::begin_shutdown`] on.
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Acquire)
@@ -136,11 +141,15 @@ impl ApiServer {
         let storage = Arc::new(Storage { store, caches, registry, webhooks: Arc::default(), expiry });
         config.authorizer.attach(&storage);
         config.token_authenticators.iter().for_each(|a| a.attach(&storage));
-        bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+        // A server behind this one writes all that.
+        let writes = config.upstream.is_none();
         let mut hooks = config.hooks.clone();
-        hooks.0.insert(0, Arc::new(ServiceAddresses::new(&config)));
-        for hook in &hooks.0 {
-            hook.start(&storage).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+        if writes {
+            bootstrap::run(&storage, &config).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+            hooks.0.insert(0, Arc::new(ServiceAddresses::new(&config)));
+            for hook in &hooks.0 {
+                hook.start(&storage).await.map_err(|s| StartError::Bootstrap { message: s.message })?;
+            }
         }
         let inner = Arc::new(Inner {
             admission: config.admission.clone(),
@@ -157,6 +166,9 @@ impl ApiServer {
             tasks,
         });
         let server = ApiServer { inner };
+        if !writes {
+            return Ok(server);
+        }
         crate::crd::load(&server);
         server.spawn(crate::crd::run(server.clone()));
         let flow = server.inner.flow.clone();
@@ -350,6 +362,12 @@ impl ApiServer {
             Some(node) => kubelets::attributes(node, &parts.method, parts.uri.path()),
             None => RequestInfo::new(&parts.method, parts.uri.path(), parts.uri.query()),
         };
+        if let Some(upstream) = self.inner.config.upstream.as_ref()
+            && kubelet.is_none()
+            && !upstream::is_own(&self.inner, &info)
+        {
+            return upstream::pass_on(self, upstream, parts, body, &info).await;
+        }
         let headers = parts.headers.clone();
         let method = parts.method.clone();
         let (verb, metric_info) = (info.verb.clone(), info.clone());
@@ -479,7 +497,7 @@ impl ApiServer {
         response
     }
 
-    async fn authenticate(&self, parts: &Parts) -> Option<Arc<UserInfo>> {
+    pub(crate) async fn authenticate(&self, parts: &Parts) -> Option<Arc<UserInfo>> {
         if let Some(InProcessUser(user)) = parts.extensions.get::<InProcessUser>() {
             return Some(user.clone());
         }

@@ -1,4 +1,4 @@
-//! TLS of the server: certificates from PEM, client certificates asked for but not demanded.
+//! TLS of servers: certificates from PEM; client certificates are asked for, and demanded where nobody comes without one.
 
 use std::sync::Arc;
 
@@ -66,10 +66,27 @@ pub fn server_config(
     server_config_with(ServingCertificate::new(certificates, key)?, client_ca)
 }
 
+/// The same for a server that talks to nobody without a client certificate.
+pub fn server_config_for_clients(
+    certificates: &[u8],
+    key: &[u8],
+    client_ca: &[u8],
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    configuration(ServingCertificate::new(certificates, key)?, Some(client_ca), true)
+}
+
 /// The same with a serving certificate that may be replaced later.
 pub fn server_config_with(
     serving: Arc<ServingCertificate>,
     client_ca: Option<&[u8]>,
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    configuration(serving, client_ca, false)
+}
+
+fn configuration(
+    serving: Arc<ServingCertificate>,
+    client_ca: Option<&[u8]>,
+    demanded: bool,
 ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -83,10 +100,9 @@ pub fn server_config_with(
                 let certificate = certificate.map_err(|source| TlsError::Pem { what: "client CA", source })?;
                 roots.add(certificate).map_err(|e| TlsError::ClientCa(e.into()))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| TlsError::ClientCa(e.into()))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if demanded { verifier } else { verifier.allow_unauthenticated() };
+            let verifier = verifier.build().map_err(|e| TlsError::ClientCa(e.into()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };

@@ -455,7 +455,17 @@ section! { ControlPlane {
     advanced: Advanced,
 } }
 section! { Distro { k8s: DistroK8s, } }
-section! { DistroK8s { enabled: bool, version: String, scheduler: EnableOnly, } }
+section! { DistroK8s {
+    enabled: bool,
+    version: String,
+    api_server: DistroProgram,
+    controller_manager: DistroProgram,
+    scheduler: DistroProgram,
+} }
+section! {
+    /// One of upstream's programs.
+    DistroProgram { enabled: bool, command: Vec<String>, extra_args: Vec<String>, }
+}
 section! { EnableOnly { enabled: bool, } }
 section! { BackingStore { database: Databases, etcd: Etcds, } }
 section! { Databases { embedded: Database, external: Database, } }

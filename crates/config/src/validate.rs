@@ -47,6 +47,18 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "sync.toHost.priorityClasses.enabled",
         "must not be true together with sync.fromHost.priorityClasses.enabled; choose one direction",
     );
+    let k8s = &config.control_plane.distro.k8s;
+    check(
+        k8s.enabled && !k8s.api_server.enabled,
+        "controlPlane.distro.k8s.apiServer.enabled",
+        "must be true: without it there is no API",
+    );
+    let central = &config.policies.central_admission;
+    check(
+        k8s.enabled && !(central.mutating_webhooks.is_empty() && central.validating_webhooks.is_empty()),
+        "policies.centralAdmission",
+        "is not supported together with controlPlane.distro.k8s: kube-apiserver asks only webhooks that are objects of the cluster",
+    );
     check(
         !config.networking.advanced.cluster_domain.split('.').all(is_dns_label),
         "networking.advanced.clusterDomain",

@@ -151,7 +151,7 @@ impl HostKubelets {
         let claims: Vec<Value> = rest.list_as(&CLAIMS, "", "", "").await.map_err(refused)?;
         for claim in claims {
             let name = syncer::metadata::name_of(&claim);
-            let host = syncer::kind::PERSISTENT_VOLUME_CLAIM.host_name(syncer.names(), &name);
+            let host = syncer::kind::PERSISTENT_VOLUME_CLAIM.known_host_name(syncer.names(), &name);
             known.claims.insert((host.namespace, host.name), name);
         }
         Ok(known)

@@ -13,6 +13,7 @@ mod backing_store;
 mod central;
 mod certificates;
 mod deny;
+mod distro;
 pub mod dns;
 mod follow;
 mod gate;
@@ -52,12 +53,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
+use crate::distro::Distro;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
 pub use backing_store::BackingStoreError;
 pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
+pub use distro::DistroError;
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
@@ -77,6 +80,9 @@ pub struct Options {
     pub database: Option<(Endpoint, TlsFiles)>,
     /// Where an etcd of the cluster's own (`controlPlane.backingStore.etcd.deploy`) is reached, when not by its Service.
     pub etcd: Option<String>,
+    /// Where kube-apiserver and kube-controller-manager are, for a configuration that asks for them
+    /// (`controlPlane.distro.k8s`); without it the native distro runs whatever the configuration says.
+    pub binaries: Option<PathBuf>,
     /// The bound port that serves the API.
     pub listener: TcpListener,
     /// Where clients reach that port, such as `https://127.0.0.1:31000`.
@@ -120,6 +126,7 @@ pub struct ControlPlane {
     background_tasks: TaskTracker,
     operations: Arc<Operations>,
     dns: Option<dns::ClusterDns>,
+    distro: Option<Distro>,
 }
 
 /// Why a control plane did not start.
@@ -149,6 +156,8 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("controlPlane.distro.k8s")]
+    Distro(#[from] DistroError),
     #[error("DNS")]
     Dns(#[from] dns::DnsError),
     #[error("a snapshot could not be restored")]
@@ -182,8 +191,19 @@ impl ControlPlane {
     }
 
     async fn start_whole(options: Options, host: Option<Host>) -> Result<ControlPlane, StartError> {
-        let Options { name, config, data_dir, store, database, etcd, listener, public_url, replica, dns: dns_place } =
-            options;
+        let Options {
+            name,
+            config,
+            data_dir,
+            store,
+            database,
+            etcd,
+            binaries,
+            listener,
+            public_url,
+            replica,
+            dns: dns_place,
+        } = options;
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -262,12 +282,20 @@ impl ControlPlane {
         if let Some(link) = &link {
             write_through::add(&mut api_config.admission.0, &config, link);
         }
+        let distro = match &binaries {
+            Some(folder) if config.control_plane.distro.k8s.enabled => {
+                let distro = Distro::prepare(folder, data_dir.as_deref(), &config, &certificates)?;
+                distro::front(&distro, &mut api_config)?;
+                Some(distro)
+            }
+            _ => None,
+        };
         if !config.experimental.deny_proxy_requests.is_empty() {
             let inner = Arc::clone(&api_config.authorizer);
             api_config.authorizer = Arc::new(deny::DenyRequests::new(&config.experimental.deny_proxy_requests, inner));
         }
-        if let Some(range) = range {
-            api_config.service_cluster_ip_range = range;
+        if let Some(range) = &range {
+            api_config.service_cluster_ip_range.clone_from(range);
         }
         let namespace = host.as_ref().map(|host| host.namespace.as_str()).unwrap_or_default();
         let release = Release::new(&name, namespace, env!("CARGO_PKG_VERSION"), &config.to_yaml());
@@ -326,6 +354,7 @@ impl ControlPlane {
             operations: Arc::clone(&operations),
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
+            upstream: distro.is_some(),
         });
         let mut control_plane = ControlPlane {
             access,
@@ -343,11 +372,15 @@ impl ControlPlane {
             background_tasks: TaskTracker::new(),
             operations,
             dns: None,
+            distro,
         };
         let started = async {
             if found == Found::Nothing {
                 control_plane.parts.hand_out(&control_plane.background_tasks, control_plane.background.clone());
                 return Ok(());
+            }
+            if let Some(distro) = &control_plane.distro {
+                distro.start(&control_plane.store, range.as_deref(), address).await?;
             }
             if let Some(host) = &host {
                 control_plane.catch_up(host, found).await?;
@@ -516,6 +549,9 @@ impl ControlPlane {
         self.background_tasks.close();
         self.background_tasks.wait().await;
         self.parts.rest(None).await;
+        if let Some(distro) = &self.distro {
+            distro.stop_others().await;
+        }
         self.serving.cancel();
         if tokio::time::timeout(DRAIN_TIMEOUT, self.server.drained()).await.is_err() {
             tracing::warn!(cluster = self.name, "requests were still under way when the cluster stopped");
@@ -523,6 +559,9 @@ impl ControlPlane {
         self.server.shutdown().await;
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(distro) = &self.distro {
+            distro.stop().await;
+        }
         if !self.shared {
             self.store.close().await;
         }

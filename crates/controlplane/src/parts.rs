@@ -53,11 +53,13 @@ pub(crate) struct Parts {
     pub operations: Arc<Operations>,
     pub host: Option<(Host, HostService, Arc<Link>)>,
     pub state: Arc<State>,
+    /// kube-controller-manager and kube-scheduler run: ours do not.
+    pub upstream: bool,
 }
 
 /// Parts that work.
 pub(crate) struct Working {
-    manager: Arc<Manager>,
+    manager: Option<Arc<Manager>>,
     scheduler: Option<scheduler::driver::Scheduler>,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -85,9 +87,13 @@ impl Parts {
 
     /// Starts to work. [`Parts::stand_by`] has been called.
     pub fn work(&self) -> Result<Working, StartError> {
-        let client = self.server.kube_client(user("system:kube-controller-manager"));
-        let manager = Arc::new(Manager::start(client, self.manager_config())?);
-        *self.state.manager.write() = Some(Arc::clone(&manager));
+        let manager = if self.upstream {
+            None
+        } else {
+            let client = self.server.kube_client(user("system:kube-controller-manager"));
+            Some(Arc::new(Manager::start(client, self.manager_config())?))
+        };
+        self.state.manager.write().clone_from(&manager);
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         if let Some(syncer) = &*self.state.syncer.read() {
             syncer.activate();
@@ -129,7 +135,7 @@ impl Parts {
     fn scheduler(&self) -> Option<scheduler::driver::Scheduler> {
         let config = scheduler::driver::Config::default();
         let of_host = &self.config.sync.to_host.pods.hybrid_scheduling.host_schedulers;
-        if !self.config.virtual_scheduler() || of_host.contains(&config.scheduler_name) {
+        if self.upstream || !self.config.virtual_scheduler() || of_host.contains(&config.scheduler_name) {
             return None;
         }
         let client = self.server.kube_client(user("system:kube-scheduler"));
@@ -150,7 +156,9 @@ impl Parts {
             if let Some(scheduler) = &working.scheduler {
                 scheduler.shutdown().await;
             }
-            working.manager.factory().shutdown().await;
+            if let Some(manager) = &working.manager {
+                manager.factory().shutdown().await;
+            }
             working.tasks.close();
             working.tasks.wait().await;
         }

@@ -206,6 +206,7 @@ impl Cluster {
             store: None,
             database: hub.config.database_of(&self.uid),
             etcd: None,
+            binaries: None,
             replica: None,
             dns: Some(DnsPlace {
                 servers: hub.config.dns_servers.clone(),

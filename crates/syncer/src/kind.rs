@@ -61,8 +61,49 @@ impl Kind {
         format!("{}/{}, Kind={}", self.group, self.version, self.kind)
     }
 
-    /// The host object for a virtual one.
+    /// The host object for a virtual one. Asking decides: no other object gets that name.
     pub fn host_name(&self, names: &Names, virtual_: &NamespacedName) -> NamespacedName {
+        let rule = self.rule(names, virtual_);
+        match names.decisions().filter(|_| self.is_decided(virtual_)) {
+            Some(decisions) => {
+                let usual = rule.clone();
+                decisions.decide(self, virtual_, rule, |nth| names.alternative(virtual_, &usual, nth))
+            }
+            None => rule,
+        }
+    }
+
+    /// The name part of [`Kind::host_name`].
+    pub fn name_on_host(&self, names: &Names, name: &str, namespace: &str) -> String {
+        self.host_name(names, &NamespacedName::new(namespace, name)).name
+    }
+
+    /// The same for a cluster-scoped kind.
+    pub fn cluster_name_on_host(&self, names: &Names, name: &str) -> String {
+        self.name_on_host(names, name, "")
+    }
+
+    /// The host object for a virtual one, without deciding anything.
+    pub fn known_host_name(&self, names: &Names, virtual_: &NamespacedName) -> NamespacedName {
+        let decided = names.decisions().filter(|_| self.is_decided(virtual_));
+        decided.and_then(|d| d.known(self, virtual_)).unwrap_or_else(|| self.rule(names, virtual_))
+    }
+
+    /// Whether the virtual object has this host name.
+    pub fn is_host_name(&self, names: &Names, virtual_: &NamespacedName, host: &NamespacedName) -> bool {
+        let others = |d: &crate::decisions::Decisions| d.virtual_of(self, host).is_some_and(|other| other != *virtual_);
+        self.known_host_name(names, virtual_) == *host && !names.decisions().is_some_and(others)
+    }
+
+    /// The same name on both sides, or one that everybody knows.
+    fn is_decided(&self, virtual_: &NamespacedName) -> bool {
+        let api_server =
+            self.naming == Naming::Service && virtual_.namespace == "default" && virtual_.name == "kubernetes";
+        self.naming != Naming::Mirror && !virtual_.name.is_empty() && !api_server
+    }
+
+    /// The host object as the rules have it.
+    pub fn rule(&self, names: &Names, virtual_: &NamespacedName) -> NamespacedName {
         match self.naming {
             Naming::Namespaced => names.host(&virtual_.name, &virtual_.namespace),
             Naming::ConfigMap => names.host_config_map(&virtual_.name, &virtual_.namespace),

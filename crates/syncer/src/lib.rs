@@ -6,6 +6,7 @@
 //! Two words only: *virtual* (the tenant's cluster) and *host* (where the pods run).
 
 pub mod backend;
+pub mod decisions;
 pub mod diff;
 mod engine;
 pub mod host_files;
@@ -21,5 +22,6 @@ pub mod selectors;
 pub mod settings;
 pub mod types;
 
-pub use engine::mappings::{MappingStore, Pair};
+pub use decisions::Pair;
+pub use engine::mappings::MappingStore;
 pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

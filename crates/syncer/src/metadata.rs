@@ -136,7 +136,7 @@ pub fn owner(host: &Value, kind: &Kind, names: &Names) -> Owner {
         return Owner::Foreign;
     }
     let source = NamespacedName::new(annotation(host, NAMESPACE_ANNOTATION), annotation(host, NAME_ANNOTATION));
-    if source.name.is_empty() || kind.host_name(names, &source) != at {
+    if source.name.is_empty() || !kind.is_host_name(names, &source, &at) {
         return Owner::Foreign;
     }
     let host_kind = annotation(host, KIND_ANNOTATION);

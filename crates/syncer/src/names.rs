@@ -1,19 +1,23 @@
 //! Host names: which host object, label key or namespace stands for which virtual one.
 //!
-//! Pure functions of the virtual cluster's name, its host namespace and the namespace rules. The results are part of the
-//! compatibility contract: tools and people find host objects by these names, so they are byte-equal to vCluster's.
+//! The rules are pure functions of the virtual cluster's name, its host namespace and the namespace rules. The results are
+//! part of the compatibility contract: tools and people find host objects by these names, so they are byte-equal to
+//! vCluster's. Where a syncer runs, [`crate::decisions`] has the last word: `Kind::host_name` asks it.
 //!
 //! Invariants:
-//! - The same virtual name always gives the same host name; nothing is remembered.
+//! - The rules always give the same host name for the same virtual name.
 //! - A name is never longer than 63 bytes once it had to be hashed; shorter ones are kept readable.
-//! - Two different virtual names may give one host name (`a-x-b` in `c`, `a` in `b-x-c`). Who owns the host object is
-//!   decided by its annotations ([`crate::metadata::Owner`]), never by its name.
+//! - Two different virtual names may give one host name (`a-x-b` in `c`, `a` in `b-x-c`). The second one to be decided gets
+//!   [`Names::alternative`]. Who owns a host object is decided by its annotations ([`crate::metadata::Owner`]) too.
 //!
 //! Follows: vCluster `pkg/util/translate` (single namespace translator).
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+
+use crate::decisions::Decisions;
 
 /// Longest name that is kept as it is.
 const NAME_BYTES_MAX: usize = 63;
@@ -104,9 +108,20 @@ pub struct NamespaceRule {
     pub to: String,
 }
 
+/// The decisions of the syncer that these names belong to; none for the bare rules.
+#[derive(Clone, Default)]
+struct Decided(Option<Arc<Decisions>>);
+
+impl std::fmt::Debug for Decided {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "decided" } else { "rules" })
+    }
+}
+
 /// Everything that names depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Names {
+    decided: Decided,
     virtual_cluster: String,
     host_namespace: String,
     namespace_rules: Vec<NamespaceRule>,
@@ -119,7 +134,18 @@ impl Names {
             virtual_cluster: virtual_cluster.into(),
             host_namespace: host_namespace.into(),
             namespace_rules: Vec::new(),
+            decided: Decided::default(),
         }
+    }
+
+    /// The same with decisions, which go before the rules.
+    pub fn with_decisions(mut self, decisions: Arc<Decisions>) -> Names {
+        self.decided = Decided(Some(decisions));
+        self
+    }
+
+    pub(crate) fn decisions(&self) -> Option<&Decisions> {
+        self.decided.0.as_deref()
     }
 
     /// The same with namespace sync: virtual namespaces that match a rule have a host namespace of their own.
@@ -236,6 +262,17 @@ impl Names {
             return String::new();
         }
         safe_concat(&["vcluster", name, "x", &self.host_namespace, "x", &self.virtual_cluster])
+    }
+
+    /// A name for an object whose usual one another object has: its readable beginning and a hash of what it is.
+    pub fn alternative(&self, virtual_: &NamespacedName, rule: &NamespacedName, nth: u32) -> NamespacedName {
+        let mut cut = rule.name.len().min(52);
+        while !rule.name.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let hash = hex_prefix(&format!("{}/{}/{}#{nth}", self.virtual_cluster, virtual_.namespace, virtual_.name), 10);
+        let name = format!("{}-{hash}", &rule.name[..cut]).replace(".-", "-");
+        NamespacedName { namespace: rule.namespace.clone(), name }
     }
 
     /// The value of the managed-by label on cluster-scoped host objects.

@@ -211,7 +211,7 @@ fn evaluate(
         let mut parts = name.split('.');
         let service = parts.next().unwrap_or_default();
         let of = parts.next().unwrap_or(namespace);
-        let host = ctx.names.host_service(service, of);
+        let host = kind::SERVICE.host_name(ctx.names, &NamespacedName::new(of, service));
         format!("{}.{}.svc", host.name, host.namespace)
     };
     script

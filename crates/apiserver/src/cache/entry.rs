@@ -58,6 +58,9 @@ struct Header {
     resource_version: Option<serde::de::IgnoredAny>,
 }
 
+/// How values begin that kube-apiserver has stored in its default encoding.
+const PROTOBUF: &[u8] = b"k8s\0";
+
 /// Encodes an object for the store: `apiVersion` and `kind` first, no resourceVersion.
 pub fn encode_stored(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
@@ -119,7 +122,12 @@ impl Entry {
             // Another layout: lay it out anew.
             None => {
                 let undecodable = |reason: String| EntryError::Undecodable { key: key.to_owned(), reason };
-                let value = Value::from_slice(&raw).map_err(|e| undecodable(e.to_string()))?;
+                let mut value = if raw.starts_with(PROTOBUF) {
+                    apimachinery::protobuf::decode(&raw).map_err(|e| undecodable(e.to_string()))?
+                } else {
+                    Value::from_slice(&raw).map_err(|e| undecodable(e.to_string()))?
+                };
+                crate::crd::stored::upgrade(&mut value);
                 if !value["metadata"].is_object() {
                     return Err(undecodable("no metadata".to_owned()));
                 }
@@ -362,6 +370,17 @@ mod tests {
         entry.write_as(b"{", &mut item, 17);
         want.as_object_mut().unwrap().retain(|k, _| k != "kind" && k != "apiVersion");
         assert_eq!(Value::from_slice(&item).unwrap(), want);
+    }
+
+    #[test]
+    fn values_in_protobuf_are_read() {
+        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "b"},
+            "metadata": {"name": "x", "namespace": "n", "labels": {"a": "1"}}});
+        let raw = apimachinery::protobuf::encode(&object).unwrap();
+        assert!(raw.starts_with(PROTOBUF));
+        let entry = Entry::new("n/x", true, 7, raw.into()).unwrap();
+        assert_eq!((entry.label("a"), entry.to_value()["data"]["a"].as_str()), (Some("1"), Some("b")));
+        assert!(Entry::new("n/x", true, 7, Bytes::from_static(b"k8s\0broken")).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod open_api;
 mod prune;
 mod rules;
 mod schema;
+pub(crate) mod stored;
 mod strategy;
 mod structural;
 mod validate;

@@ -7,6 +7,7 @@
 //!
 //! Follows: `pkg/serviceaccount/{claims.go,jwt.go}`, `k8s.io/apiserver/pkg/authentication/{token,request/bearertoken}`.
 
+pub mod bootstrap;
 pub mod keys;
 
 use std::collections::BTreeMap;

@@ -3,10 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::ApiServer;
+use apiserver::authn::{RequestHeaderOptions, RequestHeaders};
+use apiserver::tokens::bootstrap::BootstrapTokens;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use pki::ClusterCertificates;
@@ -43,6 +46,27 @@ pub struct ApiServerArgs {
     /// Authorities of client certificates, besides our own
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
+    /// Authorities of proxies that may name users in headers
+    #[arg(long, value_name = "FILE")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of such proxies [default: any]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers with the user's name
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "X-Remote-User")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers with the user's uid
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers with the user's groups
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "X-Remote-Group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// What headers with more about the user begin with
+    #[arg(long, value_delimiter = ',', value_name = "PREFIXES", default_value = "X-Remote-Extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Accept the bootstrap tokens in Secrets of kube-system
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_bootstrap_token_auth: bool,
     /// Issuer of service account tokens
     #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
     pub service_account_issuer: String,
@@ -169,12 +193,6 @@ const UNUSED_FLAGS: &[&str] = &[
     "kubelet-timeout",
     "proxy-client-cert-file",
     "proxy-client-key-file",
-    "requestheader-client-ca-file",
-    "requestheader-allowed-names",
-    "requestheader-username-headers",
-    "requestheader-uid-headers",
-    "requestheader-group-headers",
-    "requestheader-extra-headers-prefix",
     "service-account-lookup",
     "service-account-extend-token-expiration",
     "service-account-max-token-expiration",
@@ -281,6 +299,11 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         client_ca.push('\n');
         client_ca.push_str(&read(path)?);
     }
+    let proxies = request_headers(args)?;
+    if let Some((_, authorities)) = &proxies {
+        client_ca.push('\n');
+        client_ca.push_str(authorities);
+    }
     let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(client_ca.as_bytes()))
         .context("cannot use the certificates")?;
     if let Endpoint::Sqlite(path) = &endpoint
@@ -308,6 +331,12 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         always_allow: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysAllow"),
     };
     let mut config = apiserver::secure_config(&secure)?;
+    if let Some((proxies, _)) = proxies {
+        config.authenticators.insert(0, Arc::new(proxies));
+    }
+    if args.enable_bootstrap_token_auth {
+        config.token_authenticators.push(Arc::new(BootstrapTokens::default()));
+    }
     config.anonymous = args.anonymous_auth;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
@@ -343,6 +372,22 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     }
     store.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who may name users in headers, and their authorities.
+fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeaders, String)>> {
+    let Some(path) = &args.requestheader_client_ca_file else { return Ok(None) };
+    let options = RequestHeaderOptions {
+        client_ca: read(path)?,
+        allowed_names: args.requestheader_allowed_names.clone(),
+        users: args.requestheader_username_headers.clone(),
+        groups: args.requestheader_group_headers.clone(),
+        uids: args.requestheader_uid_headers.clone(),
+        extra_prefixes: args.requestheader_extra_headers_prefix.clone(),
+    };
+    let headers = RequestHeaders::new(&options)
+        .map_err(|error| Failure::invalid(format!("--requestheader-client-ca-file {}: {error}", path.display())))?;
+    Ok(Some((headers, options.client_ca)))
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {

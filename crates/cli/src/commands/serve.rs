@@ -60,6 +60,9 @@ pub struct ServeArgs {
     /// Where the cluster's own etcd is reached (controlPlane.backingStore.etcd.deploy) [default: its Service]
     #[arg(long, value_name = "URL")]
     pub etcd: Option<String>,
+    /// Where kube-apiserver and kube-controller-manager are (controlPlane.distro.k8s)
+    #[arg(long, env = "ALCOVE_BINARIES", default_value = "/binaries", value_name = "DIR")]
+    pub binaries: PathBuf,
     /// How long to serve after a signal to stop, while /readyz says no, so that load balancers notice
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub shutdown_delay_duration: u64,
@@ -107,6 +110,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
                 store: None,
                 database: None,
                 etcd: args.etcd.clone(),
+                binaries: Some(args.binaries.clone()),
                 listener,
                 public_url: args.server.clone(),
                 replica: Some(replica.clone()),

@@ -94,6 +94,7 @@ impl World {
             store: Some(store.clone()),
             database: None,
             etcd: None,
+            binaries: None,
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             public_url: "https://localhost:8443".into(),
             dns: None,

@@ -80,7 +80,7 @@ impl Engine {
                 let Ok(object) = object.to_tree() else { continue };
                 let named = crate::patches::references(patches, &object);
                 let named = named.into_iter().filter(|r| r.kind == kind.kind.as_ref());
-                if let Some(found) = named.map(|r| r.name).find(|n| kind.host_name(&self.names, n) == at) {
+                if let Some(found) = named.map(|r| r.name).find(|n| kind.is_host_name(&self.names, n, &at)) {
                     return Some(found);
                 }
             }
@@ -112,7 +112,7 @@ impl Engine {
         };
         let kind = children.kind;
         let Some(name) = self.child_of(kind, &host) else { return Ok(Outcome::Done) };
-        if kind.host_name(&self.names, &name) != key.1 {
+        if !kind.is_host_name(&self.names, &name, &key.1) {
             // It cannot be found again by its name: a copy, which follows the host.
             return self.copy_child(kind, &host, &name).await;
         }

@@ -66,7 +66,7 @@ impl Engine {
         users.filter_map(pod).collect()
     }
 
-    fn is_referred(&self, kind: &Kind, name: &NamespacedName) -> bool {
+    pub(super) fn is_referred(&self, kind: &Kind, name: &NamespacedName) -> bool {
         let value = Reference::new(kind.kind.as_ref(), &name.namespace, &name.name).index_value();
         self.types
             .read()
@@ -106,7 +106,7 @@ impl Engine {
         }
         facts.kube_ip = self.kube_ip.read().clone();
         if let Some(dns) = &self.settings.dns_service {
-            let host_dns = self.names.host_service(&dns.name, &dns.namespace);
+            let host_dns = kind::SERVICE.known_host_name(&self.names, dns);
             let service = self.host_side.get(&kind::SERVICE, &host_dns);
             facts.dns_ip = service.map(|s| s.str_at(&["spec", "clusterIP"]).to_owned()).unwrap_or_default();
             // A cluster without DNS does not wait for one.

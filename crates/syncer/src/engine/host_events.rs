@@ -37,7 +37,7 @@ impl Engine {
         let rest = host.name.strip_suffix(&suffix)?;
         let (name, namespace) = rest.rsplit_once("-x-")?;
         let name = NamespacedName::new(namespace, name);
-        (kind.host_name(&self.names, &name) == *host).then(|| self.virtual_side.get(kind, &name))?
+        kind.is_host_name(&self.names, &name, host).then(|| self.virtual_side.get(kind, &name))?
     }
 
     pub(super) async fn reconcile_event(&self, key: &NamespacedName) -> Result<Outcome, SyncError> {

@@ -3,15 +3,15 @@
 //!
 //! Writing is apart from syncing: a store that is slow or away holds nothing up.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::{Value, json};
-use informer::{Outcome, Queue};
-use parking_lot::Mutex;
+use informer::{ObjectMeta, Outcome, Queue};
 
 use super::Engine;
-use crate::kind::Kind;
+use crate::decisions::{Decisions, Pair, deciding};
+use crate::kind::{Kind, Naming};
+use crate::metadata::{HOST_NAME_ANNOTATION, HOST_NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
 
 pub const PREFIX: &str = "/vcluster/mappings/";
@@ -24,152 +24,107 @@ pub trait MappingStore: Send + Sync {
     async fn delete(&self, key: &str) -> Result<(), String>;
 }
 
-/// A virtual object with its host object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
-    pub group: String,
-    pub version: String,
-    pub kind: String,
-    pub virtual_: NamespacedName,
-    pub host: NamespacedName,
+/// Of which object the store may hold something else than is decided.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    group: String,
+    version: String,
+    /// In lower case.
+    kind: String,
+    virtual_: NamespacedName,
 }
 
-impl Pair {
-    pub fn new(kind: &Kind, virtual_: &NamespacedName, host: &NamespacedName) -> Pair {
-        Pair {
-            group: kind.group.to_string(),
-            version: kind.version.to_string(),
-            kind: kind.kind.to_string(),
-            virtual_: virtual_.clone(),
-            host: host.clone(),
+impl Key {
+    fn of(pair: &Pair) -> Key {
+        Key {
+            group: pair.group.clone(),
+            version: pair.version.clone(),
+            kind: pair.kind.to_lowercase(),
+            virtual_: pair.virtual_.clone(),
         }
     }
 
-    fn group_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-
     /// The key in the store.
-    pub fn key(&self) -> String {
-        format!("{PREFIX}{}/{}/{}", self.group_version(), self.kind.to_lowercase(), self.virtual_)
-    }
-
-    fn host_key(&self) -> String {
-        format!("{}/{}/{}", self.group_version(), self.kind.to_lowercase(), self.host)
-    }
-
-    /// The value in the store.
-    pub fn encode(&self, sender: &str) -> Vec<u8> {
-        let name = |n: &NamespacedName| json!({"Namespace": (n.namespace.as_str()), "Name": (n.name.as_str())});
-        let value = json!({
-            "Group": (self.group.as_str()), "Version": (self.version.as_str()), "Kind": (self.kind.as_str()),
-            "VirtualName": (name(&self.virtual_)), "HostName": (name(&self.host)), "sender": sender,
-        });
-        value.to_string().into_bytes()
-    }
-
-    pub fn decode(bytes: &[u8]) -> Option<Pair> {
-        let value = Value::from_slice(bytes).ok()?;
-        let text = |path: &[&str]| value.str_at(path).to_owned();
-        let name = |member: &str| NamespacedName::new(text(&[member, "Namespace"]), text(&[member, "Name"]));
-        let pair = Pair {
-            group: text(&["Group"]),
-            version: text(&["Version"]),
-            kind: text(&["Kind"]),
-            virtual_: name("VirtualName"),
-            host: name("HostName"),
-        };
-        (!pair.kind.is_empty() && !pair.virtual_.name.is_empty() && !pair.host.name.is_empty()).then_some(pair)
+    fn encode(&self) -> String {
+        let separator = if self.group.is_empty() { "" } else { "/" };
+        format!("{PREFIX}{}{separator}{}/{}/{}", self.group, self.version, self.kind, self.virtual_)
     }
 }
 
-#[derive(Default)]
-struct Known {
-    by_key: HashMap<String, Pair>,
-    by_host: HashMap<String, String>,
+/// The value in the store.
+fn encode(pair: &Pair, sender: &str) -> Vec<u8> {
+    let name = |n: &NamespacedName| json!({"Namespace": (n.namespace.as_str()), "Name": (n.name.as_str())});
+    let value = json!({
+        "Group": (pair.group.as_str()), "Version": (pair.version.as_str()), "Kind": (pair.kind.as_str()),
+        "VirtualName": (name(&pair.virtual_)), "HostName": (name(&pair.host)), "sender": sender,
+    });
+    value.to_string().into_bytes()
 }
 
-/// The pairs of one virtual cluster.
+fn decode(bytes: &[u8]) -> Option<Pair> {
+    let value = Value::from_slice(bytes).ok()?;
+    let text = |path: &[&str]| value.str_at(path).to_owned();
+    let name = |member: &str| NamespacedName::new(text(&[member, "Namespace"]), text(&[member, "Name"]));
+    let pair = Pair {
+        group: text(&["Group"]),
+        version: text(&["Version"]),
+        kind: text(&["Kind"]),
+        virtual_: name("VirtualName"),
+        host: name("HostName"),
+    };
+    (!pair.kind.is_empty() && !pair.virtual_.name.is_empty() && !pair.host.name.is_empty()).then_some(pair)
+}
+
+/// The decisions of one virtual cluster, and what keeps them.
 pub struct Mappings {
     store: Option<Arc<dyn MappingStore>>,
-    known: Mutex<Known>,
-    /// Keys whose value in the store may be another one than here.
-    pub queue: Queue<String>,
+    pub decisions: Arc<Decisions>,
+    pub queue: Queue<Key>,
 }
 
 impl Mappings {
     pub fn new(store: Option<Arc<dyn MappingStore>>) -> Mappings {
-        Mappings { store, known: Mutex::default(), queue: Queue::default() }
+        let queue: Queue<Key> = Queue::default();
+        let (of, is_on) = (queue.clone(), store.is_some());
+        let decisions = Decisions::new(move |pair| {
+            if is_on {
+                of.add(Key::of(&pair));
+            }
+        });
+        Mappings { store, decisions: Arc::new(decisions), queue }
     }
 
     pub fn is_on(&self) -> bool {
         self.store.is_some()
     }
 
-    /// Remembers a pair. False: the host object is another virtual object's.
-    pub fn record(&self, pair: Pair) -> bool {
-        if self.store.is_none() {
-            return true;
-        }
-        let (key, host_key) = (pair.key(), pair.host_key());
-        let mut known = self.known.lock();
-        match known.by_key.get(&key) {
-            Some(old) if *old == pair => return true,
-            Some(old) => {
-                let old = old.host_key();
-                known.by_host.remove(&old);
-            }
-            None => {}
-        }
-        if known.by_host.get(&host_key).is_some_and(|other| *other != key) {
-            return false;
-        }
-        known.by_host.insert(host_key, key.clone());
-        known.by_key.insert(key.clone(), pair);
-        drop(known);
-        self.queue.add(key);
-        true
-    }
-
-    pub fn forget(&self, pair: &Pair) {
-        let key = pair.key();
-        let mut known = self.known.lock();
-        if let Some(old) = known.by_key.remove(&key) {
-            known.by_host.remove(&old.host_key());
-            drop(known);
-            self.queue.add(key);
-        }
-    }
-
-    pub fn all(&self) -> Vec<Pair> {
-        let mut all: Vec<Pair> = self.known.lock().by_key.values().cloned().collect();
-        all.sort_by_key(Pair::key);
-        all
-    }
-
-    /// Reads what was kept before. A pair that contradicts another one is dropped.
-    pub async fn load(&self) {
-        let Some(store) = &self.store else { return };
-        match store.load(PREFIX).await {
-            Ok(entries) => {
-                for (key, value) in entries {
-                    let pair = Pair::decode(&value).filter(|p| p.key() == key);
-                    if !pair.is_some_and(|p| self.record(p)) {
-                        self.queue.add(key);
-                    }
+    /// Reads what was kept before. What contradicts the host's own objects, or another pair, is dropped.
+    pub async fn load(&self) -> Result<(), MappingError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        self.decisions.forget_unrecorded();
+        for (key, value) in store.load(PREFIX).await.map_err(MappingError)? {
+            let pair = decode(&value).filter(|p| Key::of(p).encode() == key);
+            let kept = pair
+                .as_ref()
+                .is_some_and(|p| self.decisions.adopt(&p.group, &p.version, &p.kind, &p.virtual_, &p.host));
+            match pair {
+                Some(pair) if !kept => self.queue.add(Key::of(&pair)),
+                Some(_) => {}
+                None => {
+                    tracing::warn!(key, "removing a mapping that cannot be read");
+                    store.delete(&key).await.map_err(MappingError)?;
                 }
             }
-            Err(error) => tracing::warn!(error, "could not read the mappings; they are made again"),
         }
+        Ok(())
     }
 
-    /// Makes the store hold what is known of a key.
-    pub async fn write(&self, key: &str, sender: &str) -> Result<Outcome, MappingError> {
+    /// Makes the store hold what is decided.
+    pub async fn write(&self, key: &Key, sender: &str) -> Result<Outcome, MappingError> {
         let Some(store) = &self.store else { return Ok(Outcome::Done) };
-        let pair = self.known.lock().by_key.get(key).cloned();
-        let written = match pair {
-            Some(pair) => store.put(key, pair.encode(sender)).await,
-            None => store.delete(key).await,
+        let written = match self.decisions.recorded(&key.group, &key.version, &key.kind, &key.virtual_) {
+            Some(pair) => store.put(&key.encode(), encode(&pair, sender)).await,
+            None => store.delete(&key.encode()).await,
         };
         written.map(|()| Outcome::Done).map_err(MappingError)
     }
@@ -180,18 +135,37 @@ impl Mappings {
 pub struct MappingError(String);
 
 impl Engine {
-    /// Drops pairs whose two objects are gone.
+    /// A host object of ours whose name the rules would not give: it was made under other rules, or when another object had
+    /// the name. It keeps it, also when the store has nothing about it.
+    pub(super) fn adopt_name(&self, kind: &Kind, virtual_: &NamespacedName, host: &ObjectMeta) {
+        let at = NamespacedName::new(host.namespace.as_str(), host.name.as_str());
+        let says = |key| host.annotations.get(key).unwrap_or_default();
+        // A copy that some controller made carries the annotations of the original.
+        let original = says(HOST_NAME_ANNOTATION) == at.name && says(HOST_NAMESPACE_ANNOTATION) == at.namespace;
+        if original
+            && kind.naming != Naming::Mirror
+            && kind.rule(&self.names, virtual_) != at
+            && (at.namespace.is_empty() || self.names.is_target_namespace(&at.namespace))
+        {
+            let kind = deciding(kind);
+            self.mappings.decisions.adopt(&kind.group, &kind.version, &kind.kind, virtual_, &at);
+        }
+    }
+
+    /// Drops pairs whose two objects are gone, and names that nothing refers to any more.
     pub(super) fn collect_mappings(&self) {
         let types = self.all_types();
-        for pair in self.mappings.all() {
+        for (pair, _) in self.mappings.decisions.all() {
             let of = types.iter().find(|t| t.ty.kind().kind == pair.kind && t.ty.kind().group == pair.group);
             // Of a kind that is not synced any more nothing is known.
             let gone = of.is_none_or(|t| {
                 let kind = t.ty.kind();
-                self.virtual_side.get(kind, &pair.virtual_).is_none() && self.host_side.get(kind, &pair.host).is_none()
+                self.virtual_side.get(kind, &pair.virtual_).is_none()
+                    && self.host_side.get(kind, &pair.host).is_none()
+                    && !self.is_referred(kind, &pair.virtual_)
             });
             if gone {
-                self.mappings.forget(&pair);
+                self.mappings.decisions.forget(&pair.group, &pair.kind, &pair.virtual_);
             }
         }
     }
@@ -202,53 +176,77 @@ mod tests {
     use super::*;
     use crate::kind;
 
+    fn pair(kind: &Kind, virtual_: NamespacedName, host: NamespacedName) -> Pair {
+        let of = |part: &std::borrow::Cow<'static, str>| part.to_string();
+        Pair { group: of(&kind.group), version: of(&kind.version), kind: of(&kind.kind), virtual_, host }
+    }
+
     #[test]
     fn keys_and_values_are_vclusters() {
-        let pair = |name: &str, host: &str| {
-            Pair::new(&kind::POD, &NamespacedName::new("default", name), &NamespacedName::new("h", host))
-        };
-        let web = pair("web", "web-x-default-x-vc");
-        assert_eq!(web.key(), "/vcluster/mappings/v1/pod/default/web");
-        let class = Pair::new(&kind::STORAGE_CLASS, &NamespacedName::new("", "fast"), &NamespacedName::new("", "f"));
-        assert_eq!(class.key(), "/vcluster/mappings/storage.k8s.io/v1/storageclass/fast");
-        let value = Value::from_slice(&web.encode("me")).expect("JSON");
+        let on_host = NamespacedName::new("h", "web-x-default-x-vc");
+        let web = pair(&kind::POD, NamespacedName::new("default", "web"), on_host);
+        assert_eq!(Key::of(&web).encode(), "/vcluster/mappings/v1/pod/default/web");
+        let class = pair(&kind::STORAGE_CLASS, NamespacedName::new("", "fast"), NamespacedName::new("", "f"));
+        assert_eq!(Key::of(&class).encode(), "/vcluster/mappings/storage.k8s.io/v1/storageclass/fast");
+        let value = Value::from_slice(&encode(&web, "me")).expect("JSON");
         assert_eq!(
             value,
             json!({"Group": "", "Version": "v1", "Kind": "Pod", "sender": "me",
                 "VirtualName": {"Namespace": "default", "Name": "web"},
                 "HostName": {"Namespace": "h", "Name": "web-x-default-x-vc"}})
         );
-        assert_eq!(Pair::decode(&web.encode("me")), Some(web.clone()));
-        assert_eq!(Pair::decode(b"{}"), None);
+        assert_eq!(decode(&encode(&web, "me")), Some(web.clone()));
+        assert_eq!(decode(b"{}"), None);
+    }
+
+    /// A store in memory.
+    #[derive(Default)]
+    struct InMemory(parking_lot::Mutex<std::collections::BTreeMap<String, Vec<u8>>>);
+
+    #[async_trait::async_trait]
+    impl MappingStore for InMemory {
+        async fn load(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+            let all = self.0.lock();
+            Ok(all.iter().filter(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())
+        }
+        async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), String> {
+            self.0.lock().insert(key.to_owned(), value);
+            Ok(())
+        }
+        async fn delete(&self, key: &str) -> Result<(), String> {
+            self.0.lock().remove(key);
+            Ok(())
+        }
     }
 
     #[tokio::test]
-    async fn one_host_object_is_one_virtual_objects() {
-        struct Nowhere;
-        #[async_trait::async_trait]
-        impl MappingStore for Nowhere {
-            async fn load(&self, _: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-                Ok(vec![("/vcluster/mappings/v1/pod/a/b".into(), b"{}".to_vec())])
-            }
-            async fn put(&self, _: &str, _: Vec<u8>) -> Result<(), String> {
-                Ok(())
-            }
-            async fn delete(&self, _: &str) -> Result<(), String> {
-                Ok(())
-            }
+    async fn what_was_decided_is_decided_after_a_restart() {
+        let store = Arc::new(InMemory::default());
+        let broken = "/vcluster/mappings/v1/pod/a/b".to_owned();
+        store.0.lock().insert(broken.clone(), b"{}".to_vec());
+        let start = || Mappings::new(Some(store.clone() as Arc<dyn MappingStore>));
+        let names = |m: &Mappings| crate::names::Names::new("vc", "h").with_decisions(m.decisions.clone());
+        let (first, second) = (NamespacedName::new("c", "a-x-b"), NamespacedName::new("b-x-c", "a"));
+
+        let mappings = start();
+        mappings.load().await.expect("the store is there");
+        assert!(!store.0.lock().contains_key(&broken), "what cannot be read is removed");
+        let usual = kind::POD.host_name(&names(&mappings), &first);
+        let other = kind::POD.host_name(&names(&mappings), &second);
+        assert_ne!(usual, other, "two objects, two names");
+        assert!(other.name.len() <= 63 && other.name.starts_with("a-x-b-x-c"), "{other}");
+        assert!(mappings.decisions.record(&kind::POD, &first, &usual));
+        while !mappings.queue.is_empty() {
+            let key = mappings.queue.get().await.expect("not shut down");
+            mappings.write(&key, "me").await.expect("the store is there");
+            mappings.queue.done(&key);
         }
-        let mappings = Mappings::new(Some(Arc::new(Nowhere)));
-        mappings.load().await;
-        assert_eq!(mappings.queue.len(), 1, "what cannot be read is removed");
-        let pair = |virtual_: &str, host: &str| {
-            Pair::new(&kind::POD, &NamespacedName::new("n", virtual_), &NamespacedName::new("h", host))
-        };
-        for (virtual_, host, want) in
-            [("a", "x", true), ("b", "x", false), ("a", "x", true), ("a", "y", true), ("b", "x", true)]
-        {
-            assert_eq!(mappings.record(pair(virtual_, host)), want, "{virtual_} {host}");
-        }
-        mappings.forget(&pair("a", "y"));
-        assert_eq!(mappings.all(), [pair("b", "x")]);
+        assert_eq!(store.0.lock().len(), 2);
+
+        // Asked in the other order.
+        let mappings = start();
+        mappings.load().await.expect("the store is there");
+        assert_eq!(kind::POD.host_name(&names(&mappings), &second), other);
+        assert_eq!(kind::POD.host_name(&names(&mappings), &first), usual);
     }
 }

@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::metrics::TypeMetrics;
 use self::side::Side;
+use crate::decisions::Pair;
 use crate::kind::{self, Kind};
 use crate::metadata::{HostOwner, uid_of};
 use crate::names::{Names, NamespacedName};
@@ -242,8 +243,11 @@ impl Engine {
         if pending {
             return Ok(Outcome::After(Duration::from_millis(100)));
         }
-        let host_name = kind.host_name(&self.names, key);
         let virtual_ = self.virtual_side.get(kind, key);
+        let host_name = match virtual_ {
+            Some(_) => kind.host_name(&self.names, key),
+            None => kind.known_host_name(&self.names, key),
+        };
         let host = self.host_side.get(kind, &host_name);
         let believed = self.virtual_side.believes(kind, key) || self.host_side.believes(kind, &host_name);
         let uid = virtual_.as_ref().map_or("", uid_of).to_owned();
@@ -291,17 +295,14 @@ impl Engine {
 
     /// Keeps the pair of objects while either is there.
     fn map(&self, kind: &Kind, key: &NamespacedName, host_name: &NamespacedName, exists: bool, host: Option<&Value>) {
-        if !self.mappings.is_on() {
-            return;
-        }
-        let pair = mappings::Pair::new(kind, key, host_name);
+        let decisions = &self.mappings.decisions;
         match (exists, host) {
             (true, Some(_)) => {
-                if !self.mappings.record(pair) {
+                if !decisions.record(kind, key, host_name) {
                     tracing::warn!(kind = %kind.kind, host = %host_name, "two virtual objects have one host name");
                 }
             }
-            (false, None) => self.mappings.forget(&pair),
+            (false, None) if !self.is_referred(kind, key) => decisions.forget(&kind.group, &kind.kind, key),
             _ => {}
         }
     }
@@ -417,8 +418,8 @@ impl Syncer {
     }
 
     /// The pairs of virtual and host objects, as they are kept.
-    pub fn mappings(&self) -> Vec<mappings::Pair> {
-        self.engine.mappings.all()
+    pub fn mappings(&self) -> Vec<Pair> {
+        self.engine.mappings.decisions.all().into_iter().filter(|(_, kept)| *kept).map(|(pair, _)| pair).collect()
     }
 
     /// All metrics in Prometheus's text format.
@@ -456,7 +457,7 @@ impl Syncer {
     /// The same, the whole pod.
     pub fn host_pod_object(&self, virtual_pod: &Value) -> Option<Value> {
         let name = crate::metadata::name_of(virtual_pod);
-        let host_name = kind::POD.host_name(&self.engine.names, &name);
+        let host_name = kind::POD.known_host_name(&self.engine.names, &name);
         let host = self.engine.host_side.get(&kind::POD, &host_name)?;
         match crate::metadata::owner(&host, &kind::POD, &self.engine.names) {
             crate::metadata::Owner::Ours { name: of, uid } if of == name && uid == uid_of(virtual_pod) => Some(host),

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::events::Recorder;
-use informer::{Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
+use informer::{Backoff, Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +46,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         ControlPlaneAddress::Ip(ip) => ip.clone(),
         ControlPlaneAddress::HostService(_) => String::new(),
     };
+    let mappings = super::mappings::Mappings::new(config.mappings);
     let engine = Arc::new(Engine {
         types: RwLock::new(types(&config.settings)),
         definitions: OnceLock::new(),
@@ -52,7 +54,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         cancel: CancellationToken::new(),
         tasks: TaskTracker::new(),
         workers: config.workers.max(1),
-        names: config.names,
+        names: config.names.with_decisions(mappings.decisions.clone()),
         settings: config.settings,
         clock: config.clock,
         virtual_side,
@@ -67,7 +69,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         host_volumes: OnceLock::new(),
         event_queue: Queue::default(),
         imports,
-        mappings: super::mappings::Mappings::new(config.mappings),
+        mappings,
         children: OnceLock::new(),
         child_queue: Queue::default(),
         control_plane: config.control_plane,
@@ -189,7 +191,16 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
         () = cancel.cancelled() => return,
         () = synced => {}
     }
-    engine.mappings.load().await;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10), Duration::from_secs(60));
+    // Without them names could be decided differently.
+    while let Err(error) = engine.mappings.load().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not read the mappings, will retry");
+        tokio::select! {
+            // Cancel-safe: nothing was started yet.
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
     for ty in engine.all_types() {
         run_type(&engine, &ty);
     }
@@ -202,7 +213,7 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
     if engine.mappings.is_on() {
         let of = engine.clone();
         let queue = engine.mappings.queue.clone();
-        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: String| {
+        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: super::mappings::Key| {
             let engine = of.clone();
             async move { engine.mappings.write(&key, engine.names.virtual_cluster()).await }
         }));
@@ -570,10 +581,13 @@ fn watch_host_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<RawObj
     let kind = ty.ty.kind();
     let gvk = kind.gvk();
     let informer = engine.host_side.watch(kind, host_source(engine, kind));
+    let (of, ty_kind) = (Arc::downgrade(engine), kind.clone());
     informer.on_change(move |change| {
-        if let Some(name) = source_of(change.object(), &gvk) {
-            queue.add(name);
+        let Some(name) = source_of(change.object(), &gvk) else { return };
+        if let Some(engine) = of.upgrade().filter(|_| !change.is_deleted()) {
+            engine.adopt_name(&ty_kind, &name, &change.object().metadata);
         }
+        queue.add(name);
     });
     engine.look_after_listing(ty, &informer);
     informer

@@ -55,7 +55,7 @@ impl Engine {
     async fn ask(&self, ty: &TypeState, object: &Value) -> Result<(), ApiError> {
         let kind = ty.ty.kind();
         let key = name_of(object);
-        let host_name = kind.host_name(&self.names, &key);
+        let host_name = kind.known_host_name(&self.names, &key);
         let host = self.host_side.get(kind, &host_name);
         let last = ty.last_seen(&key, uid_of(object));
         let facts = self.facts(kind, Some(object), host.as_ref());

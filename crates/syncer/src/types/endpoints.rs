@@ -7,6 +7,7 @@ use apimachinery::Value;
 
 use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules, label};
+use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::types::{Context, Desired, Refusal, ToHost, copy_members, object};
 
@@ -46,7 +47,7 @@ fn translate_target(target: Option<&mut Value>, namespace: &str, ctx: &Context<'
         "" => namespace.to_owned(),
         other => other.to_owned(),
     };
-    let host = ctx.names.host(target.str_at(&["name"]), &of);
+    let host = kind::POD.host_name(ctx.names, &NamespacedName::new(of, target.str_at(&["name"])));
     *target = apimachinery::json!({"kind": "Pod", "name": (host.name), "namespace": (host.namespace)});
 }
 
@@ -75,7 +76,7 @@ impl EndpointKinds {
                 // Required even when it is empty.
                 host["endpoints"] = Value::Array(endpoints);
                 put_list(host, "ports", virtual_.array_at(&["ports"]).to_vec());
-                let service = ctx.names.host_service(service_of(virtual_), namespace).name;
+                let service = kind::SERVICE.name_on_host(ctx.names, service_of(virtual_), namespace);
                 host.set_at(&["metadata", "labels", SERVICE_NAME_LABEL], service.into());
             }
         }

@@ -14,7 +14,7 @@
 use apimachinery::{Value, json};
 
 use crate::diff::present;
-use crate::kind::{GATEWAY_GROUP, Kind, Naming};
+use crate::kind::{self, GATEWAY_GROUP, Kind, Naming};
 use crate::metadata::{self, LastSynced, MetadataRules, hash_value, name_of, uid_of};
 use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
@@ -163,9 +163,9 @@ impl GatewayKind {
             return Err(not_permitted(message));
         }
         let host = match kind.as_str() {
-            "Service" => ctx.names.host_service(&to.name, &to.namespace),
-            "ConfigMap" => ctx.names.host_config_map(&to.name, &to.namespace),
-            _ => ctx.names.host(&to.name, &to.namespace),
+            "Service" => kind::SERVICE.host_name(ctx.names, &to),
+            "ConfigMap" => kind::CONFIG_MAP.host_name(ctx.names, &to),
+            _ => kind::SECRET.host_name(ctx.names, &to),
         };
         put_reference(reference, &host, ctx, own);
         Ok(())
@@ -239,7 +239,7 @@ impl GatewayKind {
                 let Some(gateway) = ctx.facts.gateways.iter().find(|g| name_of(g) == to) else {
                     return Err(not_permitted(format!("{at}: Gateway {to} does not exist")));
                 };
-                (gateway.clone(), ctx.names.host(&to.name, &to.namespace))
+                (gateway.clone(), GatewayType::Gateway.kind().host_name(ctx.names, &to))
             }
         };
         if !self.listeners_allow(&gateway, parent, own, ctx) {
@@ -404,7 +404,7 @@ impl GatewayKind {
                 reference.str_at(&["name"]),
             );
             let mut known = ctx.facts.gateways.iter().map(name_of);
-            if let Some(name) = known.find(|n| ctx.names.host(&n.name, &n.namespace) == host_name) {
+            if let Some(name) = known.find(|n| GatewayType::Gateway.kind().is_host_name(ctx.names, n, &host_name)) {
                 reference["name"] = name.name.into();
                 if name.namespace == own {
                     reference.remove_at(&["namespace"]);

@@ -5,6 +5,7 @@ use apimachinery::{Map, Value};
 use crate::diff::put;
 use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules, string_map};
+use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::types::{Context, Desired, Reference, Refusal, ToHost, check_class, object};
 
@@ -61,17 +62,20 @@ fn rewrite_annotations(ingress: &Value, ctx: &Context<'_>) -> Map {
     for (key, value) in string_map(ingress.at(&["metadata", "annotations"])) {
         if SECRET_ANNOTATIONS.contains(&key) {
             let value = match value.split('/').collect::<Vec<_>>()[..] {
-                [name] => names.host_name(name, namespace),
-                [of, name] => names.host(name, of).to_string(),
+                [name] => kind::SECRET.name_on_host(names, name, namespace),
+                [of, name] => kind::SECRET.host_name(names, &NamespacedName::new(of, name)).to_string(),
                 // Not a reference the controller understands: nothing it could read on the host either.
                 _ => continue,
             };
             out.insert(key, value.into());
         } else if let Some(action) = key.strip_prefix(ALB_ACTIONS) {
             let value = rewrite_alb_action(value, namespace, ctx);
-            out.insert(format!("{ALB_ACTIONS}{}", names.host_name(action, namespace)), value.into());
+            out.insert(format!("{ALB_ACTIONS}{}", kind::SERVICE.name_on_host(names, action, namespace)), value.into());
         } else if let Some(condition) = key.strip_prefix(ALB_CONDITIONS) {
-            out.insert(format!("{ALB_CONDITIONS}{}", names.host_name(condition, namespace)), value.into());
+            out.insert(
+                format!("{ALB_CONDITIONS}{}", kind::SERVICE.name_on_host(names, condition, namespace)),
+                value.into(),
+            );
         }
     }
     out
@@ -82,7 +86,7 @@ fn rewrite_alb_action(text: &str, namespace: &str, ctx: &Context<'_>) -> String 
     for group in action.at_mut(&["forwardConfig", "targetGroups"]).and_then(Value::as_array_mut).into_iter().flatten() {
         let service = group.str_at(&["serviceName"]);
         if !service.is_empty() {
-            let host = ctx.names.host_service(service, namespace).name;
+            let host = kind::SERVICE.name_on_host(ctx.names, service, namespace);
             group["serviceName"] = host.into();
         }
     }
@@ -92,7 +96,7 @@ fn rewrite_alb_action(text: &str, namespace: &str, ctx: &Context<'_>) -> String 
 fn rewrite_backend(backend: Option<&mut Value>, namespace: &str, ctx: &Context<'_>) {
     let Some(backend) = backend else { return };
     if let Some(service) = backend.get_mut("service") {
-        let name = ctx.names.host_service(service.str_at(&["name"]), namespace).name;
+        let name = kind::SERVICE.name_on_host(ctx.names, service.str_at(&["name"]), namespace);
         super::pod::env::rename(service, "name", name);
     }
     if let Some(resource) = backend.get_mut("resource") {
@@ -111,7 +115,7 @@ fn spec(ingress: &Value, ctx: &Context<'_>) -> Value {
         }
     }
     for tls in spec.get_mut("tls").and_then(Value::as_array_mut).into_iter().flatten() {
-        let name = ctx.names.host_name(tls.str_at(&["secretName"]), namespace);
+        let name = kind::SECRET.name_on_host(ctx.names, tls.str_at(&["secretName"]), namespace);
         super::pod::env::rename(tls, "secretName", name);
     }
     spec

@@ -14,6 +14,7 @@ use crate::kind::{self, Kind};
 use crate::metadata::{
     self, LastSynced, MetadataRules, annotation, hash_value, is_deleting, label, string_map, uid_of,
 };
+use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::types::volumes::FAKE_VOLUME_LABEL;
 use crate::types::{Context, Desired, Reference, Refusal, ToHost, object};
@@ -86,7 +87,7 @@ fn spec(volume: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
                     "" => default.as_str(),
                     namespace => namespace,
                 };
-                let host = names.host(reference.str_at(&["name"]), namespace);
+                let host = kind::SECRET.host_name(names, &NamespacedName::new(namespace, reference.str_at(&["name"])));
                 reference["name"] = host.name.into();
                 reference["namespace"] = host.namespace.into();
             }
@@ -97,7 +98,7 @@ fn spec(volume: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
             "" => default.as_str(),
             namespace => namespace,
         };
-        let host = names.host(azure.str_at(&["secretName"]), namespace);
+        let host = kind::SECRET.host_name(names, &NamespacedName::new(namespace, azure.str_at(&["secretName"])));
         azure["secretName"] = host.name.into();
         azure["secretNamespace"] = host.namespace.into();
     }
@@ -108,7 +109,7 @@ fn spec(volume: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
                 "" => default.as_str(),
                 namespace => namespace,
             };
-            let host = names.host(source.str_at(&["endpoints"]), namespace);
+            let host = kind::ENDPOINTS.host_name(names, &NamespacedName::new(namespace, source.str_at(&["endpoints"])));
             source["endpoints"] = host.name.into();
             source["endpointsNamespace"] = host.namespace.into();
         }
@@ -116,7 +117,8 @@ fn spec(volume: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
     match present(volume, &["spec", "claimRef"]) {
         None => drop(spec.remove_at(&["claimRef"])),
         Some(claim) => {
-            let host = names.host(claim.str_at(&["name"]), claim.str_at(&["namespace"]));
+            let host = kind::PERSISTENT_VOLUME_CLAIM
+                .host_name(names, &crate::metadata::name_of(&json!({ "metadata": (claim.clone()) })));
             spec["claimRef"] = json!({
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": (host.name), "namespace": (host.namespace),
             });
@@ -124,7 +126,7 @@ fn spec(volume: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
     }
     let class = volume.str_at(&["spec", "storageClassName"]);
     if !class.is_empty() {
-        spec["storageClassName"] = names.host_name_cluster(class).into();
+        spec["storageClassName"] = kind::STORAGE_CLASS.cluster_name_on_host(names, class).into();
     }
     Ok(spec)
 }

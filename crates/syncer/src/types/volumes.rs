@@ -10,6 +10,7 @@ use crate::kind::{self, Kind};
 use crate::metadata::{
     self, MANAGED_BY_LABEL, MetadataRules, SKIP_TRANSLATE_ANNOTATION, annotation, is_deleting, uid_of,
 };
+use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::selectors::host_selector;
 use crate::types::{Context, Desired, Refusal, ToHost, check_class, object};
@@ -75,7 +76,7 @@ impl ToHost for Claims {
         let mut host = object(self.kind(), ctx.metadata(claim, self.kind(), &EXCLUDED));
         host["spec"] = claim["spec"].clone();
         if settings.storage_classes && !class.is_empty() {
-            host["spec"]["storageClassName"] = names.host_name_cluster(&class).into();
+            host["spec"]["storageClassName"] = kind::STORAGE_CLASS.cluster_name_on_host(names, &class).into();
             host.remove_at(&["metadata", "annotations", OLD_CLASS_ANNOTATION]);
         }
         let translate_class = annotation(claim, SKIP_TRANSLATE_ANNOTATION) != "true";
@@ -88,11 +89,11 @@ impl ToHost for Claims {
             }
             let volume = claim.str_at(&["spec", "volumeName"]);
             if !volume.is_empty() {
-                host["spec"]["volumeName"] = names.host_name_cluster(volume).into();
+                host["spec"]["volumeName"] = kind::PERSISTENT_VOLUME.cluster_name_on_host(names, volume).into();
             }
             let is_static = present(claim, &["spec", "selector"]).is_some() || !volume.is_empty();
             if is_static && translate_class && !settings.storage_classes && !class.is_empty() {
-                host["spec"]["storageClassName"] = names.host_name_cluster(&class).into();
+                host["spec"]["storageClassName"] = kind::STORAGE_CLASS.cluster_name_on_host(names, &class).into();
             }
         } else {
             // A volume name of the tenant's choice would bind a volume of the host that is not the tenant's.
@@ -106,7 +107,8 @@ impl ToHost for Claims {
                     "" => namespace.to_owned(),
                     other => other.to_owned(),
                 };
-                let target = names.host(source.str_at(&["name"]), &of);
+                let target =
+                    kind::PERSISTENT_VOLUME_CLAIM.host_name(names, &NamespacedName::new(of, source.str_at(&["name"])));
                 source["name"] = target.name.into();
                 if source.get("namespace").is_some() {
                     source["namespace"] = target.namespace.into();

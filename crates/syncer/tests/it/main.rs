@@ -11,6 +11,7 @@ mod docs;
 mod faults;
 mod host_files;
 mod hostile;
+mod mappings;
 mod orphans;
 mod pods;
 mod properties;

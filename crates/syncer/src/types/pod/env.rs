@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use apimachinery::{Map, Value, json};
 
 use super::downward;
+use crate::kind;
 use crate::types::Context;
 
 /// The variables that every container of a pod gets besides its own.
@@ -85,11 +86,11 @@ pub fn translate(container: &mut Value, namespace: &str, services: &BTreeMap<Str
             downward::translate_field_ref(field, ctx.names);
         }
         if let Some(reference) = from.get_mut("configMapKeyRef") {
-            let name = ctx.names.host_config_map(reference.str_at(&["name"]), namespace).name;
+            let name = kind::CONFIG_MAP.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
             rename(reference, "name", name);
         }
         if let Some(reference) = from.get_mut("secretKeyRef") {
-            let name = ctx.names.host_name(reference.str_at(&["name"]), namespace);
+            let name = kind::SECRET.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
             rename(reference, "name", name);
         }
     }
@@ -105,11 +106,11 @@ pub fn translate(container: &mut Value, namespace: &str, services: &BTreeMap<Str
     if let Some(sources) = container.get_mut("envFrom").and_then(Value::as_array_mut) {
         for source in sources {
             if let Some(reference) = source.get_mut("configMapRef") {
-                let name = ctx.names.host_config_map(reference.str_at(&["name"]), namespace).name;
+                let name = kind::CONFIG_MAP.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
                 rename(reference, "name", name);
             }
             if let Some(reference) = source.get_mut("secretRef") {
-                let name = ctx.names.host_name(reference.str_at(&["name"]), namespace);
+                let name = kind::SECRET.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
                 rename(reference, "name", name);
             }
         }

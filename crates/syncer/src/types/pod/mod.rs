@@ -262,7 +262,7 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
 
     if let Some(list) = host.at_mut(&["spec", "imagePullSecrets"]).and_then(Value::as_array_mut) {
         for reference in list {
-            let name = ctx.names.host_name(reference.str_at(&["name"]), namespace);
+            let name = kind::SECRET.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
             rename(reference, "name", name);
         }
     }
@@ -300,7 +300,7 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
 fn translate_identity(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
     let namespace = pod.str_at(&["metadata", "namespace"]);
     let account = if ctx.settings.service_accounts {
-        ctx.names.host_name(volumes::service_account(pod), namespace)
+        kind::SERVICE_ACCOUNT.name_on_host(ctx.names, volumes::service_account(pod), namespace)
     } else {
         ctx.settings.workload_service_account.clone()
     };
@@ -318,7 +318,7 @@ fn translate_priority(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
     let settings = ctx.settings;
     let class = pod.str_at(&["spec", "priorityClassName"]);
     if settings.priority_classes && !class.is_empty() {
-        host["spec"]["priorityClassName"] = ctx.names.host_name_cluster(class).into();
+        host["spec"]["priorityClassName"] = kind::PRIORITY_CLASS.cluster_name_on_host(ctx.names, class).into();
         if pod.at(&["spec", "priority"]).and_then(Value::as_i64).is_some_and(|p| p > PRIORITY_MAX) {
             host["spec"]["priority"] = PRIORITY_MAX.into();
         }
@@ -349,8 +349,11 @@ fn translate_claims(pod: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<
             claim.remove_at(&["resourceClaimTemplateName"]);
             claim["resourceClaimName"] = made.into();
         }
-        for member in ["resourceClaimName", "resourceClaimTemplateName"] {
-            let name = ctx.names.host_name_short(claim.str_at(&[member]), namespace);
+        for (member, of) in [
+            ("resourceClaimName", &kind::RESOURCE_CLAIM),
+            ("resourceClaimTemplateName", &kind::RESOURCE_CLAIM_TEMPLATE),
+        ] {
+            let name = of.name_on_host(ctx.names, claim.str_at(&[member]), namespace);
             rename(claim, member, name);
         }
     }

@@ -4,6 +4,7 @@ use apimachinery::{Value, json};
 
 use super::downward;
 use super::env::rename;
+use crate::kind;
 use crate::plan::{TokenPlan, TokenRequest};
 use crate::types::{Context, Refusal};
 
@@ -72,21 +73,22 @@ pub fn translate(pod: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<(),
     for volume in volumes {
         let volume_name = volume.str_at(&["name"]).to_owned();
         if let Some(source) = volume.get_mut("configMap") {
-            let name = names.host_config_map(source.str_at(&["name"]), namespace).name;
+            let name = kind::CONFIG_MAP.name_on_host(names, source.str_at(&["name"]), namespace);
             rename(source, "name", name);
         }
         if let Some(source) = volume.get_mut("secret") {
-            let name = names.host_name(source.str_at(&["secretName"]), namespace);
+            let name = kind::SECRET.name_on_host(names, source.str_at(&["secretName"]), namespace);
             rename(source, "secretName", name);
         }
         if let Some(source) = volume.get_mut("persistentVolumeClaim") {
-            let name = names.host_name(source.str_at(&["claimName"]), namespace);
+            let name = kind::PERSISTENT_VOLUME_CLAIM.name_on_host(names, source.str_at(&["claimName"]), namespace);
             rename(source, "claimName", name);
         }
         if volume.get("ephemeral").is_some() {
             // The virtual cluster's own controller makes the claim and its pod owns it.
             volume.remove_at(&["ephemeral"]);
-            let claim = names.host_name(&format!("{pod_name}-{volume_name}"), namespace);
+            let claim =
+                kind::PERSISTENT_VOLUME_CLAIM.name_on_host(names, &format!("{pod_name}-{volume_name}"), namespace);
             volume["persistentVolumeClaim"] = json!({ "claimName": claim });
         }
         if let Some(items) = volume.at_mut(&["downwardAPI", "items"]).and_then(Value::as_array_mut) {
@@ -94,16 +96,16 @@ pub fn translate(pod: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<(),
         }
         for (source, reference) in SECRET_REFS {
             if let Some(reference) = volume.at_mut(&[source, reference]) {
-                let name = names.host_name(reference.str_at(&["name"]), namespace);
+                let name = kind::SECRET.name_on_host(names, reference.str_at(&["name"]), namespace);
                 rename(reference, "name", name);
             }
         }
         if let Some(source) = volume.get_mut("azureFile") {
-            let name = names.host_name(source.str_at(&["secretName"]), namespace);
+            let name = kind::SECRET.name_on_host(names, source.str_at(&["secretName"]), namespace);
             rename(source, "secretName", name);
         }
         if let Some(source) = volume.get_mut("glusterfs") {
-            let name = names.host_name(source.str_at(&["endpoints"]), namespace);
+            let name = kind::ENDPOINTS.name_on_host(names, source.str_at(&["endpoints"]), namespace);
             rename(source, "endpoints", name);
         }
         if let Some(source) = volume.get_mut("image")
@@ -143,11 +145,11 @@ fn translate_projected(
             }
         }
         if let Some(reference) = source.get_mut("secret") {
-            let name = ctx.names.host_name(reference.str_at(&["name"]), namespace);
+            let name = kind::SECRET.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
             rename(reference, "name", name);
         }
         if let Some(reference) = source.get_mut("configMap") {
-            let name = ctx.names.host_config_map(reference.str_at(&["name"]), namespace).name;
+            let name = kind::CONFIG_MAP.name_on_host(ctx.names, reference.str_at(&["name"]), namespace);
             rename(reference, "name", name);
         }
         if let Some(items) = source.at_mut(&["downwardAPI", "items"]).and_then(Value::as_array_mut) {
