@@ -9,6 +9,7 @@ pub mod backend;
 pub mod decisions;
 pub mod diff;
 mod engine;
+pub mod host_files;
 pub mod kind;
 pub mod metadata;
 pub mod names;

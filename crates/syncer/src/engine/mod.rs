@@ -28,6 +28,7 @@ mod side;
 mod start;
 mod strays;
 mod tokens;
+mod write_through;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,11 +130,11 @@ struct TypeState {
 }
 
 impl TypeState {
-    fn new(name: impl Into<String>, ty: impl ToHost + 'static) -> TypeState {
+    fn new(name: impl Into<String>, ty: Box<dyn ToHost>) -> TypeState {
         let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
         TypeState {
             name: name.into(),
-            ty: Box::new(ty),
+            ty,
             queue: Queue::new(config),
             seen: Mutex::default(),
             metrics: TypeMetrics::default(),
@@ -191,6 +192,8 @@ struct Engine {
     /// What is watched beyond this virtual cluster, and nothing waits for.
     host_wide: informer::Factory,
     host_ingresses: OnceLock<informer::Informer<informer::RawObject>>,
+    /// Whether host names of Ingresses can be compared is decided, and what is to be known for it is.
+    hostnames_known: AtomicBool,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -199,6 +202,8 @@ struct Engine {
     replica_sources: OnceLock<replicate::HostCaches>,
     namespace_queue: Queue<String>,
     synced: AtomicBool,
+    /// Questions to the host about what tenants write.
+    checks: tokio::sync::Semaphore,
 }
 
 /// Patches are listed by plural, those of custom resources by plural and group.
@@ -234,6 +239,11 @@ impl Engine {
     async fn reconcile(&self, ty: &TypeState, key: &NamespacedName) -> Result<Outcome, SyncError> {
         let began = tokio::time::Instant::now();
         let kind = ty.ty.kind();
+        let pending = kind.group == kind::GATEWAY_GROUP && self.gateway_kinds_pending()
+            || *kind == kind::INGRESS && !self.hostnames_known.load(Ordering::Acquire);
+        if pending {
+            return Ok(Outcome::After(Duration::from_millis(100)));
+        }
         let virtual_ = self.virtual_side.get(kind, key);
         let host_name = match virtual_ {
             Some(_) => kind.host_name(&self.names, key),
@@ -479,6 +489,12 @@ impl Syncer {
     /// Errors are the host's own, with host names removed: quota and admission reach the tenant at once.
     pub async fn create_service_on_host(&self, service: &mut Value) -> Result<(), ApiError> {
         self.engine.create_service_on_host(service).await
+    }
+
+    /// Whether the host takes a custom resource that is about to be stored in the virtual cluster. The error is the host's own
+    /// refusal, with host names removed; a host that does not answer refuses nothing.
+    pub async fn check_on_host(&self, group: &str, plural: &str, object: &Value) -> Result<(), ApiError> {
+        self.engine.check_on_host(group, plural, object).await
     }
 }
 

@@ -219,6 +219,20 @@ impl Side {
         Ok(made)
     }
 
+    /// Asks whether an object could be created; nothing is stored.
+    pub async fn try_create(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
+        self.count();
+        let namespace = object.str_at(&["metadata", "namespace"]);
+        self.rest.clone().with_dry_run().create(&resource(kind), namespace, object).await
+    }
+
+    /// Asks whether an object could be changed; nothing is stored.
+    pub async fn try_patch(&self, kind: &Kind, name: &NamespacedName, patch: &Value) -> Result<Value, ApiError> {
+        self.count();
+        let rest = self.rest.clone().with_dry_run();
+        rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Merge, patch).await
+    }
+
     pub async fn read(&self, kind: &Kind, name: &NamespacedName) -> Result<Value, ApiError> {
         self.count();
         let object = self.rest.get(&resource(kind), &name.namespace, &name.name).await?;
