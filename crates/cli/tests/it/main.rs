@@ -5,6 +5,7 @@ mod docs;
 mod edges;
 mod envtest;
 mod faults;
+mod hostpaths;
 mod kubectl;
 mod life;
 mod lifecycle;

@@ -16,16 +16,16 @@ use parking_lot::Mutex;
 
 use crate::support::alcove;
 
-const NAME: &str = "team-a";
-const NAMESPACE: &str = "vcluster-team-a";
-const PODS: Resource = Resource::new("", "v1", "pods");
+pub const NAME: &str = "team-a";
+pub const NAMESPACE: &str = "vcluster-team-a";
+pub const PODS: Resource = Resource::new("", "v1", "pods");
 const SECRETS: Resource = Resource::new("", "v1", "secrets");
 const SERVICES: Resource = Resource::new("", "v1", "services");
 const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 const SERVICE_ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
 
 /// Tries until `ready` gives something.
-async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(value) = ready().await {
@@ -72,15 +72,15 @@ impl Wire {
 }
 
 /// A development host with the objects of one cluster, and the directory of its `alcove serve`.
-struct World {
+pub struct World {
     host: DevHost,
-    rest: Rest,
+    pub rest: Rest,
     wire: Wire,
-    home: tempfile::TempDir,
+    pub home: tempfile::TempDir,
 }
 
 impl World {
-    async fn new(values: &str) -> World {
+    pub async fn new(values: &str) -> World {
         // A test process installs the provider once; another test may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let host = DevHost::start(DevHostConfig { nodes: 2, ..DevHostConfig::default() }).await.unwrap();
@@ -114,16 +114,20 @@ impl World {
         world
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.home.path().join("host.kubeconfig")
     }
 
     /// A kubeconfig of the cluster's service account on the host, through the wire.
     async fn write_kubeconfig(&self) {
+        self.write_kubeconfig_of(&deploy::names::service_account(NAME)).await;
+    }
+
+    /// The same of another of its accounts.
+    pub async fn write_kubeconfig_of(&self, account: &str) {
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-        let account = deploy::names::service_account(NAME);
         let answer =
-            self.rest.create_subresource(&SERVICE_ACCOUNTS, NAMESPACE, &account, "token", &request).await.unwrap();
+            self.rest.create_subresource(&SERVICE_ACCOUNTS, NAMESPACE, account, "token", &request).await.unwrap();
         let access = deploy::secrets::AdminAccess {
             server: format!("https://{}", self.wire.address),
             certificate_authority: self.host.access().certificate_authority.clone(),
