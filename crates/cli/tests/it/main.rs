@@ -4,6 +4,7 @@ mod dedicated;
 mod docs;
 mod edges;
 mod envtest;
+mod faults;
 mod hostpaths;
 mod kubectl;
 mod life;
