@@ -5,6 +5,8 @@ mod distro;
 mod docs;
 mod edges;
 mod envtest;
+mod faults;
+mod hostpaths;
 mod kubectl;
 mod life;
 mod lifecycle;

@@ -114,16 +114,20 @@ impl World {
         world
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.home.path().join("host.kubeconfig")
     }
 
     /// A kubeconfig of the cluster's service account on the host, through the wire.
     async fn write_kubeconfig(&self) {
+        self.write_kubeconfig_of(&deploy::names::service_account(NAME)).await;
+    }
+
+    /// The same of another of its accounts.
+    pub async fn write_kubeconfig_of(&self, account: &str) {
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-        let account = deploy::names::service_account(NAME);
         let answer =
-            self.rest.create_subresource(&SERVICE_ACCOUNTS, NAMESPACE, &account, "token", &request).await.unwrap();
+            self.rest.create_subresource(&SERVICE_ACCOUNTS, NAMESPACE, account, "token", &request).await.unwrap();
         let access = deploy::secrets::AdminAccess {
             server: format!("https://{}", self.wire.address),
             certificate_authority: self.host.access().certificate_authority.clone(),

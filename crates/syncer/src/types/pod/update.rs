@@ -47,7 +47,8 @@ pub fn reconcile(pod: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) 
     update_spec(pod, &mut new_host, ctx);
     sync_gates(pod, &mut new_virtual, &mut new_host);
     let host_only = sync_pod_metadata(&mut new_virtual, &mut new_host, &last.host_only, ctx);
-    reflect_status(&mut new_virtual, host, ctx);
+    let settled = new_host["spec"] == host["spec"];
+    reflect_status(&mut new_virtual, host, settled, ctx);
     // What was decided about readiness gates wins over the host's list.
     keep_gate_conditions(pod, &mut new_virtual, &new_host);
 
@@ -117,8 +118,9 @@ fn sync_pod_metadata(pod: &mut Value, host: &mut Value, seen: &HostOnlyKeys, ctx
     host_only
 }
 
-/// The virtual status for a host pod's. Keeps what only the virtual cluster knows.
-pub fn reflect_status(pod: &mut Value, host: &Value, ctx: &Context<'_>) {
+/// The virtual status for a host pod's. Keeps what only the virtual cluster knows. `settled`: nothing of the tenant's spec is
+/// still on its way to the host.
+pub fn reflect_status(pod: &mut Value, host: &Value, settled: bool, ctx: &Context<'_>) {
     let Some(host_status) = host.get("status").filter(|s| !s.is_null()) else { return };
     let old = pod["status"].clone();
     let mut status = host_status.clone();
@@ -130,9 +132,11 @@ pub fn reflect_status(pod: &mut Value, host: &Value, ctx: &Context<'_>) {
             }
         }
     }
-    // Generations count changes of the host object.
-    status.remove_at(&["observedGeneration"]);
-    if let Some(generation) = old.get("observedGeneration") {
+    // Generations count changes of the host object: what has seen its newest has seen the tenant's newest.
+    let seen = status.remove_at(&["observedGeneration"]).filter(|g| !g.is_null());
+    let newest = seen.is_some() && seen.as_ref() == host.at(&["metadata", "generation"]) && settled;
+    let generation = pod.at(&["metadata", "generation"]).filter(|_| newest).or_else(|| old.get("observedGeneration"));
+    if let Some(generation) = generation.filter(|g| !g.is_null()) {
         status["observedGeneration"] = generation.clone();
     }
     for (member, spec_member) in [
@@ -177,7 +181,13 @@ pub fn reflect_status(pod: &mut Value, host: &Value, ctx: &Context<'_>) {
     crate::types::show_messages(&mut status, &|text| {
         ctx.names.to_virtual_text(text, Some((&host_name, &name))).replace(uid_of(host), uid_of(pod))
     });
-    if let Some(claims) = status.get_mut("resourceClaimStatuses").and_then(Value::as_array_mut) {
+    if ctx.settings.resource_claims {
+        // Made here from templates; the host's pod names the claims themselves.
+        status.remove_at(&["resourceClaimStatuses"]);
+        if let Some(claims) = old.get("resourceClaimStatuses") {
+            status["resourceClaimStatuses"] = claims.clone();
+        }
+    } else if let Some(claims) = status.get_mut("resourceClaimStatuses").and_then(Value::as_array_mut) {
         for claim in claims {
             let of = pod
                 .array_at(&["spec", "resourceClaims"])
