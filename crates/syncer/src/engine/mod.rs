@@ -176,6 +176,7 @@ struct Engine {
     volume_queue: Queue<String>,
     host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
     event_queue: Queue<NamespacedName>,
+    host_events: OnceLock<informer::Informer<informer::ReadOnce>>,
     imports: imports::Imports,
     mappings: mappings::Mappings,
     children: OnceLock<Vec<children::Children>>,
@@ -456,6 +457,7 @@ impl Syncer {
             out.extend(of.kept().into_iter().map(|(what, count)| (format!("{side}_{what}"), count)));
         }
         let types = engine.all_types();
+        out.push(("host_events".into(), engine.host_events.get().map_or(0, |cache| cache.len())));
         out.push(("names".into(), engine.mappings.decisions.len()));
         out.push(("last_seen".into(), types.iter().map(|t| t.seen.lock().len()).sum()));
         out.push(("retries".into(), types.iter().map(|t| t.queue.tracked()).sum()));

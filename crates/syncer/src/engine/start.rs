@@ -68,6 +68,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         volume_queue: Queue::default(),
         host_volumes: OnceLock::new(),
         event_queue: Queue::default(),
+        host_events: OnceLock::new(),
         imports,
         mappings,
         children: OnceLock::new(),
@@ -624,20 +625,7 @@ fn watch_host(engine: &Arc<Engine>) {
     for ty in engine.all_types() {
         watch_host_type(engine, &ty);
     }
-    if engine.settings.events {
-        let source = if engine.names.syncs_namespaces() {
-            Source::all(resource(&kind::EVENT))
-        } else {
-            Source::namespaced(resource(&kind::EVENT), engine.names.install_namespace())
-        };
-        let queue = engine.event_queue.clone();
-        side.watch(&kind::EVENT, source).on_change(move |change| {
-            if !change.is_deleted() {
-                let metadata = &change.object().metadata;
-                queue.add(NamespacedName::new(metadata.namespace.as_str(), metadata.name.as_str()));
-            }
-        });
-    }
+    engine.watch_events();
     if let Nodes::Real { .. } = engine.settings.nodes {
         let queue = engine.node_queue.clone();
         side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {
