@@ -203,6 +203,8 @@ struct Engine {
     replica_sources: OnceLock<replicate::HostCaches>,
     namespace_queue: Queue<String>,
     synced: AtomicBool,
+    /// What works beside the types.
+    others: RwLock<Vec<metrics::Measured>>,
     /// Questions to the host about what tenants write.
     checks: tokio::sync::Semaphore,
 }
@@ -426,25 +428,14 @@ impl Syncer {
 
     /// All metrics in Prometheus's text format.
     pub fn metrics(&self) -> String {
-        let mut out = String::new();
-        for ty in self.engine.all_types() {
-            ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
-        }
-        let engine = &self.engine;
+        let types = self.engine.all_types();
+        let others = self.engine.others.read();
+        let of_types = types.iter().map(|t| (t.name.as_str(), &t.metrics, t.queue.len()));
+        let of_others = others.iter().map(|o| (o.name, &*o.metrics, (o.depth)()));
+        let mut out = metrics::render(&of_types.chain(of_others).collect::<Vec<_>>());
+        out.push_str("# HELP alcove_syncer_kept What is held in memory.\n# TYPE alcove_syncer_kept gauge\n");
         for (what, count) in self.kept() {
             out.push_str(&format!("alcove_syncer_kept{{what=\"{what}\"}} {count}\n"));
-        }
-        for (name, depth) in [
-            ("nodes", engine.node_queue.len()),
-            ("shownvolumes", engine.volume_queue.len()),
-            ("events", engine.event_queue.len()),
-            ("imports", engine.imports.queue.len()),
-            ("children", engine.child_queue.len()),
-            ("mappings", engine.mappings.queue.len()),
-            ("replicas", engine.replica_queue.len()),
-            ("namespaces", engine.namespace_queue.len()),
-        ] {
-            out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
         out
     }
