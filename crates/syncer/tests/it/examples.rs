@@ -35,7 +35,8 @@ fn with<T>(patches: &[Patch], test: impl FnOnce(&Context<'_>) -> T) -> T {
 
 fn made(ty: &dyn ToHost, object: &Value, ctx: &Context<'_>) -> Value {
     let plan = plan(ty, Some(object), None, &LastSeen::default(), ctx);
-    let mut host = plan.actions.iter().find_map(|a| if let Action::CreateHost(host) = a { Some(host.clone()) } else { None });
+    let mut host =
+        plan.actions.iter().find_map(|a| if let Action::CreateHost(host) = a { Some(host.clone()) } else { None });
     let host = host.as_mut().unwrap_or_else(|| panic!("{:?}", plan.actions));
     host["metadata"]["uid"] = "h".into();
     host.clone()
@@ -53,7 +54,12 @@ fn expressions_on_their_way_to_the_host() {
         (KEY, "\"my-value\"", "a", "my-value"),
         (KEY, "btoa(value)", "my-value", "bXktdmFsdWU="),
         (KEY, "atob(value)", "bXktdmFsdWU=", "my-value"),
-        (KEY, "virtualToHostDNS(value)", "nginx.default.svc.cluster.local", "nginx-x-default-x-vcluster.vcluster-ns.svc.cluster.local"),
+        (
+            KEY,
+            "virtualToHostDNS(value)",
+            "nginx.default.svc.cluster.local",
+            "nginx-x-default-x-vcluster.vcluster-ns.svc.cluster.local",
+        ),
         (KEY, "virtualToHostDNS(value)", "nginx.default.svc", "nginx-x-default-x-vcluster.vcluster-ns.svc"),
         (KEY, "value.startsWith('prod-') ? value : `prod-${value}`", "a", "prod-a"),
         (KEY, "value.startsWith('www.') ? value.slice(4) : value", "www.a", "a"),
@@ -72,24 +78,37 @@ fn expressions_on_their_way_to_the_host() {
             assert_eq!(host.str_at(&["metadata", "annotations", "k"]), want, "{text}");
             // The object is ours, and nothing is left to do.
             let owner = syncer::metadata::owner(&host, &syncer::kind::CONFIG_MAP, ctx.names);
-            assert_eq!(owner, syncer::metadata::Owner::Ours { name: syncer::names::NamespacedName::new("default", "m"), uid: "u".into() });
-            let again = |object: &Value, host: &Value| plan(&Configs::ConfigMaps, Some(object), Some(host), &LastSeen::default(), ctx).actions;
+            assert_eq!(
+                owner,
+                syncer::metadata::Owner::Ours {
+                    name: syncer::names::NamespacedName::new("default", "m"),
+                    uid: "u".into()
+                }
+            );
+            let again = |object: &Value, host: &Value| {
+                plan(&Configs::ConfigMaps, Some(object), Some(host), &LastSeen::default(), ctx).actions
+            };
             assert_eq!(again(&object, &host), [], "{text}");
             // Nothing of it comes back when something else changes, and the data goes on both ways.
             host["data"]["a"] = "2".into();
             let actions = again(&object, &host);
-            let up = actions.iter().find_map(|a| if let Action::PatchVirtual { patch, .. } = a { Some(patch) } else { None });
+            let up = actions
+                .iter()
+                .find_map(|a| if let Action::PatchVirtual { patch, .. } = a { Some(patch) } else { None });
             let up = up.unwrap_or_else(|| panic!("{text}: {actions:?}"));
             assert_eq!((up.str_at(&["data", "a"]), up["metadata"].get("annotations")), ("2", None), "{text}");
             object["data"]["a"] = "3".into();
             let actions = again(&object, &host);
-            let down = actions.iter().find_map(|a| if let Action::PatchHost { patch, .. } = a { Some(patch) } else { None });
+            let down =
+                actions.iter().find_map(|a| if let Action::PatchHost { patch, .. } = a { Some(patch) } else { None });
             assert_eq!(down.map(|patch| patch.str_at(&["data", "a"])), Some("3"), "{text}: {actions:?}");
         });
     }
     // What is not there can be made, and `null` takes away.
-    let patches = [expression("metadata.annotations[\"new\"]", Some("valueExists ? value : 'made'"), None),
-        expression("metadata.annotations[\"k\"]", Some("null"), None)];
+    let patches = [
+        expression("metadata.annotations[\"new\"]", Some("valueExists ? value : 'made'"), None),
+        expression("metadata.annotations[\"k\"]", Some("null"), None),
+    ];
     let host = with(&patches, |ctx| made(&Configs::ConfigMaps, &config_map(json!({"k": "v"})), ctx));
     assert_eq!(host.str_at(&["metadata", "annotations", "new"]), "made");
     assert!(host.at(&["metadata", "annotations", "k"]).is_none_or(Value::is_null), "{host}");
@@ -99,7 +118,11 @@ fn expressions_on_their_way_to_the_host() {
 fn images_and_variables_of_all_containers() {
     let patches = [
         expression("spec.containers[*].image", Some("value.replace(\"docker.io/\", \"registry.internal/\")"), None),
-        expression("spec.containers[*].env[*].value", Some("value.replace(\"internal.svc\", \"internal.svc.cluster.local\")"), None),
+        expression(
+            "spec.containers[*].env[*].value",
+            Some("value.replace(\"internal.svc\", \"internal.svc.cluster.local\")"),
+            None,
+        ),
     ];
     let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {"containers": [
         {"name": "a", "image": "docker.io/nginx:latest", "env": [{"name": "U", "value": "http://x.internal.svc"}]},
@@ -110,7 +133,10 @@ fn images_and_variables_of_all_containers() {
         assert_eq!(containers[0].str_at(&["image"]), "registry.internal/nginx:latest");
         assert_eq!(containers[1].str_at(&["image"]), "quay.io/b");
         let mut values = containers[0].array_at(&["env"]).iter();
-        assert_eq!(values.find(|e| e.str_at(&["name"]) == "U").map(|e| e.str_at(&["value"])), Some("http://x.internal.svc.cluster.local"));
+        assert_eq!(
+            values.find(|e| e.str_at(&["name"]) == "U").map(|e| e.str_at(&["value"])),
+            Some("http://x.internal.svc.cluster.local")
+        );
         // And again, nothing.
         let again = plan(&Pods, Some(&pod), Some(&host), &LastSeen::default(), ctx).actions;
         assert!(again.iter().all(|a| matches!(a, Action::Again { .. })), "{again:?}");
@@ -119,7 +145,8 @@ fn images_and_variables_of_all_containers() {
 
 #[test]
 fn port_names_have_a_prefix_on_the_host_and_none_in_the_virtual_cluster() {
-    let patches = [expression("spec.ports[*].name", Some("\"tenant-\" + value"), Some("value.replace(/^tenant-/, \"\")"))];
+    let patches =
+        [expression("spec.ports[*].name", Some("\"tenant-\" + value"), Some("value.replace(/^tenant-/, \"\")"))];
     let service = json!({"metadata": {"name": "s", "namespace": "default", "uid": "u"},
         "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}});
     with(&patches, |ctx| {
