@@ -1,6 +1,7 @@
 //! The binary as its users meet it.
 
 mod dedicated;
+mod distro;
 mod docs;
 mod edges;
 mod envtest;

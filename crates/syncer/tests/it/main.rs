@@ -8,6 +8,7 @@ mod cluster;
 mod configured;
 mod devices;
 mod docs;
+mod examples;
 mod faults;
 mod host_files;
 mod hostile;
