@@ -287,21 +287,23 @@ fn deployment(release: &HubRelease<'_>) -> Value {
     }
     args.extend(values.extra_args.iter().cloned());
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut image = values.image.clone();
+    if image.tag.is_empty() {
+        image.tag = release.version.into();
+    }
+    let image = image.reference("");
     let mut env = vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IP", "status.podIP"),
         field("NODE_NAME", "spec.nodeName"),
+        json!({"name": "ALCOVE_IMAGE", "value": image}),
     ];
     if let Some(secret) = &database {
         let key = json!({"name": secret, "key": "dataSource"});
         env.push(json!({"name": "ALCOVE_HUB_STORE", "valueFrom": {"secretKeyRef": key}}));
     }
     env.extend(values.env.iter().cloned());
-    let mut image = values.image.clone();
-    if image.tag.is_empty() {
-        image.tag = release.version.into();
-    }
     let probe = |path: &str, failures: u32| {
         json!({
             "httpGet": {"path": path, "port": 8080},
@@ -312,7 +314,7 @@ fn deployment(release: &HubRelease<'_>) -> Value {
     };
     let mut container = json!({
         "name": "hub",
-        "image": image.reference(""),
+        "image": image,
         "args": args,
         "env": env,
         "ports": [{"name": "health", "containerPort": 8080, "protocol": "TCP"}],

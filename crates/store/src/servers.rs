@@ -92,7 +92,7 @@ fn spawn_from_thread(mut command: Command) -> io::Result<(Child, Sender<()>)> {
     std::thread::Builder::new().name("server".to_string()).spawn(move || {
         if answer.send(command.spawn()).is_ok() {
             // Until the other end is dropped.
-            drop(ends.recv());
+            let _ = ends.recv();
         }
     })?;
     let child = answered.recv().map_err(io::Error::other)??;

@@ -205,7 +205,7 @@ fn pod_settings() {
         enforce_tolerations: vec![json!({"key": "tenants", "operator": "Exists"})],
         runtime_class_name: "gvisor".into(),
         priority_class_name: "low".into(),
-        rewrite_hosts: Some(RewriteHosts { image: "alpine".into(), resources: json!({}) }),
+        rewrite_hosts: Some(RewriteHosts { image: "alpine".into(), own: false, resources: json!({}) }),
         host_schedulers: vec![],
     };
     let host = world.host(&Pods, &pod(json!({"subdomain": "peers"})));
@@ -215,6 +215,18 @@ fn pod_settings() {
     assert_eq!(host.str_at(&["spec", "priorityClassName"]), "low");
     let init = &host.array_at(&["spec", "initContainers"])[0];
     assert!(init["args"][1].as_str().expect("a script").contains("web.peers.default.svc.cluster.local"), "{init}");
+    world.settings.pods.rewrite_hosts = Some(RewriteHosts { image: "alcove".into(), own: true, resources: json!({}) });
+    let own = &world.host(&Pods, &pod(json!({"subdomain": "peers"})))["spec"]["initContainers"][0];
+    let args = [
+        "rewrite-hosts",
+        "--hostname",
+        "web",
+        "--fqdn",
+        "web.peers.default.svc.cluster.local",
+        "--output",
+        "/hosts/hosts",
+    ];
+    assert_eq!((&own["image"], &own["args"], &own["command"]), (&json!("alcove"), &json!(args), &Value::Null));
     let mut quiet = pod(json!({"subdomain": "peers"}));
     quiet.set_at(&["metadata", "annotations", "vcluster.loft.sh/disable-subdomain-rewrite"], "true".into());
     assert_eq!(world.host(&Pods, &quiet).array_at(&["spec", "initContainers"]).len(), 0);
