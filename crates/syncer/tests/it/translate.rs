@@ -312,6 +312,33 @@ fn a_pods_status_comes_back() {
 }
 
 #[test]
+fn an_observed_generation_is_the_virtual_pods() {
+    let world = World::new();
+    let mut virtual_ = pod(json!({"nodeName": "node-1"}));
+    virtual_["metadata"]["generation"] = json!(2);
+    let mut host = world.stored(&Pods, &virtual_);
+    host["metadata"]["generation"] = json!(5);
+    let mut changed = virtual_.clone();
+    merge(&mut changed, &json!({"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}));
+    changed["metadata"]["generation"] = json!(3);
+    // (the virtual pod, what the host's kubelet has seen, what the tenant is told)
+    for (virtual_, seen, want) in
+        [(&virtual_, json!(5), json!(2)), (&virtual_, json!(4), Value::Null), (&changed, json!(5), Value::Null)]
+    {
+        host["status"] = json!({"phase": "Running", "observedGeneration": seen,
+            "conditions": [{"type": "Ready", "status": "True", "observedGeneration": seen}]});
+        let actions = world.patches(&Pods, virtual_, &host);
+        let status = actions.iter().find_map(|action| match action {
+            Action::PatchVirtual { patch, subresource: "status" } => Some(patch["status"].clone()),
+            _ => None,
+        });
+        let status = status.expect("the status goes up");
+        assert_eq!(status["observedGeneration"], want, "{seen}");
+        assert_eq!(status["conditions"][0]["observedGeneration"], want, "{seen}");
+    }
+}
+
+#[test]
 fn what_can_change_on_a_running_pod() {
     let world = World::new();
     let before = pod(json!({"nodeName": "n", "schedulingGates": [{"name": "g"}]}));

@@ -113,7 +113,7 @@ impl ToHost for Pods {
         }
         // The status flows until the end: controllers wait for a terminating pod to succeed or fail.
         let mut shown = pod.clone();
-        update::reflect_status(&mut shown, host, ctx);
+        update::reflect_status(&mut shown, host, false, ctx);
         crate::plan::push_patches(&mut actions, pod, &shown, |patch, subresource| Action::PatchVirtual {
             patch,
             subresource,
