@@ -49,7 +49,7 @@
 {{- $rules = append $rules (dict "apiGroups" (list "networking.k8s.io") "resources" (list "ingresses") "verbs" $all) -}}
 {{- end -}}
 {{- $routes := false -}}
-{{- range $kind := list "gateways" "httpRoutes" "tlsRoutes" "backendTLSPolicies" -}}
+{{- range $kind := list "gateways" "httpRoutes" "tlsRoutes" "grpcRoutes" "tcpRoutes" "udpRoutes" "backendTLSPolicies" -}}
 {{- if include "alcove.gatewayKind" (dict "root" $ "kind" $kind) -}}
 {{- $rules = append $rules (dict "apiGroups" $gateway "resources" (list (lower $kind)) "verbs" $all) -}}
 {{- if ne $kind "gateways" -}}{{- $routes = true -}}{{- end -}}
@@ -126,13 +126,17 @@
 {{- end -}}
 {{- end -}}
 {{- $scheduler := include "alcove.virtualScheduler" . -}}
+{{- if $scheduler -}}
+{{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "pods") "verbs" $read) -}}
+{{- end -}}
 {{- $anyGateway := false -}}
-{{- range $kind := list "gateways" "httpRoutes" "tlsRoutes" "backendTLSPolicies" -}}
+{{- range $kind := list "gateways" "httpRoutes" "tlsRoutes" "grpcRoutes" "tcpRoutes" "udpRoutes" "backendTLSPolicies" -}}
 {{- if include "alcove.gatewayKind" (dict "root" $ "kind" $kind) -}}{{- $anyGateway = true -}}{{- end -}}
 {{- end -}}
 {{- $classes := or $fromHost.gatewayClasses.enabled $fromHost.gateways.enabled $toHost.gatewayApi.enabled -}}
 {{- $claims := or $toHost.resourceClaims.enabled $toHost.resourceClaimTemplates.enabled $fromHost.deviceClasses.enabled -}}
 {{- range $row := list
+      (list $toHost.ingresses.enabled "networking.k8s.io" "ingresses" (list "list" "watch"))
       (list (or $scheduler (eq (toString $fromHost.storageClasses.enabled) "true")) "storage.k8s.io" "storageclasses" $read)
       (list (or $scheduler (eq (toString $fromHost.csiNodes.enabled) "true")) "storage.k8s.io" "csinodes" $read)
       (list (or $scheduler (eq (toString $fromHost.csiDrivers.enabled) "true")) "storage.k8s.io" "csidrivers" $read)

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, etcd, etcd_placeholder, hub, rewrite_hosts, serve, store, template, up};
+use crate::commands::{
+    apiserver, demo, etcd, etcd_placeholder, hostpath_mapper, hub, rewrite_hosts, serve, store, template, up,
+};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -33,6 +35,7 @@ impl Args {
             | Command::Etcd(_)
             | Command::EtcdPlaceholder(_)
             | Command::Serve(_)
+            | Command::HostpathMapper(_)
             | Command::Forward(_) => true,
             _ => false,
         }
@@ -156,6 +159,11 @@ pub enum Command {
         after_help = "Examples:\n  alcove serve                                        in a pod made by `alcove create` or the chart\n  alcove serve --name team-a -n team-a --kubeconfig host.kubeconfig --config vcluster.yaml --data-dir ./data --port 0"
     )]
     Serve(serve::ServeArgs),
+    /// Keep links from a tenant's names to a node's logs and volumes, in a DaemonSet on the host
+    #[command(
+        after_help = "Examples:\n  alcove hostpath-mapper                         in a pod made by the chart (controlPlane.hostPathMapper)\n  alcove hostpath-mapper --name team-a -n team-a --node worker-1 --root /host"
+    )]
+    HostpathMapper(hostpath_mapper::HostpathMapper),
     /// Run the API server alone, as kube-apiserver with a store of its own
     #[command(
         args_override_self = true,

@@ -18,6 +18,7 @@ use crate::ui::Step;
 const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "StatefulSet", "statefulsets", true),
     ("apps/v1", "Deployment", "deployments", true),
+    ("apps/v1", "DaemonSet", "daemonsets", true),
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", true),
     ("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", true),
     ("networking.k8s.io/v1", "Ingress", "ingresses", true),

@@ -356,6 +356,9 @@ section! { GatewayApi {
     http_routes: Enable,
     gateways: Enable,
     tls_routes: Enable,
+    grpc_routes: Enable,
+    tcp_routes: Enable,
+    udp_routes: Enable,
     #[serde(rename = "backendTLSPolicies")]
     backend_tls_policies: Enable,
     reference_grants: EnableSwitch,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::error::Problem;
-use crate::model::{Config, DnsMode, EnableMappings, Patch, ResolveDns, StoreType, Switch, Typed};
+use crate::model::{Config, DnsMode, EnableMappings, GatewayRoutePolicy, Patch, ResolveDns, StoreType, Switch, Typed};
 
 /// Applies the defaults that depend on other keys and returns all broken rules.
 pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
@@ -63,6 +63,16 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         !config.networking.advanced.cluster_domain.split('.').all(is_dns_label),
         "networking.advanced.clusterDomain",
         "must be a DNS domain such as cluster.local",
+    );
+    check(
+        config.control_plane.host_path_mapper.enabled && config.sync.to_host.namespaces.enabled,
+        "controlPlane.hostPathMapper.enabled",
+        "must not be true together with sync.toHost.namespaces.enabled: the mapper looks into one host namespace",
+    );
+    check(
+        config.control_plane.host_path_mapper.central && !config.control_plane.host_path_mapper.enabled,
+        "controlPlane.hostPathMapper.central",
+        "needs controlPlane.hostPathMapper.enabled",
     );
     let text = |path: &str| values.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let after = text("/sleep/auto/afterInactivity");
@@ -316,29 +326,53 @@ fn gateway_mappings(config: &Typed, check: &mut Check<'_>) {
     let mappings = &gateways.mappings.by_name;
     let path = "sync.fromHost.gateways";
     check(mappings.is_empty(), &format!("{path}.mappings.byName"), "must not be empty");
-    from_host_mappings(path, mappings, check);
     let mut targets = BTreeMap::new();
     for (from, to) in mappings {
         let here = format!("{path}.mappings.byName[{from:?}]");
-        let namespace = to.split('/').next().unwrap_or_default();
-        check(namespace.starts_with("kube-"), &here, "the namespace is reserved");
+        for (text, side) in [(from, "key"), (to, "value")] {
+            let (namespace, name) = text.split_once('/').unwrap_or_default();
+            let fits = is_dns_label(namespace) && (name == "*" || name.split('.').all(is_dns_label));
+            check(!fits, &here, &format!("the {side} must be NAMESPACE/NAME or NAMESPACE/*"));
+        }
+        let wildcard = (from.ends_with("/*"), to.ends_with("/*"));
+        check(wildcard == (true, false), &here, "the value must be a wildcard NAMESPACE/* because the key is one");
+        check(wildcard == (false, true), &here, "the value must not be a wildcard because the key is none");
+        let namespace = |text: &'_ str| text.split('/').next().unwrap_or_default().to_owned();
+        check(namespace(to).starts_with("kube-"), &here, "the namespace is reserved");
         if let Some(other) = targets.insert(to, from) {
             check(true, &here, &format!("has the same target as {other:?}: {to}"));
         }
-        let whole = to.ends_with("/*").then(|| to.trim_end_matches('*'));
-        let inside =
-            whole.is_some_and(|prefix| mappings.values().any(|other| other != to && other.starts_with(prefix)));
-        check(inside, &here, "overlaps with another mapping into the same namespace");
+        let mut others = mappings.iter().filter(|(other, _)| *other != from);
+        let overlaps = others.any(|(other, target)| {
+            let wild = other.ends_with("/*");
+            wild && (namespace(other) == namespace(from) || namespace(target) == namespace(to))
+        });
+        check(overlaps && !wildcard.0, &here, "overlaps with a wildcard mapping of the same namespace");
     }
-    let word = |text: &str| matches!(text, "" | "Same" | "All" | "None" | "Selector");
-    let policy = &gateways.allowed_routes.default_virtual_namespace_policy.from;
-    let message = "must be one of: Same, All, None, Selector";
-    check(!word(policy), &format!("{path}.allowedRoutes.defaultVirtualNamespacePolicy.from"), message);
-    for (n, o) in gateways.allowed_routes.overrides.iter().enumerate() {
+    let policies = &gateways.allowed_routes;
+    let default = format!("{path}.allowedRoutes.defaultVirtualNamespacePolicy");
+    route_policy(&default, &policies.default_virtual_namespace_policy, check);
+    for (n, o) in policies.overrides.iter().enumerate() {
         let here = format!("{path}.allowedRoutes.overrides[{n}]");
         check(o.host_namespace.is_empty() || o.name.is_empty(), &here, "must have hostNamespace and name");
-        check(!word(&o.virtual_namespace_policy.from), &format!("{here}.virtualNamespacePolicy.from"), message);
+        let covered = mappings.contains_key(&format!("{}/{}", o.host_namespace, o.name))
+            || mappings.contains_key(&format!("{}/*", o.host_namespace));
+        check(!covered, &here, &format!("no entry of {path}.mappings.byName shows this Gateway"));
+        route_policy(&format!("{here}.virtualNamespacePolicy"), &o.virtual_namespace_policy, check);
+        for (h, hostname) in o.allowed_hostnames.iter().enumerate() {
+            let fits = hostname.strip_prefix("*.").unwrap_or(hostname).split('.').all(is_dns_label);
+            let here = format!("{here}.allowedHostnames[{h}]");
+            check(!fits, &here, "must be a host name, or one that begins with *.");
+        }
     }
+}
+
+fn route_policy(path: &str, policy: &GatewayRoutePolicy, check: &mut Check<'_>) {
+    let word = matches!(policy.from.as_str(), "" | "Same" | "All" | "None" | "Selector");
+    check(!word, &format!("{path}.from"), "must be one of: Same, All, None, Selector");
+    let selector = &policy.selector;
+    let empty = selector.match_labels.is_empty() && selector.match_expressions.is_empty();
+    check(policy.from == "Selector" && empty, &format!("{path}.selector"), "must not be empty when from is Selector");
 }
 
 fn resolve_dns(path: &str, entry: &ResolveDns, check: &mut Check<'_>) {

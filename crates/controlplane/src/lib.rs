@@ -32,6 +32,7 @@ mod restore;
 mod service_range;
 mod settings;
 mod snapshots;
+mod write_through;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -278,6 +279,9 @@ impl ControlPlane {
         let authorizer = Arc::clone(&api_config.authorizer);
         let central = &config.policies.central_admission;
         central::add(&mut api_config.admission.0, central, &authorizer, &name, host_namespace);
+        if let Some(link) = &link {
+            write_through::add(&mut api_config.admission.0, &config, link);
+        }
         let distro = match &binaries {
             Some(folder) if config.control_plane.distro.k8s.enabled => {
                 let distro = Distro::prepare(folder, data_dir.as_deref(), &config, &certificates)?;

@@ -233,6 +233,11 @@ fn controller_list(config: &Config, has_host: bool) -> Vec<String> {
     if has_host && !config.virtual_scheduler() {
         list.extend(["-node-lifecycle-controller", "-persistentvolume-binder-controller"]);
     }
+    // With templates alone the host makes the claims.
+    let to_host = &config.sync.to_host;
+    if has_host && to_host.resource_claim_templates.enabled && !to_host.resource_claims.enabled {
+        list.push("-resourceclaim-controller");
+    }
     list.into_iter().map(str::to_string).collect()
 }
 

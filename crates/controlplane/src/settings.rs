@@ -66,6 +66,9 @@ pub(crate) fn settings(name: &str, config: &Config, own_image: Option<&str>) -> 
         gateways: gateway_api.enabled || gateway_api.gateways.enabled,
         http_routes: gateway_api.enabled || gateway_api.http_routes.enabled,
         tls_routes: gateway_api.tls_routes.enabled,
+        grpc_routes: gateway_api.grpc_routes.enabled,
+        tcp_routes: gateway_api.tcp_routes.enabled,
+        udp_routes: gateway_api.udp_routes.enabled,
         backend_tls_policies: gateway_api.backend_tls_policies.enabled,
         reference_grants: match gateway_api.reference_grants.enabled {
             Switch::On => true,
@@ -197,7 +200,8 @@ fn route_policy(policy: &GatewayRoutePolicy) -> RoutePolicy {
         "All" => RoutePolicy::All,
         "None" => RoutePolicy::None,
         "Selector" => RoutePolicy::Selector(selector(&policy.selector)),
-        _ => RoutePolicy::Same,
+        "Same" => RoutePolicy::Same,
+        _ => RoutePolicy::OfGateway,
     }
 }
 
@@ -285,6 +289,9 @@ fn to_host_patches(config: &Config) -> Result<Patches, SettingsError> {
         ("gateways.gateway.networking.k8s.io", "gatewayApi.gateways", &gateway.gateways.patches),
         ("httproutes.gateway.networking.k8s.io", "gatewayApi.httpRoutes", &gateway.http_routes.patches),
         ("tlsroutes.gateway.networking.k8s.io", "gatewayApi.tlsRoutes", &gateway.tls_routes.patches),
+        ("grpcroutes.gateway.networking.k8s.io", "gatewayApi.grpcRoutes", &gateway.grpc_routes.patches),
+        ("tcproutes.gateway.networking.k8s.io", "gatewayApi.tcpRoutes", &gateway.tcp_routes.patches),
+        ("udproutes.gateway.networking.k8s.io", "gatewayApi.udpRoutes", &gateway.udp_routes.patches),
         (
             "backendtlspolicies.gateway.networking.k8s.io",
             "gatewayApi.backendTLSPolicies",
@@ -294,7 +301,9 @@ fn to_host_patches(config: &Config) -> Result<Patches, SettingsError> {
     ] {
         add_patches(&mut all, resource, &format!("sync.toHost.{key}"), list)?;
     }
-    for resource in ["gateways", "httproutes", "tlsroutes", "backendtlspolicies"] {
+    for resource in
+        ["gateways", "httproutes", "tlsroutes", "grpcroutes", "tcproutes", "udproutes", "backendtlspolicies"]
+    {
         add_patches(
             &mut all,
             &format!("{resource}.gateway.networking.k8s.io"),

@@ -43,6 +43,13 @@ pub struct HubValues {
     extra_args: Vec<String>,
     service_account: Account,
     rbac: Create,
+    host_path_mapper: Mapper,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mapper {
+    enabled: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -144,7 +151,7 @@ pub const RULES: &[(&[&str], &[&str], &[&str])] = &[
         ],
         &["get", "list", "delete"],
     ),
-    (&["apps"], &["statefulsets", "deployments"], &["list", "delete"]),
+    (&["apps"], &["statefulsets", "deployments", "daemonsets"], &["list", "delete"]),
     (&["networking.k8s.io"], &["ingresses", "networkpolicies"], &["list", "delete"]),
     (&["policy"], &["poddisruptionbudgets"], &["list", "delete"]),
     (&["storage.k8s.io"], &["storageclasses"], &["list", "delete"]),
@@ -177,6 +184,15 @@ impl HubRelease<'_> {
     fn account(&self) -> &str {
         let name = &self.values.service_account.name;
         if name.is_empty() { self.name } else { name }
+    }
+
+    /// The image as asked for; without a tag, of this version.
+    fn image(&self) -> String {
+        let mut image = self.values.image.clone();
+        if image.tag.is_empty() {
+            image.tag = self.version.into();
+        }
+        image.reference("")
     }
 
     fn selector(&self) -> Value {
@@ -265,7 +281,52 @@ pub fn hub_objects(release: &HubRelease<'_>) -> Vec<Value> {
         }));
     }
     objects.push(deployment(release));
+    if values.host_path_mapper.enabled {
+        objects.extend(host_path_mapper(release));
+    }
     objects
+}
+
+/// The host path mapper of all clusters that ask for the central one.
+fn host_path_mapper(release: &HubRelease<'_>) -> [Value; 4] {
+    let values = release.values;
+    let none = Strings::new();
+    let name = names::hostpath_mapper(release.name);
+    let role = names::cluster_role(&name, release.namespace);
+    let mut account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": release.metadata(&name, &none),
+    });
+    crate::workload::set_if_any(&mut account, "imagePullSecrets", json!(values.image_pull_secrets));
+    let labels = json!({"app": crate::hostpaths::APP, "release": release.name});
+    let mut pod = crate::hostpaths::pod_spec(&release.image(), &name, "/tmp/vcluster", &["--all".to_string()]);
+    crate::workload::set_if_any(&mut pod["containers"][0], "imagePullPolicy", json!(values.image_pull_policy));
+    [
+        account,
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": release.cluster_metadata(&role, &none),
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": release.cluster_metadata(&role, &none),
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": release.namespace}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        }),
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": release.metadata(&name, &none),
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }),
+    ]
 }
 
 fn deployment(release: &HubRelease<'_>) -> Value {
@@ -287,17 +348,12 @@ fn deployment(release: &HubRelease<'_>) -> Value {
     }
     args.extend(values.extra_args.iter().cloned());
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    let mut image = values.image.clone();
-    if image.tag.is_empty() {
-        image.tag = release.version.into();
-    }
-    let image = image.reference("");
     let mut env = vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IP", "status.podIP"),
         field("NODE_NAME", "spec.nodeName"),
-        json!({"name": "ALCOVE_IMAGE", "value": image}),
+        json!({"name": "ALCOVE_IMAGE", "value": release.image()}),
     ];
     if let Some(secret) = &database {
         let key = json!({"name": secret, "key": "dataSource"});
@@ -314,7 +370,7 @@ fn deployment(release: &HubRelease<'_>) -> Value {
     };
     let mut container = json!({
         "name": "hub",
-        "image": image,
+        "image": release.image(),
         "args": args,
         "env": env,
         "ports": [{"name": "health", "containerPort": 8080, "protocol": "TCP"}],

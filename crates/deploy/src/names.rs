@@ -37,6 +37,10 @@ pub fn etcd(name: &str) -> String {
 pub fn etcd_headless(name: &str) -> String {
     format!("{name}-etcd-headless")
 }
+/// DaemonSet, ServiceAccount, Role and RoleBinding of the host path mapper.
+pub fn hostpath_mapper(name: &str) -> String {
+    format!("{name}-hostpath-mapper")
+}
 /// ClusterRole and ClusterRoleBinding: `vc-NAME-v-NAMESPACE`, shortened with a hash when longer than 63.
 pub fn cluster_role(name: &str, namespace: &str) -> String {
     shorten(&format!("vc-{name}-v-{namespace}"))

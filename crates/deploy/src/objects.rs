@@ -7,8 +7,8 @@ use config::{Config, Strings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, etcd, names, network, policies, rbac,
-    template, workload,
+    CREATED_ANNOTATION, PLACEMENT_HUB, PLACEMENT_LABEL, STORE_ANNOTATION, etcd, hostpaths, names, network, policies,
+    rbac, template, workload,
 };
 
 /// Where the control plane of a virtual cluster runs.
@@ -116,6 +116,7 @@ pub fn host_objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
     if release.placement == Placement::Dedicated {
         objects.extend(workload::objects(release)?);
     }
+    objects.extend(hostpaths::objects(release));
     objects.extend(manifests(release)?);
     Ok(objects)
 }

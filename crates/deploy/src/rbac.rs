@@ -137,25 +137,34 @@ fn resource_of(key: &str) -> (&str, &str) {
     key.split_once('.').unwrap_or((key, ""))
 }
 
+/// Routes and policies of the Gateway API: keys below `sync.toHost.gatewayApi` and resources.
+const ROUTES: [(&str, &str); 6] = [
+    ("httpRoutes", "httproutes"),
+    ("tlsRoutes", "tlsroutes"),
+    ("grpcRoutes", "grpcroutes"),
+    ("tcpRoutes", "tcproutes"),
+    ("udpRoutes", "udproutes"),
+    ("backendTLSPolicies", "backendtlspolicies"),
+];
+
 /// Is a kind of the Gateway API copied to the host? The umbrella switch stands for Gateways and HTTPRoutes.
 fn gateway_kind(release: &Release<'_>, kind: &str) -> bool {
     let on = |key: &str| release.config.is_on(&format!("sync.toHost.gatewayApi.{key}"));
     on(&format!("{kind}.enabled")) || on("enabled") && matches!(kind, "gateways" | "httpRoutes")
 }
 
+fn any_route(release: &Release<'_>) -> bool {
+    ROUTES.iter().any(|(key, _)| gateway_kind(release, key))
+}
+
 fn gateway_rules(release: &Release<'_>) -> Vec<Value> {
     let mut rules = Vec::new();
-    for (key, resource) in [
-        ("gateways", "gateways"),
-        ("httpRoutes", "httproutes"),
-        ("tlsRoutes", "tlsroutes"),
-        ("backendTLSPolicies", "backendtlspolicies"),
-    ] {
+    for (key, resource) in [("gateways", "gateways")].into_iter().chain(ROUTES) {
         if gateway_kind(release, key) {
             rules.push(rule(&[GATEWAY], &[resource], &ALL));
         }
     }
-    let routes = ["httpRoutes", "tlsRoutes", "backendTLSPolicies"].into_iter().any(|key| gateway_kind(release, key));
+    let routes = any_route(release);
     let namespaces = release.config.sync.to_host.namespaces.enabled;
     if release.config.is_on("sync.toHost.gatewayApi.referenceGrants.enabled") || routes && namespaces {
         rules.push(rule(&[GATEWAY], &["referencegrants"], &ALL));
@@ -191,11 +200,12 @@ fn cluster_role_rules(release: &Release<'_>) -> Vec<Value> {
     }
     // What a scheduler of our own has to know about volumes is switched on with it.
     let on = |key: &str| config.is_on(&format!("sync.fromHost.{key}.enabled"));
-    let gateways = ["gateways", "httpRoutes", "tlsRoutes", "backendTLSPolicies"];
-    let any_gateway = gateways.into_iter().any(|key| gateway_kind(release, key));
+    let any_gateway = gateway_kind(release, "gateways") || any_route(release);
     let classes = on("gatewayClasses") || on("gateways") || config.is_on("sync.toHost.gatewayApi.enabled");
     let claims = to_host.resource_claims.enabled || to_host.resource_claim_templates.enabled || on("deviceClasses");
     for (enabled, group, resource, verbs) in [
+        // Whether another tenant has a host name of an Ingress already.
+        (to_host.ingresses.enabled, "networking.k8s.io", "ingresses", &["list", "watch"][..]),
         (scheduler || on("storageClasses"), "storage.k8s.io", "storageclasses", &READ[..]),
         (scheduler || on("csiNodes"), "storage.k8s.io", "csinodes", &READ[..]),
         (scheduler || on("csiDrivers"), "storage.k8s.io", "csidrivers", &READ[..]),

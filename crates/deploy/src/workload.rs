@@ -250,7 +250,7 @@ fn container(release: &Release<'_>) -> Value {
 }
 
 /// The image as configured; without a tag, of this version.
-fn image(release: &Release<'_>) -> String {
+pub(crate) fn image(release: &Release<'_>) -> String {
     let mut image = release.config.control_plane.stateful_set.image.clone();
     if image.tag.is_empty() {
         image.tag = release.version.into();

@@ -42,6 +42,7 @@ const SYNCED_CLUSTER_SCOPED: &[Resource] = &[
 const RENDERED: &[Resource] = &[
     Resource::new("apps", "v1", "statefulsets"),
     Resource::new("apps", "v1", "deployments"),
+    Resource::new("apps", "v1", "daemonsets"),
     Resource::new("policy", "v1", "poddisruptionbudgets"),
     Resource::new("networking.k8s.io", "v1", "networkpolicies"),
     Resource::new("networking.k8s.io", "v1", "ingresses"),

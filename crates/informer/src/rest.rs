@@ -177,12 +177,19 @@ pub struct Rest {
     user_agent: HeaderValue,
     field_manager: Str,
     timeout: Duration,
+    dry_run: bool,
 }
 
 impl Rest {
     /// `component` is the field manager and the first word of the user agent, such as `kube-controller-manager`.
     pub fn new(client: kube::Client, component: &str) -> Self {
-        Rest { client, user_agent: user_agent(component), field_manager: component.into(), timeout: TIMEOUT }
+        Rest {
+            client,
+            user_agent: user_agent(component),
+            field_manager: component.into(),
+            timeout: TIMEOUT,
+            dry_run: false,
+        }
     }
 
     /// The same client for a part of the component: `kube-controller-manager/... deployment-controller`.
@@ -198,6 +205,11 @@ impl Rest {
 
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Rest { timeout, ..self }
+    }
+
+    /// The same client whose creations, updates and patches are looked at by the server and not stored.
+    pub fn with_dry_run(self) -> Self {
+        Rest { dry_run: true, ..self }
     }
 
     pub fn client(&self) -> &kube::Client {
@@ -300,6 +312,9 @@ impl Rest {
         push_query(&mut query, "fieldManager", &self.field_manager);
         if force {
             push_query(&mut query, "force", "true");
+        }
+        if self.dry_run {
+            push_query(&mut query, "dryRun", "All");
         }
         query
     }

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod decisions;
 pub mod diff;
 mod engine;
+pub mod host_files;
 pub mod kind;
 pub mod metadata;
 pub mod names;
@@ -22,5 +23,5 @@ pub mod settings;
 pub mod types;
 
 pub use decisions::Pair;
-pub use engine::mappings::MappingStore;
+pub use engine::mappings::{self, MappingStore};
 pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

@@ -288,7 +288,9 @@ fn plan_both(ty: &dyn ToHost, virtual_: &Value, host: &Value, last: &LastSeen, c
                 subresource,
             });
             actions.extend(rest);
-            Plan { actions, seen: LastSeen { on_host: true, ..desired.seen } }
+            // What is taken away here was not taken away by the host.
+            let on_host = !actions.iter().any(|a| matches!(a, Action::DeleteHost { .. }));
+            Plan { actions, seen: LastSeen { on_host, ..desired.seen } }
         }
         Err(refusal) => Plan { actions: vec![refused(refusal)], seen },
     }

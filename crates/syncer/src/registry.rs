@@ -74,11 +74,11 @@ entries! {
     "serviceaccounts", "sync.toHost.serviceAccounts", ToHost, "off", "secrets are dropped", "-", "hostile_objects_do_no_harm";
     "priorityclasses", "sync.toHost.priorityClasses", ToHost, "off", "name; value at most 1000000000; never the default", "-", "hostile_objects_do_no_harm";
     "storageclasses", "sync.toHost.storageClasses", ToHost, "off", "name; never the default; no Secrets of the host", "-", "hostile_objects_do_no_harm";
-    "resourceclaims, resourceclaimtemplates", "sync.toHost.resourceClaims, resourceClaimTemplates", ToHostWithStatus, "off", "name (short form)", "status", "what_can_change_on_a_running_pod";
+    "resourceclaims, resourceclaimtemplates", "sync.toHost.resourceClaims, resourceClaimTemplates", ToHostWithStatus, "off", "name (short form)", "status", "pods_run_with_the_devices_they_claim";
     "custom resources", "sync.toHost.customResources", ToHostWithStatus, "off", "name; fields that patches name", "status", "custom_resources_go_to_the_host_and_bring_back_what_is_made_for_them, budgets_and_patches";
     "gateways", "sync.toHost.gatewayApi.gateways", ToHostWithStatus, "off", "certificates, parameters; listeners take this cluster's routes only", "status", "routes_attach_where_they_may";
-    "httproutes, tlsroutes", "sync.toHost.gatewayApi.httpRoutes, tlsRoutes", ToHostWithStatus, "off", "parents, backends, mirrors; each checked against listeners and reference grants", "status with the tenant's parents", "routes_attach_where_they_may";
-    "backendtlspolicies", "sync.toHost.gatewayApi.backendTLSPolicies", ToHostWithStatus, "off", "targets, authorities", "status", "routes_attach_where_they_may";
+    "httproutes, tlsroutes, grpcroutes, tcproutes, udproutes", "sync.toHost.gatewayApi.httpRoutes, tlsRoutes, grpcRoutes, tcpRoutes, udpRoutes", ToHostWithStatus, "off", "parents, backends, mirrors; each checked against listeners and reference grants", "status with the tenant's parents", "routes_attach_where_they_may, each_kind_of_route_attaches_to_listeners_of_its_protocol";
+    "backendtlspolicies", "sync.toHost.gatewayApi.backendTLSPolicies", ToHostWithStatus, "off", "targets, authorities", "status", "policies_wait_for_the_service_they_are_about";
     "referencegrants", "sync.toHost.gatewayApi.referenceGrants", ToHost, "with mapped namespaces", "namespaces", "-", "routes_attach_where_they_may";
     "what host controllers make", "sync.toHost.customResources", FromHost, "with custom resources", "-", "Secrets, ConfigMaps, Services and claims that a synced object names or owns", "custom_resources_go_to_the_host_and_bring_back_what_is_made_for_them";
     "namespaces", "sync.toHost.namespaces", ToHost, "off", "name by rule; objects inside keep theirs", "-", "mapped_namespaces_keep_their_names";

@@ -124,6 +124,9 @@ pub struct GatewaySettings {
     pub gateways: bool,
     pub http_routes: bool,
     pub tls_routes: bool,
+    pub grpc_routes: bool,
+    pub tcp_routes: bool,
+    pub udp_routes: bool,
     pub backend_tls_policies: bool,
     /// Grants of the tenant go to the host, where namespaces are mapped one to one.
     pub reference_grants: bool,
@@ -131,15 +134,23 @@ pub struct GatewaySettings {
 
 impl GatewaySettings {
     pub fn is_on(&self) -> bool {
-        self.gateways || self.http_routes || self.tls_routes || self.backend_tls_policies
+        self.gateways
+            || self.http_routes
+            || self.tls_routes
+            || self.grpc_routes
+            || self.tcp_routes
+            || self.udp_routes
+            || self.backend_tls_policies
     }
 }
 
 /// Which virtual namespaces may attach routes to an imported Gateway.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum RoutePolicy {
-    /// The namespace the Gateway is shown in.
+    /// Those that the Gateway's own listeners name.
     #[default]
+    OfGateway,
+    /// The namespace the Gateway is shown in.
     Same,
     All,
     None,

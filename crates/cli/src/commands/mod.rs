@@ -10,6 +10,7 @@ mod delete;
 pub mod demo;
 pub mod etcd;
 pub mod etcd_placeholder;
+pub mod hostpath_mapper;
 pub mod hub;
 mod list;
 mod mappings;
@@ -59,6 +60,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
             let data_dir = global.data_dir.clone().filter(|path| home.as_deref() != Some(path.as_os_str()));
             Box::pin(serve::run(&global, data_dir.as_deref(), &command, ui)).await
         }
+        Command::HostpathMapper(command) => Box::pin(hostpath_mapper::run(&global, &command, ui)).await,
         Command::Apiserver(command) => {
             // ALCOVE_HOME is about `alcove up`; a stand-alone server is in memory unless it is told otherwise.
             let home = std::env::var_os("ALCOVE_HOME");

@@ -175,7 +175,7 @@ fn read_config(path: &Path) -> anyhow::Result<Config> {
 }
 
 /// `--namespace`, else what the pod says about itself.
-fn namespace(global: &Global) -> anyhow::Result<String> {
+pub(super) fn namespace(global: &Global) -> anyhow::Result<String> {
     if let Some(namespace) = &global.namespace {
         return Ok(namespace.clone());
     }
@@ -191,7 +191,7 @@ fn namespace(global: &Global) -> anyhow::Result<String> {
 }
 
 /// A client of the host: the kubeconfig that is named, else the pod's service account.
-async fn client(global: &Global) -> anyhow::Result<kube::Client> {
+pub(super) async fn client(global: &Global) -> anyhow::Result<kube::Client> {
     let named = global.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty());
     if named || global.context.is_some() {
         let config = kubeconfig::merged(&kubeconfig::paths(global.kubeconfig.as_deref()))?;

@@ -98,3 +98,33 @@ fn every_feature_adds_the_documented_rights_and_no_more() {
     }
     assert!(checked >= 15, "{checked}");
 }
+
+#[test]
+fn the_host_path_mapper_may_look_at_pods_and_nothing_else() {
+    let config = config::load(&[], &["controlPlane.hostPathMapper.enabled=true".to_string()]).unwrap();
+    for placement in [Placement::Dedicated, Placement::Hub] {
+        let release = Release { name: "team-a", namespace: "tenants", placement, config: &config, version: "0.1.0" };
+        let objects = host_objects(&release).unwrap();
+        let of = |kind: &str| {
+            let mut of_kind = objects.iter().filter(|o| o["kind"] == kind);
+            of_kind.find(|o| o["metadata"]["name"] == "team-a-hostpath-mapper").cloned().unwrap()
+        };
+        assert_eq!(
+            of("Role")["rules"],
+            json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}])
+        );
+        let pod = &of("DaemonSet")["spec"]["template"];
+        assert_eq!(pod["spec"]["serviceAccountName"], "team-a-hostpath-mapper");
+        // Not one of the pods that the API's Service leads to.
+        assert_ne!(pod["metadata"]["labels"]["app"], "vcluster");
+        let writable = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().iter();
+        let writable: Vec<&Value> = writable.filter(|m| m["readOnly"] != true).map(|m| &m["mountPath"]).collect();
+        assert_eq!(writable, ["/tmp/vcluster/tenants/team-a"]);
+    }
+    let sets =
+        ["controlPlane.hostPathMapper.enabled=true", "controlPlane.hostPathMapper.central=true"].map(str::to_string);
+    let config = config::load(&[], &sets).unwrap();
+    let placement = Placement::Dedicated;
+    let release = Release { name: "team-a", namespace: "tenants", placement, config: &config, version: "0.1.0" };
+    assert!(host_objects(&release).unwrap().iter().all(|o| o["kind"] != "DaemonSet"), "the central one is the hub's");
+}

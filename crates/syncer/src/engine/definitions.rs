@@ -4,6 +4,7 @@
 //! Invariant: a definition that the tenant made is not changed. It is used when it serves the version that is needed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use apimachinery::Value;
@@ -50,12 +51,18 @@ pub struct Definition {
     pub needed: Needed,
     host: Informer<RawObject>,
     virtual_: Informer<RawObject>,
-    started: std::sync::atomic::AtomicBool,
+    started: AtomicBool,
+    /// Looked at, and not to be had as things are.
+    unavailable: AtomicBool,
 }
 
 fn gateway_kind(plural: &str, preferred: &'static [&'static str], purpose: Purpose) -> Needed {
     let kind = CustomKind { plural: plural.into(), group: GATEWAY_GROUP.into(), version: None };
     Needed { kind, preferred, purpose }
+}
+
+fn gateway_type(what: GatewayType) -> Needed {
+    gateway_kind(what.plural(), what.versions(), Purpose::Gateway(what))
 }
 
 /// Everything the settings need that is not built into API servers.
@@ -78,29 +85,30 @@ pub fn needed(settings: &Settings) -> Vec<Needed> {
         out.push(gateway_kind("gatewayclasses", &["v1"], Purpose::Known));
     }
     if gateway.gateways {
-        out.push(gateway_kind("gateways", &["v1"], Purpose::Gateway(GatewayType::Gateway)));
+        out.push(gateway_type(GatewayType::Gateway));
     } else if gateway.is_on() && !imports_gateways {
         out.push(gateway_kind("gateways", &["v1"], Purpose::Known));
     }
     if imports_gateways {
         out.push(gateway_kind("gateways", &["v1"], Purpose::ImportGateways));
     }
-    if gateway.http_routes {
-        out.push(gateway_kind("httproutes", &["v1"], Purpose::Gateway(GatewayType::HttpRoute)));
-    }
-    if gateway.tls_routes {
-        let preferred = &["v1", "v1alpha3", "v1alpha2"];
-        out.push(gateway_kind("tlsroutes", preferred, Purpose::Gateway(GatewayType::TlsRoute)));
-    }
-    if gateway.backend_tls_policies {
-        let preferred = &["v1", "v1alpha3"];
-        out.push(gateway_kind("backendtlspolicies", preferred, Purpose::Gateway(GatewayType::BackendTlsPolicy)));
+    for (on, what) in [
+        (gateway.http_routes, GatewayType::HttpRoute),
+        (gateway.tls_routes, GatewayType::TlsRoute),
+        (gateway.grpc_routes, GatewayType::GrpcRoute),
+        (gateway.tcp_routes, GatewayType::TcpRoute),
+        (gateway.udp_routes, GatewayType::UdpRoute),
+        (gateway.backend_tls_policies, GatewayType::BackendTlsPolicy),
+    ] {
+        if on {
+            out.push(gateway_type(what));
+        }
     }
     if gateway.reference_grants {
-        let purpose = Purpose::Gateway(GatewayType::ReferenceGrant);
-        out.push(gateway_kind("referencegrants", &["v1", "v1beta1"], purpose));
+        out.push(gateway_type(GatewayType::ReferenceGrant));
     } else if gateway.is_on() {
-        out.push(gateway_kind("referencegrants", &["v1", "v1beta1"], Purpose::Known));
+        let what = GatewayType::ReferenceGrant;
+        out.push(gateway_kind(what.plural(), what.versions(), Purpose::Known));
     }
     out
 }
@@ -123,9 +131,30 @@ impl Engine {
                 cache
             };
             let (host, virtual_) = (watch(&self.host_side), watch(&self.virtual_side));
-            out.push(Definition { needed, host, virtual_, started: false.into() });
+            out.push(Definition { needed, host, virtual_, started: false.into(), unavailable: false.into() });
         }
         out
+    }
+
+    /// Looks at every definition that is needed, whether or not the host has it.
+    pub(super) fn enqueue_definitions(&self) {
+        (0..self.definitions.get().map_or(0, Vec::len)).for_each(|n| self.definition_queue.add(n));
+    }
+
+    /// Whether a kind of the Gateway API is still on its way into the caches. What its objects allow is not known before, and
+    /// routes that are on the host must not be taken away for that.
+    pub(super) fn gateway_kinds_pending(&self) -> bool {
+        let known = |definition: &Definition| {
+            definition.started.load(Ordering::Acquire)
+                && self
+                    .virtual_side
+                    .cache_named(&definition.needed.kind.definition())
+                    .is_some_and(|cache| cache.has_synced())
+                && (!matches!(definition.needed.purpose, Purpose::ImportGateways) || self.host_gateways_known())
+        };
+        let needed = self.definitions.get().into_iter().flatten();
+        let mut gateway = needed.filter(|d| d.needed.kind.group == GATEWAY_GROUP);
+        gateway.any(|d| !d.unavailable.load(Ordering::Acquire) && !known(d))
     }
 
     pub(super) async fn reconcile_definition(self: &Arc<Engine>, n: usize) -> Result<Outcome, SyncError> {
@@ -136,11 +165,13 @@ impl Engine {
                 definition = name,
                 "the host has no such definition: its objects are not synced until it has"
             );
+            definition.unavailable.store(true, Ordering::Release);
             return Ok(Outcome::Done);
         };
         let wanted = definition.needed.kind.version.as_deref();
         let Some(version) = version(&host, wanted, definition.needed.preferred) else {
             tracing::warn!(definition = name, version = wanted, "the host does not serve this version");
+            definition.unavailable.store(true, Ordering::Release);
             return Ok(Outcome::Done);
         };
         let version_name = version.str_at(&["name"]).to_owned();
@@ -165,6 +196,7 @@ impl Engine {
                 let serves = existing.array_at(&["spec", "versions"]).iter();
                 if !serves.into_iter().any(|v| v.str_at(&["name"]) == version_name && v["served"] == true) {
                     tracing::warn!(definition = name, "the tenant's own definition does not serve {version_name}");
+                    definition.unavailable.store(true, Ordering::Release);
                     return Ok(Outcome::Done);
                 }
             }
@@ -172,7 +204,7 @@ impl Engine {
         if !existing.as_ref().is_some_and(is_established) {
             return Ok(Outcome::After(Duration::from_millis(200)));
         }
-        if definition.started.swap(true, std::sync::atomic::Ordering::AcqRel) {
+        if definition.started.swap(true, Ordering::AcqRel) {
             return Ok(Outcome::Done);
         }
         let naming = match &definition.needed.purpose {
@@ -200,19 +232,19 @@ impl Engine {
             }
             Purpose::Custom => {
                 let name = format!("{}.{}", kind.plural, kind.group);
-                start::start_type(self, TypeState::new(name, Custom(kind)));
+                start::start_type(self, TypeState::new(name, Box::new(Custom(kind))));
             }
             Purpose::Gateway(what) => {
                 let name = kind.plural.to_string();
-                start::start_type(self, TypeState::new(name, GatewayKind { what: *what, kind }));
+                start::start_type(self, TypeState::new(name, Box::new(GatewayKind { what: *what, kind })));
             }
             Purpose::Import { import, mappings } => {
                 start::start_import(self, ImportedKind::new(kind, import.clone(), mappings.clone()));
             }
             Purpose::ImportGateways => {
                 let mappings = self.settings.import_gateways.as_ref().map(|g| g.mappings.clone()).unwrap_or_default();
-                let selector = self.settings.import_gateways.as_ref().map(|g| g.selector.clone()).unwrap_or_default();
-                start::start_import(self, ImportedKind::new(kind, Import::On(selector), mappings));
+                // The selector is for Gateways that are not named one by one.
+                start::start_import(self, ImportedKind::new(kind, Import::On(apimachinery::json!({})), mappings));
             }
         }
     }

@@ -28,6 +28,12 @@ impl Engine {
             facts.users = host.map(|h| self.claim_users(h)).unwrap_or_default();
         } else if kind.group == GATEWAY_GROUP {
             self.gateway_facts(&mut facts, virtual_);
+            if kind.plural == "backendtlspolicies"
+                && let Some(cache) = side.cache(&kind::SERVICE)
+            {
+                facts.services =
+                    cache.list_namespace(&name.namespace).iter().filter_map(|s| s.to_tree().ok()).collect();
+            }
         } else if *kind == kind::ENDPOINTS || *kind == kind::ENDPOINT_SLICE {
             let service = NamespacedName::new(name.namespace, service_of(virtual_));
             facts.service = side.get(&kind::SERVICE, &service);

@@ -118,7 +118,12 @@ impl Engine {
             let mut copy = self.copy_of(from, &host, &target)?;
             copy["apiVersion"] = from.kind.api_version().into();
             copy["kind"] = from.kind.kind.to_string().into();
-            self.patch_import(&from.kind, &host, copy)
+            let mut copy = self.patch_import(&from.kind, &host, copy)?;
+            if from.kind.group == GATEWAY_GROUP && from.kind.plural == "gatewayclasses" {
+                // How the host is built; no patch brings it back.
+                copy.remove_at(&["spec", "parametersRef"]);
+            }
+            Some(copy)
         });
         Some((target, wanted))
     }
@@ -128,6 +133,9 @@ impl Engine {
             return import_config(host, &from.kind, &(target.namespace.clone(), target.name.clone()));
         }
         if !imported(host, &from.kind, &from.import) {
+            return None;
+        }
+        if from.is_gateway() && !self.settings.import_gateways.as_ref().is_some_and(|i| gateway::selected(host, i)) {
             return None;
         }
         if from.kind == kind::CSI_NODE && self.virtual_side.get(&kind::NODE, target).is_none() {
@@ -172,6 +180,13 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// Whether the host's Gateways are in the caches.
+    pub(super) fn host_gateways_known(&self) -> bool {
+        let kinds = self.imports.kinds.read();
+        let mut gateways = kinds.iter().filter(|k| k.is_gateway()).peekable();
+        gateways.peek().is_some() && gateways.all(|k| k.namespaces.iter().all(|c| c.has_synced()))
     }
 
     /// Host Gateways that are shown to the tenant.

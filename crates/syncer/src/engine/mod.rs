@@ -21,12 +21,14 @@ pub mod mappings;
 mod metrics;
 mod namespaces;
 mod nodes;
+mod recent;
 mod replicate;
 mod shown_volumes;
 mod side;
 mod start;
 mod strays;
 mod tokens;
+mod write_through;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,11 +130,11 @@ struct TypeState {
 }
 
 impl TypeState {
-    fn new(name: impl Into<String>, ty: impl ToHost + 'static) -> TypeState {
+    fn new(name: impl Into<String>, ty: Box<dyn ToHost>) -> TypeState {
         let config = informer::QueueConfig { max_delay: Duration::from_secs(60), ..Default::default() };
         TypeState {
             name: name.into(),
-            ty: Box::new(ty),
+            ty,
             queue: Queue::new(config),
             seen: Mutex::default(),
             metrics: TypeMetrics::default(),
@@ -190,6 +192,8 @@ struct Engine {
     /// What is watched beyond this virtual cluster, and nothing waits for.
     host_wide: informer::Factory,
     host_ingresses: OnceLock<informer::Informer<informer::RawObject>>,
+    /// Whether host names of Ingresses can be compared is decided, and what is to be known for it is.
+    hostnames_known: AtomicBool,
     api_queue: Queue<()>,
     api_endpoints: OnceLock<informer::Informer<informer::RawObject>>,
     /// An address that the virtual API server did not accept for its own Service.
@@ -198,6 +202,8 @@ struct Engine {
     replica_sources: OnceLock<replicate::HostCaches>,
     namespace_queue: Queue<String>,
     synced: AtomicBool,
+    /// Questions to the host about what tenants write.
+    checks: tokio::sync::Semaphore,
 }
 
 /// Patches are listed by plural, those of custom resources by plural and group.
@@ -233,6 +239,11 @@ impl Engine {
     async fn reconcile(&self, ty: &TypeState, key: &NamespacedName) -> Result<Outcome, SyncError> {
         let began = tokio::time::Instant::now();
         let kind = ty.ty.kind();
+        let pending = kind.group == kind::GATEWAY_GROUP && self.gateway_kinds_pending()
+            || *kind == kind::INGRESS && !self.hostnames_known.load(Ordering::Acquire);
+        if pending {
+            return Ok(Outcome::After(Duration::from_millis(100)));
+        }
         let virtual_ = self.virtual_side.get(kind, key);
         let host_name = match virtual_ {
             Some(_) => kind.host_name(&self.names, key),
@@ -419,6 +430,9 @@ impl Syncer {
             ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
         }
         let engine = &self.engine;
+        for (what, count) in self.kept() {
+            out.push_str(&format!("alcove_syncer_kept{{what=\"{what}\"}} {count}\n"));
+        }
         for (name, depth) in [
             ("nodes", engine.node_queue.len()),
             ("shownvolumes", engine.volume_queue.len()),
@@ -431,6 +445,20 @@ impl Syncer {
         ] {
             out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
+        out
+    }
+
+    /// What is held in memory, by what it is: none of it may grow while the clusters do not.
+    pub fn kept(&self) -> Vec<(String, usize)> {
+        let engine = &self.engine;
+        let mut out = Vec::new();
+        for (side, of) in [("virtual", &engine.virtual_side), ("host", &engine.host_side)] {
+            out.extend(of.kept().into_iter().map(|(what, count)| (format!("{side}_{what}"), count)));
+        }
+        let types = engine.all_types();
+        out.push(("names".into(), engine.mappings.decisions.len()));
+        out.push(("last_seen".into(), types.iter().map(|t| t.seen.lock().len()).sum()));
+        out.push(("retries".into(), types.iter().map(|t| t.queue.tracked()).sum()));
         out
     }
 
@@ -461,6 +489,12 @@ impl Syncer {
     /// Errors are the host's own, with host names removed: quota and admission reach the tenant at once.
     pub async fn create_service_on_host(&self, service: &mut Value) -> Result<(), ApiError> {
         self.engine.create_service_on_host(service).await
+    }
+
+    /// Whether the host takes a custom resource that is about to be stored in the virtual cluster. The error is the host's own
+    /// refusal, with host names removed; a host that does not answer refuses nothing.
+    pub async fn check_on_host(&self, group: &str, plural: &str, object: &Value) -> Result<(), ApiError> {
+        self.engine.check_on_host(group, plural, object).await
     }
 }
 

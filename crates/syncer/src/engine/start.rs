@@ -23,49 +23,16 @@ use crate::kind::{self, GATEWAY_GROUP, Kind};
 use crate::metadata::{HostOwner, KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::names::NamespacedName;
 use crate::ownership::FIELD_MANAGER;
-use crate::settings::{Nodes, Settings, Wanted};
+use crate::settings::{Nodes, Settings};
 use crate::types::Reference;
-use crate::types::classes::{IMPORTED_FROM_ANNOTATION, OwnClasses};
-use crate::types::configs::Configs;
-use crate::types::custom::Custom;
-use crate::types::endpoints::{EndpointKinds, service_of};
-use crate::types::ingress::Ingresses;
-use crate::types::network_policy::NetworkPolicies;
-use crate::types::pod::Pods;
-use crate::types::policies::{DisruptionBudgets, ServiceAccounts};
-use crate::types::real_volumes::RealVolumes;
-use crate::types::service::Services;
-use crate::types::volumes::Claims;
+use crate::types::classes::IMPORTED_FROM_ANNOTATION;
+use crate::types::endpoints::service_of;
 
 /// The field manager in the virtual cluster, and the user agent in both.
 const COMPONENT: &str = "alcove-syncer";
 
 fn types(settings: &Settings) -> Vec<Arc<TypeState>> {
-    let mut out = Vec::new();
-    let mut add = |on: bool, make: &dyn Fn() -> TypeState| {
-        if on {
-            out.push(make());
-        }
-    };
-    add(settings.sync_pods, &|| TypeState::new("pods", Pods));
-    add(settings.services, &|| TypeState::new("services", Services));
-    add(settings.config_maps != Wanted::Off, &|| TypeState::new("configmaps", Configs::ConfigMaps));
-    add(settings.secrets != Wanted::Off, &|| TypeState::new("secrets", Configs::Secrets));
-    add(settings.endpoints, &|| TypeState::new("endpoints", EndpointKinds::Endpoints));
-    add(settings.endpoint_slices, &|| TypeState::new("endpointslices", EndpointKinds::EndpointSlices));
-    add(settings.persistent_volume_claims, &|| TypeState::new("persistentvolumeclaims", Claims));
-    add(settings.persistent_volumes, &|| TypeState::new("persistentvolumes", RealVolumes));
-    add(settings.ingresses, &|| TypeState::new("ingresses", Ingresses));
-    add(settings.network_policies, &|| TypeState::new("networkpolicies", NetworkPolicies));
-    add(settings.pod_disruption_budgets, &|| TypeState::new("poddisruptionbudgets", DisruptionBudgets));
-    add(settings.service_accounts, &|| TypeState::new("serviceaccounts", ServiceAccounts));
-    add(settings.priority_classes, &|| TypeState::new("priorityclasses", OwnClasses::Priority));
-    add(settings.storage_classes, &|| TypeState::new("storageclasses", OwnClasses::Storage));
-    add(settings.resource_claims, &|| TypeState::new("resourceclaims", Custom(kind::RESOURCE_CLAIM.clone())));
-    add(settings.resource_claim_templates, &|| {
-        TypeState::new("resourceclaimtemplates", Custom(kind::RESOURCE_CLAIM_TEMPLATE.clone()))
-    });
-    out.into_iter().map(Arc::new).collect()
+    crate::types::built_in(settings).into_iter().map(|(name, ty)| Arc::new(TypeState::new(name, ty))).collect()
 }
 
 pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: SyncerConfig) -> Syncer {
@@ -111,6 +78,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         all_pods: OnceLock::new(),
         host_wide: informer::Factory::new(host_rest),
         host_ingresses: OnceLock::new(),
+        hostnames_known: AtomicBool::new(false),
         api_queue: Queue::default(),
         api_endpoints: OnceLock::new(),
         kube_service_refused: Mutex::new(None),
@@ -118,6 +86,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         replica_sources: OnceLock::new(),
         namespace_queue: Queue::default(),
         synced: AtomicBool::new(false),
+        checks: tokio::sync::Semaphore::new(super::write_through::AT_ONCE),
     });
     let (cancel, tasks) = (engine.cancel.clone(), engine.tasks.clone());
     watch_control_plane(&engine, &control_plane);
@@ -266,6 +235,7 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
         let engine = of.clone();
         async move { engine.reconcile_definition(key).await }
     }));
+    engine.enqueue_definitions();
     let of = engine.clone();
     tasks.spawn(run_workers("nodes", 2, engine.node_queue.clone(), cancel.clone(), stats(), move |key: String| {
         let engine = of.clone();
@@ -488,6 +458,15 @@ impl Engine {
         }
     }
 
+    /// Policies wait for the Services they are about.
+    fn enqueue_policies_of_services(&self) {
+        for ty in self.all_types().iter().filter(|t| t.name == "backendtlspolicies") {
+            for object in self.virtual_side.cache(ty.ty.kind()).map(|c| c.keys()).unwrap_or_default() {
+                ty.queue.add(NamespacedName::new(object.namespace.as_str(), object.name.as_str()));
+            }
+        }
+    }
+
     /// All objects of a type.
     pub(super) fn enqueue_all(&self, kind: &Kind) {
         if let Some(ty) = self.type_of(kind) {
@@ -508,6 +487,10 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
         if engine.looks_at_namespaces() {
             engine.namespace_queue.add(change.object().metadata.name.to_string());
         }
+        // Listeners say from which namespaces they take routes.
+        if !matches!(&change, Change::Updated { old, new } if old.metadata.labels == new.metadata.labels) {
+            engine.enqueue_gateway_kinds();
+        }
         // Pods carry the labels of their namespace.
         if let Change::Updated { old, new } = &change
             && old.metadata.labels != new.metadata.labels
@@ -523,6 +506,9 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
         let Some(engine) = of.upgrade() else { return };
         let service = &change.object().metadata;
         engine.enqueue(&kind::ENDPOINTS, &service.namespace, &service.name);
+        if matches!(change, Change::Added(_)) {
+            engine.enqueue_policies_of_services();
+        }
         if service.namespace == "default" && service.name == "kubernetes" {
             engine.api_queue.add(super::api_service::KEY);
         }

@@ -15,10 +15,17 @@ pub enum Token {
     End,
 }
 
+impl Token {
+    /// Whether nothing is missing after it for another statement to begin.
+    pub fn ends_statement(&self) -> bool {
+        matches!(self, Token::Punctuation(";"))
+    }
+}
+
 /// Longest first.
-const PUNCTUATION: [&str; 35] = [
-    "...", "===", "!==", "=>", "==", "!=", "<=", ">=", "&&", "||", "??", "?.", "(", ")", "[", "]", "{", "}", ",", ".",
-    "?", ":", "+", "-", "*", "/", "%", "<", ">", "!", ";", "=", "&", "|", "^",
+const PUNCTUATION: [&str; 40] = [
+    "...", "===", "!==", "??=", "||=", "&&=", "+=", "-=", "=>", "==", "!=", "<=", ">=", "&&", "||", "??", "?.", "(",
+    ")", "[", "]", "{", "}", ",", ".", "?", ":", "+", "-", "*", "/", "%", "<", ">", "!", ";", "=", "&", "|", "^",
 ];
 
 fn error(at: usize, message: impl Into<String>) -> ScriptError {
@@ -33,8 +40,14 @@ pub fn tokens(text: &str) -> Result<Vec<(usize, Token)>, ScriptError> {
     while i < chars.len() {
         let c = chars[i];
         let start = i;
+        let pair = (c, chars.get(i + 1).copied());
         if c.is_whitespace() {
             i += 1;
+        } else if pair == ('/', Some('/')) {
+            i = chars[i..].iter().position(|c| *c == '\n').map_or(chars.len(), |n| i + n);
+        } else if pair == ('/', Some('*')) {
+            let end = chars[i + 2..].windows(2).position(|w| w == ['*', '/']);
+            i += end.ok_or_else(|| error(start, "the comment is not closed"))? + 4;
         } else if c.is_ascii_digit() {
             while i < chars.len() && (chars[i].is_ascii_alphanumeric() || chars[i] == '.') {
                 i += 1;

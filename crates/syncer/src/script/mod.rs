@@ -1,10 +1,14 @@
-//! The expressions of patches: one JavaScript expression over JSON values, without statements, loops or the world.
+//! The expressions of patches: JavaScript over JSON values, without the world.
 //!
 //! Deterministic and bounded: no clock, no randomness, no I/O; evaluation ends after a fixed number of steps, nesting is
-//! limited, strings and lists have a largest size.
+//! limited, strings and lists have a largest size, and what is put into a variable costs steps by its size.
 //!
 //! Built: literals, template strings, member and index access, optional chaining, calls of the methods listed in
-//! `methods`, arrow functions, objects and lists, spread, arithmetic, comparison, logic, `??`, `?:`, `typeof`.
+//! `methods`, arrow functions, objects and lists, spread, arithmetic, comparison, logic, `??`, `?:`, `typeof`; assignments
+//! (`=`, `+=`, `-=`, `??=`, `||=`, `&&=`), `delete`, and in functions `const`, `let`, `if`, `for (const x of list)`, `return`.
+//!
+//! Objects and lists are values here. A name given to a part of a variable (`const m = value.metadata`), a parameter and
+//! the variable of a loop stand for that part, so that changing them changes the whole, as in JavaScript.
 //!
 //! Follows: the examples vCluster publishes for `sync.*.patches`.
 
@@ -18,7 +22,7 @@ use std::sync::Arc;
 
 use apimachinery::{Map, Value};
 
-use parser::{Expr, Op, Unary};
+use parser::{Assign, Expr, Op, Statement, Unary};
 
 const STEPS_MAX: u32 = 100_000;
 const DEPTH_MAX: u32 = 64;
@@ -60,7 +64,20 @@ pub(crate) struct Function {
     scope: Scope,
 }
 
-type Scope = BTreeMap<String, Js>;
+/// Where a variable's value is: a cell, or a part of what is in one.
+#[derive(Clone, Debug)]
+struct Place {
+    cell: usize,
+    path: Vec<String>,
+}
+
+type Scope = BTreeMap<String, Place>;
+
+/// What a statement leads to.
+enum Flow {
+    Next(Js),
+    Return(Js),
+}
 
 /// A parsed expression. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -86,8 +103,12 @@ impl Script {
         variables: impl IntoIterator<Item = (&'static str, Option<Value>)>,
         dns: &dyn Fn(&str) -> String,
     ) -> Result<Option<Value>, ScriptError> {
-        let scope = variables.into_iter().map(|(k, v)| (k.to_owned(), v.map_or(Js::Undefined, Js::Json))).collect();
-        let mut machine = Machine { steps: 0, depth: 0, dns };
+        let mut machine = Machine { steps: 0, depth: 0, cells: Vec::new(), dns };
+        let mut scope = Scope::new();
+        for (name, value) in variables {
+            let place = machine.cell(value.map_or(Js::Undefined, Js::Json));
+            scope.insert(name.to_owned(), place);
+        }
         match machine.eval(&self.expr, &scope)? {
             Js::Undefined => Ok(None),
             Js::Json(value) => Ok(Some(value)),
@@ -99,6 +120,8 @@ impl Script {
 pub(crate) struct Machine<'a> {
     steps: u32,
     depth: u32,
+    /// What variables hold.
+    cells: Vec<Js>,
     pub dns: &'a dyn Fn(&str) -> String,
 }
 
@@ -197,7 +220,7 @@ impl Machine<'_> {
             Expr::Literal(value) => Js::Json(value.clone()),
             Expr::Undefined => Js::Undefined,
             Expr::Name(name) => match scope.get(name) {
-                Some(value) => value.clone(),
+                Some(place) => self.read(place),
                 None => methods::global(name).ok_or_else(|| ScriptError::Undefined(name.clone()))?,
             },
             Expr::Template(parts) => {
@@ -224,7 +247,9 @@ impl Machine<'_> {
                         return Err(ScriptError::Size);
                     }
                 }
-                Js::Json(Value::Array(out))
+                let out = Value::Array(out);
+                self.charge(&out)?;
+                Js::Json(out)
             }
             Expr::Object(members) => {
                 let mut out = Map::new();
@@ -244,7 +269,9 @@ impl Machine<'_> {
                         }
                     }
                 }
-                Js::Json(out.into())
+                let out = Value::from(out);
+                self.charge(&out)?;
+                Js::Json(out)
             }
             Expr::Member { object, key, optional } => {
                 let object = self.eval(object, scope)?;
@@ -264,6 +291,21 @@ impl Machine<'_> {
                 body: (**body).clone(),
                 scope: scope.clone(),
             })),
+            Expr::Block(statements) => match self.statements(statements, &mut scope.clone())? {
+                Flow::Return(value) => value,
+                Flow::Next(_) => Js::Undefined,
+            },
+            Expr::Program(statements) => match self.statements(statements, &mut scope.clone())? {
+                Flow::Return(value) | Flow::Next(value) => value,
+            },
+            Expr::Assign { target, how, value } => return self.assign(target, *how, value, scope),
+            Expr::Delete(target) => {
+                let Some(place) = self.place(target, scope)? else {
+                    return Err(ScriptError::Type("nothing to delete from".into()));
+                };
+                self.write(&place, Js::Undefined)?;
+                Js::Json(true.into())
+            }
             Expr::Unary(op, inner) => {
                 // `typeof missing` is no error.
                 if let (Unary::Typeof, Expr::Name(name)) = (op, inner.as_ref())
@@ -311,14 +353,7 @@ impl Machine<'_> {
             Op::NotEqual => boolean(!strict_equal(&left, &right)),
             Op::LooseEqual => boolean(loose_equal(&left, &right)),
             Op::LooseNotEqual => boolean(!loose_equal(&left, &right)),
-            Op::Add => {
-                let is_text = |v: &Js| matches!(v, Js::Json(Value::String(_) | Value::Array(_) | Value::Object(_)));
-                if is_text(&left) || is_text(&right) {
-                    text(to_text(&left) + &to_text(&right))?
-                } else {
-                    number(to_number(&left) + to_number(&right))
-                }
-            }
+            Op::Add => self.add(&left, &right)?,
             Op::Subtract => number(to_number(&left) - to_number(&right)),
             Op::Multiply => number(to_number(&left) * to_number(&right)),
             Op::Divide => number(to_number(&left) / to_number(&right)),
@@ -344,6 +379,9 @@ impl Machine<'_> {
 
     fn call_expr(&mut self, callee: &Expr, arguments: &[Expr], scope: &Scope) -> Result<Js, ScriptError> {
         if let Expr::Member { object, key, optional } = callee {
+            if let Some(result) = self.each_in_place(object, key, arguments, scope)? {
+                return Ok(result);
+            }
             let this = self.eval(object, scope)?;
             if *optional && matches!(this, Js::Undefined | Js::Json(Value::Null)) {
                 return Ok(Js::Undefined);
@@ -353,8 +391,264 @@ impl Machine<'_> {
             return methods::call(self, &this, &name, &arguments);
         }
         let function = self.eval(callee, scope)?;
+        if let Js::Function(function) = &function {
+            // Objects are passed as what they are, not as copies.
+            let mut places = Vec::new();
+            for argument in arguments {
+                places.push(self.binding(argument, scope)?);
+            }
+            return self.enter(function, places);
+        }
         let arguments = self.arguments(arguments, scope)?;
         self.call(&function, &arguments)
+    }
+
+    /// `list.forEach(x => ...)` and `list.map(x => ...)`, where `x` stands for the items themselves.
+    fn each_in_place(
+        &mut self,
+        object: &Expr,
+        key: &Expr,
+        arguments: &[Expr],
+        scope: &Scope,
+    ) -> Result<Option<Js>, ScriptError> {
+        let Expr::Literal(Value::String(method)) = key else { return Ok(None) };
+        if !matches!(method.as_str(), "forEach" | "map") || arguments.len() != 1 {
+            return Ok(None);
+        }
+        let Some(place) = self.place(object, scope)? else { return Ok(None) };
+        let Some(Value::Array(list)) = self.look(&place) else { return Ok(None) };
+        let count = list.len();
+        let Js::Function(function) = self.eval(&arguments[0], scope)? else { return Ok(None) };
+        let mut results = Vec::new();
+        for n in 0..count {
+            let mut item = place.clone();
+            item.path.push(n.to_string());
+            let index = self.cell(Js::Json(n.into()));
+            let result = self.enter(&function, vec![item, index])?;
+            results.push(if let Js::Json(value) = result { value } else { Value::Null });
+        }
+        if method.as_str() == "forEach" {
+            return Ok(Some(Js::Undefined));
+        }
+        let results = Value::Array(results);
+        self.charge(&results)?;
+        Ok(Some(Js::Json(results)))
+    }
+
+    /// A new variable.
+    fn cell(&mut self, value: Js) -> Place {
+        self.cells.push(value);
+        Place { cell: self.cells.len() - 1, path: Vec::new() }
+    }
+
+    /// What a parameter or a `const` becomes: the object itself where the expression names one, else a value of its own.
+    fn binding(&mut self, expr: &Expr, scope: &Scope) -> Result<Place, ScriptError> {
+        if let Expr::Name(_) | Expr::Member { optional: false, .. } = expr
+            && let Some(place) = self.place(expr, scope)?
+            && let Some(Value::Object(_) | Value::Array(_)) = self.look(&place)
+        {
+            return Ok(place);
+        }
+        let value = self.eval(expr, scope)?;
+        if let Js::Json(value) = &value {
+            self.charge(value)?;
+        }
+        Ok(self.cell(value))
+    }
+
+    /// Where a variable or a member of one is; nothing for values that are in no variable.
+    fn place(&mut self, expr: &Expr, scope: &Scope) -> Result<Option<Place>, ScriptError> {
+        self.step()?;
+        match expr {
+            Expr::Name(name) => Ok(scope.get(name).cloned()),
+            Expr::Member { object, key, optional: false } => {
+                let Some(mut place) = self.place(object, scope)? else { return Ok(None) };
+                let key = self.eval(key, scope)?;
+                place.path.push(to_text(&key));
+                Ok(Some(place))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The JSON value at a place.
+    fn look(&self, place: &Place) -> Option<&Value> {
+        let Js::Json(root) = &self.cells[place.cell] else { return None };
+        place.path.iter().try_fold(root, |value, key| match value {
+            Value::Object(map) => map.get(key),
+            Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    fn read(&self, place: &Place) -> Js {
+        match place.path.is_empty() {
+            true => self.cells[place.cell].clone(),
+            false => self.look(place).map_or(Js::Undefined, |value| Js::Json(value.clone())),
+        }
+    }
+
+    /// Puts a value there; `undefined` takes a member away.
+    fn write(&mut self, place: &Place, value: Js) -> Result<(), ScriptError> {
+        let Some((last, parents)) = place.path.split_last() else {
+            self.cells[place.cell] = value;
+            return Ok(());
+        };
+        let missing = || ScriptError::Type(format!("cannot set {last:?} of undefined"));
+        let Js::Json(root) = &mut self.cells[place.cell] else { return Err(missing()) };
+        let parent = parents.iter().try_fold(root, |value, key| match value {
+            Value::Object(map) => map.get_mut(key),
+            Value::Array(list) => list.get_mut(key.parse::<usize>().ok()?),
+            _ => None,
+        });
+        match (parent, value) {
+            (Some(Value::Object(map)), Js::Json(value)) => drop(map.insert(last.as_str(), value)),
+            (Some(Value::Object(map)), Js::Undefined) => drop(map.remove(last)),
+            (Some(Value::Array(list)), Js::Json(value)) => {
+                let at = last.parse::<usize>().ok().filter(|at| *at <= list.len());
+                match at.ok_or_else(|| ScriptError::Type(format!("{last:?} is no place in the list")))? {
+                    at if at == list.len() => list.push(value),
+                    at => list[at] = value,
+                }
+            }
+            (Some(_), Js::Function(_) | Js::Builtin(_)) => {
+                return Err(ScriptError::Type("a function cannot be a member".into()));
+            }
+            (Some(Value::Null) | None, _) => return Err(missing()),
+            (Some(_), _) => return Err(ScriptError::Type(format!("cannot set {last:?} of a plain value"))),
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, target: &Expr, how: Assign, value: &Expr, scope: &Scope) -> Result<Js, ScriptError> {
+        let place = self.place(target, scope)?;
+        let Some(place) = place else {
+            let name = if let Expr::Name(name) = target { name.as_str() } else { "the target" };
+            return Err(ScriptError::Undefined(name.to_owned()));
+        };
+        let old = self.read(&place);
+        let is_nothing = matches!(old, Js::Undefined | Js::Json(Value::Null));
+        match how {
+            Assign::Nullish if !is_nothing => return Ok(old),
+            Assign::Or if truthy(&old) => return Ok(old),
+            Assign::And if !truthy(&old) => return Ok(old),
+            _ => {}
+        }
+        let new = self.eval(value, scope)?;
+        let new = match how {
+            Assign::Add => self.add(&old, &new)?,
+            Assign::Subtract => number(to_number(&old) - to_number(&new)),
+            _ => new,
+        };
+        if let Js::Json(value) = &new {
+            self.charge(value)?;
+        }
+        self.write(&place, new.clone())?;
+        Ok(new)
+    }
+
+    /// What is kept costs steps by its size, so that values cannot grow beyond what the steps allow.
+    fn charge(&mut self, value: &Value) -> Result<(), ScriptError> {
+        fn size(value: &Value, most: u32) -> u32 {
+            let mut total: u32 = 1;
+            let mut add = |value: &Value| {
+                if total < most {
+                    total = total.saturating_add(size(value, most - total));
+                }
+            };
+            match value {
+                Value::Array(list) => list.iter().for_each(&mut add),
+                Value::Object(map) => map.values().for_each(&mut add),
+                Value::String(text) => total = total.saturating_add((text.len() / 64) as u32),
+                _ => {}
+            }
+            total
+        }
+        self.steps = self.steps.saturating_add(size(value, STEPS_MAX));
+        if self.steps > STEPS_MAX { Err(ScriptError::Steps) } else { Ok(()) }
+    }
+
+    fn statements(&mut self, list: &[Statement], scope: &mut Scope) -> Result<Flow, ScriptError> {
+        let mut last = Js::Undefined;
+        for statement in list {
+            match self.statement(statement, scope)? {
+                Flow::Next(value) => last = value,
+                done => return Ok(done),
+            }
+        }
+        Ok(Flow::Next(last))
+    }
+
+    fn statement(&mut self, statement: &Statement, scope: &mut Scope) -> Result<Flow, ScriptError> {
+        self.step()?;
+        Ok(match statement {
+            Statement::Expr(expr) => Flow::Next(self.eval(expr, scope)?),
+            Statement::Let(name, value) => {
+                let place = match value {
+                    Some(value) => self.binding(value, scope)?,
+                    None => self.cell(Js::Undefined),
+                };
+                scope.insert(name.clone(), place);
+                Flow::Next(Js::Undefined)
+            }
+            Statement::Return(value) => Flow::Return(match value {
+                Some(value) => self.eval(value, scope)?,
+                None => Js::Undefined,
+            }),
+            Statement::If(condition, yes, no) => {
+                let condition = self.eval(condition, scope)?;
+                let branch = if truthy(&condition) { yes } else { no };
+                self.statements(branch, &mut scope.clone())?
+            }
+            Statement::ForOf(name, list, body) => {
+                let list = self.binding(list, scope)?;
+                let Some(Value::Array(items)) = self.look(&list) else {
+                    return Err(ScriptError::Type("only a list can be gone through".into()));
+                };
+                for n in 0..items.len() {
+                    let mut item = list.clone();
+                    item.path.push(n.to_string());
+                    let mut inner = scope.clone();
+                    inner.insert(name.clone(), item);
+                    if let Flow::Return(value) = self.statements(body, &mut inner)? {
+                        return Ok(Flow::Return(value));
+                    }
+                }
+                Flow::Next(Js::Undefined)
+            }
+        })
+    }
+
+    fn add(&self, left: &Js, right: &Js) -> Result<Js, ScriptError> {
+        let is_text = |v: &Js| matches!(v, Js::Json(Value::String(_) | Value::Array(_) | Value::Object(_)));
+        if is_text(left) || is_text(right) {
+            return text(to_text(left) + &to_text(right));
+        }
+        Ok(number(to_number(left) + to_number(right)))
+    }
+
+    /// Runs a function with its parameters at these places.
+    fn enter(&mut self, function: &Function, arguments: Vec<Place>) -> Result<Js, ScriptError> {
+        let mut scope = function.scope.clone();
+        let mut arguments = arguments.into_iter();
+        for parameter in &function.parameters {
+            let argument = match arguments.next() {
+                Some(place) => place,
+                None => self.cell(Js::Undefined),
+            };
+            match parameter.strip_prefix('[') {
+                // A pair taken apart.
+                Some(names) => {
+                    for (i, name) in names.split(',').enumerate() {
+                        let mut part = argument.clone();
+                        part.path.push(i.to_string());
+                        scope.insert(name.to_owned(), part);
+                    }
+                }
+                None => drop(scope.insert(parameter.clone(), argument)),
+            }
+        }
+        self.eval(&function.body, &scope)
     }
 
     fn arguments(&mut self, list: &[Expr], scope: &Scope) -> Result<Vec<Js>, ScriptError> {
@@ -364,20 +658,8 @@ impl Machine<'_> {
     pub(crate) fn call(&mut self, function: &Js, arguments: &[Js]) -> Result<Js, ScriptError> {
         match function {
             Js::Function(function) => {
-                let mut scope = function.scope.clone();
-                for (n, parameter) in function.parameters.iter().enumerate() {
-                    let argument = arguments.get(n).cloned().unwrap_or(Js::Undefined);
-                    match parameter.strip_prefix('[') {
-                        // A pair taken apart.
-                        Some(names) => {
-                            for (i, name) in names.split(',').enumerate() {
-                                scope.insert(name.to_owned(), methods::member(&argument, &number(i as f64)));
-                            }
-                        }
-                        None => drop(scope.insert(parameter.clone(), argument)),
-                    }
-                }
-                self.eval(&function.body, &scope)
+                let places = arguments.iter().map(|argument| self.cell(argument.clone())).collect();
+                self.enter(function, places)
             }
             Js::Builtin(name) => methods::call_builtin(self, name, arguments),
             other => Err(ScriptError::Type(format!("{} is not a function", to_text(other)))),
@@ -433,6 +715,32 @@ mod tests {
             ("value.find(v => v.n === 2).m", json!([{"n": 1}, {"n": 2, "m": "x"}]), json!("x")),
             ("value.reduce((sum, v) => sum + v, 0)", json!([1, 2, 3]), json!(6)),
             ("/^a\\d+$/.test(value)", json!("a12"), json!(true)),
+            (
+                "value[\"demos.loft.sh/project\"]=\"p\";value",
+                json!({"a": "b"}),
+                json!({"a": "b", "demos.loft.sh/project": "p"}),
+            ),
+            ("value.a.b = 1; value.a.c += 'x'\nvalue", json!({"a": {"c": "c"}}), json!({"a": {"b": 1, "c": "cx"}})),
+            (
+                "(v => { const m = v.m; m.x = 1; let n = 2; n -= 1; m.y ??= n; return v })(value)",
+                json!({"m": {}}),
+                json!({"m": {"x": 1, "y": 1}}),
+            ),
+            (
+                "(v => { for (const c of v) { c.n = c.n * 2; if (c.n > 2) { delete c.k } else c.small = true } return v; })(value)",
+                json!([{"n": 1, "k": 1}, {"n": 2, "k": 1}]),
+                json!([{"n": 2, "k": 1, "small": true}, {"n": 4}]),
+            ),
+            ("value.forEach((c, i) => { c.i = i }); value", json!([{}, {}]), json!([{"i": 0}, {"i": 1}])),
+            ("/* all */ value.map(c => ({...c, a: 1})) // new ones", json!([{}]), json!([{"a": 1}])),
+            ("(v => { if (v) return 'yes'; return 'no' })(value)", json!(0), json!("no")),
+            ("[]", json!([{"type": "InternalIP"}]), json!([])),
+            ("value = value || 'x'; value", json!(""), json!("x")),
+            (
+                "(value => {\n  value.metadata ??= {};\n  value.metadata.annotations ??= {};\n  value.metadata.annotations[\"patched-by\"] = \"vcluster\";\n  return value;\n})(value)\n",
+                json!({"spec": {"replicas": 3}}),
+                json!({"spec": {"replicas": 3}, "metadata": {"annotations": {"patched-by": "vcluster"}}}),
+            ),
         ] {
             assert_eq!(run(expression, value), Ok(Some(want)), "{expression}");
         }
@@ -449,7 +757,12 @@ mod tests {
             "require('fs')",
             "value.a.b.c",
             "while(true){}",
-            "value = 1",
+            "missing = 1",
+            "1 = 1",
+            "value.a.b = 1",
+            "value 1",
+            "for (const x of value) {}",
+            "let x = () => 1; value.f = x",
             "new Date()",
             "(() => value)",
             "value.constructor('x')()",
@@ -463,5 +776,10 @@ mod tests {
         assert!(run(&deep, json!(1)).is_err());
         assert_eq!(run("(f => f(f))(f => f(f))", json!(1)), Err(ScriptError::Depth));
         assert!(run("'x'.repeat(1e9)", json!(1)).is_err());
+        // What grows by itself ends.
+        let grows = "value.l = [1]; const f = v => { v.l = [v.l, v.l, v.l, v.l]; return f(v) }; f(value)";
+        assert!(run(grows, json!({})).is_err());
+        let doubled = format!("(v => {{ {} return v }})([1])", "v = [v, v]; ".repeat(60));
+        assert_eq!(run(&doubled, json!(1)), Err(ScriptError::Steps));
     }
 }

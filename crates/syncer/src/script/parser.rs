@@ -1,4 +1,6 @@
-//! The grammar: one expression, by precedence.
+//! The grammar: expressions by precedence, and the few statements that published patches use.
+
+use std::collections::BTreeSet;
 
 use apimachinery::Value;
 use apimachinery::json;
@@ -35,6 +37,27 @@ pub enum Unary {
     Typeof,
 }
 
+/// How a value is put into a variable or a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assign {
+    Set,
+    Add,
+    Subtract,
+    /// Only where there is nothing.
+    Nullish,
+    Or,
+    And,
+}
+
+#[derive(Clone, Debug)]
+pub enum Statement {
+    Expr(Expr),
+    Let(String, Option<Expr>),
+    Return(Option<Expr>),
+    If(Expr, Vec<Statement>, Vec<Statement>),
+    ForOf(String, Expr, Vec<Statement>),
+}
+
 #[derive(Clone, Debug)]
 pub enum Expr {
     Literal(Value),
@@ -58,6 +81,16 @@ pub enum Expr {
         parameters: Vec<String>,
         body: Box<Expr>,
     },
+    /// The body of an arrow function in braces; gives what it returns.
+    Block(Vec<Statement>),
+    /// A whole text; gives its last value.
+    Program(Vec<Statement>),
+    Assign {
+        target: Box<Expr>,
+        how: Assign,
+        value: Box<Expr>,
+    },
+    Delete(Box<Expr>),
     Unary(Unary, Box<Expr>),
     Binary(Op, Box<Expr>, Box<Expr>),
     If(Box<Expr>, Box<Expr>, Box<Expr>),
@@ -68,25 +101,48 @@ pub const REGEX: &str = "\u{0}regex";
 pub const FLAGS: &str = "\u{0}flags";
 
 pub fn parse(text: &str) -> Result<Expr, ScriptError> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
-    let expr = parser.expression()?;
-    // A final semicolon does no harm.
-    let _ = parser.accept(";");
-    match parser.peek() {
-        Token::End => Ok(expr),
-        other => Err(parser.error(format!("unexpected {other:?}"))),
+    let tokens = tokens(text)?;
+    let chars: Vec<char> = text.chars().collect();
+    let mut lines = BTreeSet::new();
+    let mut before = 0;
+    for (at, _) in &tokens {
+        if chars[before..*at].contains(&'\n') {
+            lines.insert(*at);
+        }
+        before = *at;
+    }
+    let mut parser = Parser { tokens, lines, at: 0, depth: 0 };
+    let mut statements = parser.statements(|parser| matches!(parser.peek(), Token::End))?;
+    match (statements.pop(), statements.is_empty()) {
+        (Some(Statement::Expr(only)), true) => Ok(only),
+        (Some(last), _) => {
+            statements.push(last);
+            Ok(Expr::Program(statements))
+        }
+        (None, _) => Err(parser.error("the expression is empty")),
+    }
+}
+
+/// A variable, or a member of a member ... of a variable.
+fn is_place(expr: &Expr) -> bool {
+    match expr {
+        Expr::Name(_) => true,
+        Expr::Member { object, optional: false, .. } => is_place(object),
+        _ => false,
     }
 }
 
 struct Parser {
     tokens: Vec<(usize, Token)>,
+    /// Where tokens stand that begin a line.
+    lines: BTreeSet<usize>,
     at: usize,
     depth: u32,
 }
 
-const WORDS: [&str; 16] = [
-    "new", "function", "class", "let", "const", "var", "while", "for", "if", "return", "throw", "delete", "void",
-    "await", "yield", "import",
+const WORDS: [&str; 17] = [
+    "new", "function", "class", "let", "const", "var", "while", "for", "if", "else", "return", "throw", "delete",
+    "void", "await", "yield", "import",
 ];
 
 impl Parser {
@@ -122,6 +178,111 @@ impl Parser {
         if self.accept(punctuation) { Ok(()) } else { Err(self.error(format!("expected {punctuation}"))) }
     }
 
+    fn is_word(&self, word: &str) -> bool {
+        matches!(self.peek(), Token::Name(name) if name == word)
+    }
+
+    fn accept_word(&mut self, word: &str) -> bool {
+        let is = self.is_word(word);
+        if is {
+            self.next();
+        }
+        is
+    }
+
+    fn name(&mut self) -> Result<String, ScriptError> {
+        let start = self.at;
+        match self.next() {
+            Token::Name(name) if !WORDS.contains(&name.as_str()) => Ok(name),
+            _ => {
+                self.at = start;
+                Err(self.error("expected a name"))
+            }
+        }
+    }
+
+    fn statements(&mut self, ends: impl Fn(&Parser) -> bool) -> Result<Vec<Statement>, ScriptError> {
+        let mut out = Vec::new();
+        loop {
+            while self.accept(";") {}
+            if ends(self) {
+                return Ok(out);
+            }
+            // Two expressions side by side are a mistake, not two statements.
+            let bare = matches!(out.last(), Some(Statement::Expr(_))) && !self.tokens[self.at - 1].1.ends_statement();
+            if bare && !self.begins_line() {
+                return Err(self.error(format!("unexpected {:?}", self.peek())));
+            }
+            out.push(self.statement()?);
+        }
+    }
+
+    /// Whether a line ends before the next token.
+    fn begins_line(&self) -> bool {
+        self.lines.contains(&self.tokens[self.at].0)
+    }
+
+    /// `{ ... }`, or one statement.
+    fn body(&mut self) -> Result<Vec<Statement>, ScriptError> {
+        if self.accept("{") { self.block() } else { Ok(vec![self.statement()?]) }
+    }
+
+    /// What follows a `{`, with the `}`.
+    fn block(&mut self) -> Result<Vec<Statement>, ScriptError> {
+        let statements = self.statements(|parser| parser.is("}") || matches!(parser.peek(), Token::End))?;
+        self.expect("}")?;
+        Ok(statements)
+    }
+
+    fn statement(&mut self) -> Result<Statement, ScriptError> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(ScriptError::Depth);
+        }
+        let result = self.statement_inner();
+        self.depth -= 1;
+        result
+    }
+
+    fn statement_inner(&mut self) -> Result<Statement, ScriptError> {
+        if ["const", "let", "var"].into_iter().any(|word| self.accept_word(word)) {
+            let name = self.name()?;
+            let value = if self.accept("=") { Some(self.expression()?) } else { None };
+            return Ok(Statement::Let(name, value));
+        }
+        if self.accept_word("return") {
+            let nothing = self.is(";") || self.is("}") || matches!(self.peek(), Token::End);
+            return Ok(Statement::Return(if nothing { None } else { Some(self.expression()?) }));
+        }
+        if self.accept_word("if") {
+            self.expect("(")?;
+            let condition = self.expression()?;
+            self.expect(")")?;
+            let yes = self.body()?;
+            let at = self.at;
+            while self.accept(";") {}
+            if !self.accept_word("else") {
+                self.at = at;
+                return Ok(Statement::If(condition, yes, Vec::new()));
+            }
+            return Ok(Statement::If(condition, yes, self.body()?));
+        }
+        if self.accept_word("for") {
+            self.expect("(")?;
+            if !["const", "let", "var"].into_iter().any(|word| self.accept_word(word)) {
+                return Err(self.error("only `for (const x of list)` is supported"));
+            }
+            let name = self.name()?;
+            if !self.accept_word("of") {
+                return Err(self.error("only `for (const x of list)` is supported"));
+            }
+            let list = self.expression()?;
+            self.expect(")")?;
+            return Ok(Statement::ForOf(name, list, self.body()?));
+        }
+        Ok(Statement::Expr(self.expression()?))
+    }
+
     fn expression(&mut self) -> Result<Expr, ScriptError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
@@ -134,10 +295,26 @@ impl Parser {
 
     fn arrow_or_condition(&mut self) -> Result<Expr, ScriptError> {
         if let Some(parameters) = self.arrow_parameters() {
-            let body = Box::new(self.expression()?);
-            return Ok(Expr::Arrow { parameters, body });
+            let body = if self.accept("{") { Expr::Block(self.block()?) } else { self.expression()? };
+            return Ok(Expr::Arrow { parameters, body: Box::new(body) });
         }
         let condition = self.binary(0)?;
+        let assignments = [
+            ("=", Assign::Set),
+            ("+=", Assign::Add),
+            ("-=", Assign::Subtract),
+            ("??=", Assign::Nullish),
+            ("||=", Assign::Or),
+            ("&&=", Assign::And),
+        ];
+        if let Some((_, how)) = assignments.into_iter().find(|(p, _)| self.is(p)) {
+            if !is_place(&condition) {
+                return Err(self.error("only a variable or a member can be assigned to"));
+            }
+            self.next();
+            let value = Box::new(self.expression()?);
+            return Ok(Expr::Assign { target: Box::new(condition), how, value });
+        }
         if !self.accept("?") {
             return Ok(condition);
         }
@@ -230,6 +407,14 @@ impl Parser {
             Token::Punctuation("-") => Unary::Minus,
             Token::Punctuation("+") => Unary::Plus,
             Token::Name(name) if name == "typeof" => Unary::Typeof,
+            Token::Name(name) if name == "delete" => {
+                self.next();
+                let target = self.postfix()?;
+                if !matches!(target, Expr::Member { .. }) || !is_place(&target) {
+                    return Err(self.error("only a member can be deleted"));
+                }
+                return Ok(Expr::Delete(Box::new(target)));
+            }
             _ => return self.postfix(),
         };
         self.next();
@@ -305,7 +490,7 @@ impl Parser {
                 "undefined" => Expr::Undefined,
                 word if WORDS.contains(&word) => {
                     self.at = start;
-                    return Err(self.error(format!("{word} is not supported: write one expression")));
+                    return Err(self.error(format!("{word} is not supported here")));
                 }
                 _ => Expr::Name(name),
             },

@@ -7,34 +7,99 @@
 //! Invariants:
 //! - A host route attaches only to this tenant's Gateways and to those that the configuration shows to it.
 //! - A host Gateway takes routes of this tenant only, whatever its listeners say.
+//! - A route that no listener takes, or whose Gateway is gone, has no host object.
 //!
 //! Follows: vCluster `resources/{gateways,httproutes,tlsroutes,backendtlspolicies,referencegrants}`; GEP-709, GEP-724.
 
 use apimachinery::{Value, json};
 
 use crate::diff::present;
-use crate::kind::{self, GATEWAY_GROUP, Kind};
+use crate::kind::{self, GATEWAY_GROUP, Kind, Naming};
 use crate::metadata::{self, LastSynced, MetadataRules, hash_value, name_of, uid_of};
 use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::selectors;
-use crate::settings::{GatewayImport, RoutePolicy};
+use crate::settings::{GatewayImport, RouteOverride, RoutePolicy};
 use crate::types::{Context, Desired, Reference, Refusal, ToHost, object};
 
 /// Label of virtual Gateways that stand for one of the host's.
 pub const IMPORTED_GATEWAY_LABEL: &str = "vcluster.loft.sh/imported-gateway";
-/// Says that certificate references were taken out of an imported Gateway.
-pub const SANITIZED_ANNOTATION: &str = "vcluster.loft.sh/certificate-refs-sanitized";
+/// Says that certificate references were taken out of a listener: a listener that ends TLS must have them, or an option.
+pub const SANITIZED_OPTION: &str = "vcluster.loft.sh/certificate-refs-sanitized";
 /// Where an imported Gateway is on the host, when the configuration allows to say so.
 pub const SOURCE_ANNOTATION: &str = "vcluster.loft.sh/source-gateway";
+/// On a host route: the name of a rule that a controller of the host put there.
+pub const KEEP_RULE_ANNOTATION: &str = "vcluster.loft.sh/preserve-host-rule";
+/// On a host route: mirrors that a controller of the host put into its rules stay.
+pub const KEEP_MIRRORS_ANNOTATION: &str = "vcluster.loft.sh/preserve-request-mirror-filters";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayType {
     Gateway,
     HttpRoute,
     TlsRoute,
+    GrpcRoute,
+    TcpRoute,
+    UdpRoute,
     BackendTlsPolicy,
     ReferenceGrant,
+}
+
+impl GatewayType {
+    /// All kinds that go to the host.
+    pub const ALL: [GatewayType; 8] = [
+        GatewayType::Gateway,
+        GatewayType::HttpRoute,
+        GatewayType::TlsRoute,
+        GatewayType::GrpcRoute,
+        GatewayType::TcpRoute,
+        GatewayType::UdpRoute,
+        GatewayType::BackendTlsPolicy,
+        GatewayType::ReferenceGrant,
+    ];
+
+    /// Kind and resource name.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            GatewayType::Gateway => ("Gateway", "gateways"),
+            GatewayType::HttpRoute => ("HTTPRoute", "httproutes"),
+            GatewayType::TlsRoute => ("TLSRoute", "tlsroutes"),
+            GatewayType::GrpcRoute => ("GRPCRoute", "grpcroutes"),
+            GatewayType::TcpRoute => ("TCPRoute", "tcproutes"),
+            GatewayType::UdpRoute => ("UDPRoute", "udproutes"),
+            GatewayType::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies"),
+            GatewayType::ReferenceGrant => ("ReferenceGrant", "referencegrants"),
+        }
+    }
+
+    /// The resource name.
+    pub fn plural(self) -> &'static str {
+        self.names().1
+    }
+
+    /// The versions that a host may serve, best first.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            GatewayType::Gateway | GatewayType::HttpRoute | GatewayType::GrpcRoute => &["v1"],
+            GatewayType::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
+            GatewayType::TcpRoute | GatewayType::UdpRoute => &["v1", "v1alpha2"],
+            GatewayType::BackendTlsPolicy => &["v1", "v1alpha3"],
+            GatewayType::ReferenceGrant => &["v1", "v1beta1"],
+        }
+    }
+
+    /// The kind in its best version.
+    pub fn kind(self) -> Kind {
+        let (kind, plural) = self.names();
+        Kind {
+            group: GATEWAY_GROUP.into(),
+            version: self.versions()[0].into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            namespaced: true,
+            naming: Naming::Namespaced,
+        }
+    }
 }
 
 /// One of the kinds, in the version that the host serves.
@@ -112,10 +177,11 @@ impl GatewayKind {
             if let Some(backend) = filter.at_mut(&["requestMirror", "backendRef"]) {
                 self.reference(&format!("{at}.requestMirror.backendRef"), backend, "Service", ctx, own)?;
             }
-            for member in ["extensionRef", "externalAuth"] {
-                if filter.get(member).is_some_and(|v| !v.is_null()) {
-                    return Err(unsupported(format!("{at}.{member}: not supported")));
-                }
+            if let Some(backend) = filter.at_mut(&["externalAuth", "backendRef"]) {
+                self.reference(&format!("{at}.externalAuth.backendRef"), backend, "Service", ctx, own)?;
+            }
+            if filter.get("extensionRef").is_some_and(|v| !v.is_null()) {
+                return Err(unsupported(format!("{at}.extensionRef: not supported")));
             }
         }
         Ok(())
@@ -159,23 +225,71 @@ impl GatewayKind {
             return Err(unsupported(format!("{at}: {kind} {group:?} cannot be a parent here")));
         }
         let to = NamespacedName::new(or(parent.str_at(&["namespace"]), own), parent.str_at(&["name"]));
-        if let Some((import, host)) = imported(&to, ctx) {
-            check_imported(at, &import, &host, &to, hostnames, ctx, own)?;
-            put_reference(parent, &name_of(&host), ctx, own);
-            return Ok(());
+        let (gateway, host_name) = match imported(&to, ctx) {
+            Some((import, host)) => {
+                check_hostnames(at, import, &host, &to, hostnames)?;
+                let mut gateway = shown(&host, import);
+                gateway["metadata"]["namespace"] = to.namespace.as_str().into();
+                (gateway, name_of(&host))
+            }
+            None if !ctx.settings.gateway_api.gateways => {
+                return Err(not_permitted(format!("{at}: Gateway {to} is not one that the host shows here")));
+            }
+            None => {
+                let Some(gateway) = ctx.facts.gateways.iter().find(|g| name_of(g) == to) else {
+                    return Err(not_permitted(format!("{at}: Gateway {to} does not exist")));
+                };
+                (gateway.clone(), GatewayType::Gateway.kind().host_name(ctx.names, &to))
+            }
+        };
+        if !self.listeners_allow(&gateway, parent, own, ctx) {
+            let kind = &self.kind.kind;
+            let message = format!("{at}: no listener of Gateway {to} takes a {kind} of namespace {own:?}");
+            return Err(not_permitted(message));
         }
-        let gateway = ctx.facts.gateways.iter().find(|g| name_of(g) == to);
-        if let Some(gateway) = gateway
-            && !listeners_allow(gateway, parent.str_at(&["sectionName"]), own, ctx)
-        {
-            return Err(not_permitted(format!("{at}: no listener of Gateway {to} takes routes of namespace {own:?}")));
-        }
-        // A Gateway that does not exist yet has this name when it does; its listeners are asked again then.
-        if gateway.is_none() && to.namespace != own {
-            return Err(Refusal::not_yet(format!("{at}: Gateway {to} does not exist"), 30));
-        }
-        put_reference(parent, &ctx.names.host(&to.name, &to.namespace), ctx, own);
+        put_reference(parent, &host_name, ctx, own);
         Ok(())
+    }
+
+    /// Whether a listener of a virtual Gateway takes this kind of route from a namespace.
+    fn listeners_allow(&self, gateway: &Value, parent: &Value, namespace: &str, ctx: &Context<'_>) -> bool {
+        let own = gateway.str_at(&["metadata", "namespace"]);
+        let section = parent.str_at(&["sectionName"]);
+        let port = parent.get("port").and_then(Value::as_i64);
+        gateway.array_at(&["spec", "listeners"]).iter().any(|listener| {
+            let allowed = &listener["allowedRoutes"]["namespaces"];
+            let fits = match allowed.str_at(&["from"]) {
+                "All" => true,
+                "None" => false,
+                "Selector" => {
+                    let labels = ctx.facts.namespaces.iter().find(|(n, _)| n == namespace).map(|(_, labels)| labels);
+                    present(allowed, &["selector"]).is_some_and(|s| selectors::matches(s, labels))
+                }
+                _ => own == namespace,
+            };
+            fits && (section.is_empty() || listener.str_at(&["name"]) == section)
+                && port.is_none_or(|port| listener["port"].as_i64() == Some(port))
+                && self.listener_takes(listener)
+        })
+    }
+
+    /// Whether a listener takes routes of this kind: those it names, else those that its protocol is for.
+    fn listener_takes(&self, listener: &Value) -> bool {
+        let kinds = listener.array_at(&["allowedRoutes", "kinds"]);
+        if !kinds.is_empty() {
+            return kinds
+                .iter()
+                .any(|k| group_of(k, GATEWAY_GROUP) == GATEWAY_GROUP && k.str_at(&["kind"]) == self.kind.kind);
+        }
+        let protocols: &[&str] = match self.what {
+            GatewayType::HttpRoute | GatewayType::GrpcRoute => &["HTTP", "HTTPS"],
+            GatewayType::TlsRoute => &["TLS"],
+            // A listener may end TLS and pass the stream on.
+            GatewayType::TcpRoute => &["TCP", "TLS"],
+            GatewayType::UdpRoute => &["UDP"],
+            GatewayType::Gateway | GatewayType::BackendTlsPolicy | GatewayType::ReferenceGrant => &[],
+        };
+        protocols.contains(&listener.str_at(&["protocol"]))
     }
 
     fn gateway(&self, gateway: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
@@ -222,8 +336,15 @@ impl GatewayKind {
         Ok(spec)
     }
 
-    fn policy(&self, policy: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
+    fn policy(&self, policy: &Value, ctx: &Context<'_>, creating: bool) -> Result<Value, Refusal> {
         let own = policy.str_at(&["metadata", "namespace"]);
+        for (n, target) in policy.array_at(&["spec", "targetRefs"]).iter().enumerate() {
+            let name = target.str_at(&["name"]);
+            let exists = ctx.facts.services.iter().any(|s| s.str_at(&["metadata", "name"]) == name);
+            if creating && !exists {
+                return Err(Refusal::error(format!("targetRefs[{n}]: Service {name:?} does not exist")));
+            }
+        }
         let mut spec = policy["spec"].clone();
         for (path, default) in
             [(["targetRefs"].as_slice(), "Service"), (&["validation", "caCertificateRefs"], "ConfigMap")]
@@ -252,11 +373,15 @@ impl GatewayKind {
         Ok(spec)
     }
 
-    fn spec(&self, virtual_: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
+    fn spec(&self, virtual_: &Value, ctx: &Context<'_>, creating: bool) -> Result<Value, Refusal> {
         match self.what {
             GatewayType::Gateway => self.gateway(virtual_, ctx),
-            GatewayType::HttpRoute | GatewayType::TlsRoute => self.route(virtual_, ctx),
-            GatewayType::BackendTlsPolicy => self.policy(virtual_, ctx),
+            GatewayType::HttpRoute
+            | GatewayType::TlsRoute
+            | GatewayType::GrpcRoute
+            | GatewayType::TcpRoute
+            | GatewayType::UdpRoute => self.route(virtual_, ctx),
+            GatewayType::BackendTlsPolicy => self.policy(virtual_, ctx, creating),
             GatewayType::ReferenceGrant => self.grant(virtual_, ctx),
         }
     }
@@ -279,7 +404,7 @@ impl GatewayKind {
                 reference.str_at(&["name"]),
             );
             let mut known = ctx.facts.gateways.iter().map(name_of);
-            if let Some(name) = known.find(|n| ctx.names.host(&n.name, &n.namespace) == host_name) {
+            if let Some(name) = known.find(|n| GatewayType::Gateway.kind().is_host_name(ctx.names, n, &host_name)) {
                 reference["name"] = name.name.into();
                 if name.namespace == own {
                     reference.remove_at(&["namespace"]);
@@ -309,40 +434,39 @@ fn put_reference(reference: &mut Value, host: &NamespacedName, ctx: &Context<'_>
 }
 
 /// The host Gateway that a virtual one stands for. Follows from the configuration, never from what the virtual one says.
-fn imported(virtual_: &NamespacedName, ctx: &Context<'_>) -> Option<(GatewayImport, Value)> {
+fn imported<'a>(virtual_: &NamespacedName, ctx: &Context<'a>) -> Option<(&'a GatewayImport, Value)> {
     let import = ctx.settings.import_gateways.as_ref()?;
     let install = ctx.names.install_namespace();
     let host = ctx.facts.host_gateways.iter().find(|g| {
         let name = name_of(g);
         let target = super::classes::import_target(&import.mappings, &name.namespace, &name.name, install);
         target.is_some_and(|(namespace, name)| namespace == virtual_.namespace && name == virtual_.name)
-            && selectors::matches(&import.selector, g.at(&["metadata", "labels"]))
+            && selected(g, import)
     })?;
-    Some((import.clone(), host.clone()))
+    Some((import, host.clone()))
 }
 
-fn check_imported(
+/// Whether a host Gateway is shown: one that a mapping names, or one of a mapped namespace that the selector takes.
+pub fn selected(host: &Value, import: &GatewayImport) -> bool {
+    let name = name_of(host).to_string();
+    import.mappings.iter().any(|m| m.from == name)
+        || selectors::matches(&import.selector, host.at(&["metadata", "labels"]))
+}
+
+/// The exception that the configuration makes for a host Gateway.
+fn exception<'a>(host: &Value, import: &'a GatewayImport) -> Option<&'a RouteOverride> {
+    let name = name_of(host);
+    import.overrides.iter().find(|o| o.gateway == name)
+}
+
+fn check_hostnames(
     at: &str,
     import: &GatewayImport,
     host: &Value,
     shown: &NamespacedName,
     hostnames: &[&str],
-    ctx: &Context<'_>,
-    own: &str,
 ) -> Result<(), Refusal> {
-    let of_gateway = import.overrides.iter().find(|o| o.gateway == name_of(host));
-    let policy = of_gateway.and_then(|o| o.policy.as_ref()).unwrap_or(&import.policy);
-    let labels = ctx.facts.namespaces.iter().find(|(n, _)| n == own).map(|(_, labels)| labels);
-    let allowed = match policy {
-        RoutePolicy::All => true,
-        RoutePolicy::None => false,
-        RoutePolicy::Same => shown.namespace == own,
-        RoutePolicy::Selector(selector) => selectors::matches(selector, labels),
-    };
-    if !allowed {
-        return Err(not_permitted(format!("{at}: Gateway {shown} takes no routes of namespace {own:?}")));
-    }
-    let patterns = of_gateway.map_or(&[][..], |o| o.hostnames.as_slice());
+    let patterns = exception(host, import).map_or(&[][..], |o| o.hostnames.as_slice());
     if patterns.is_empty() {
         return Ok(());
     }
@@ -363,23 +487,39 @@ fn hostname_fits(pattern: &str, hostname: &str) -> bool {
     }
 }
 
-/// Whether a listener of a virtual Gateway takes routes of a namespace.
-fn listeners_allow(gateway: &Value, section: &str, namespace: &str, ctx: &Context<'_>) -> bool {
-    let own = gateway.str_at(&["metadata", "namespace"]);
-    let mut listeners = gateway.array_at(&["spec", "listeners"]).iter();
-    listeners.any(|listener| {
-        let allowed = &listener["allowedRoutes"]["namespaces"];
-        let fits = match allowed.str_at(&["from"]) {
-            "All" => true,
-            "None" => false,
-            "Selector" => {
-                let labels = ctx.facts.namespaces.iter().find(|(n, _)| n == namespace).map(|(_, labels)| labels);
-                present(allowed, &["selector"]).is_some_and(|s| selectors::matches(s, labels))
-            }
-            _ => own == namespace,
+/// What a controller of the host added to the rules of a host route, put into the rules that the tenant wants.
+///
+/// Only where annotations of the host object ask for it.
+fn keep_host_rules(host: &Value, spec: &mut Value) {
+    let name_of_rule = |rule: &Value| rule.str_at(&["name"]).to_owned();
+    let rule_name = metadata::annotation(host, KEEP_RULE_ANNOTATION);
+    let host_rules = host.array_at(&["spec", "rules"]);
+    let kept = host_rules.iter().find(|r| !rule_name.is_empty() && name_of_rule(r) == rule_name);
+    let rules = spec.make_object().get_or_insert_with("rules", || Value::Array(Vec::new()));
+    let Some(rules) = rules.as_array_mut() else { return };
+    if let Some(kept) = kept
+        && !rules.iter().any(|r| name_of_rule(r) == rule_name)
+    {
+        rules.insert(0, kept.clone());
+    }
+    if metadata::annotation(host, KEEP_MIRRORS_ANNOTATION) != "true" {
+        return;
+    }
+    for (n, rule) in rules.iter_mut().enumerate() {
+        let name = name_of_rule(rule);
+        // A rule without a name is known by its place.
+        let of_host = match name.is_empty() {
+            true => host_rules.get(n).filter(|r| name_of_rule(r).is_empty()),
+            false => host_rules.iter().find(|r| name_of_rule(r) == name),
         };
-        fits && (section.is_empty() || listener.str_at(&["name"]) == section)
-    })
+        let mirrors = of_host.map_or(&[][..], |r| r.array_at(&["filters"])).iter();
+        for mirror in mirrors.filter(|f| f.str_at(&["type"]) == "RequestMirror") {
+            let filters = rule.make_object().get_or_insert_with("filters", || Value::Array(Vec::new()));
+            if let Some(filters) = filters.as_array_mut().filter(|list| !list.contains(mirror)) {
+                filters.push(mirror.clone());
+            }
+        }
+    }
 }
 
 impl ToHost for GatewayKind {
@@ -426,7 +566,7 @@ impl ToHost for GatewayKind {
 
     fn translate(&self, virtual_: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
         let mut host = object(&self.kind, ctx.metadata(virtual_, &self.kind, &[]));
-        let spec = self.spec(virtual_, ctx)?;
+        let spec = self.spec(virtual_, ctx, true)?;
         let mut synced = LastSynced::of(&host);
         synced.set("spec", &hash_value(uid_of(virtual_), &spec));
         synced.store(&mut host);
@@ -441,7 +581,7 @@ impl ToHost for GatewayKind {
         last: &LastSeen,
         ctx: &Context<'_>,
     ) -> Result<Desired, Refusal> {
-        let spec = match self.spec(virtual_, ctx) {
+        let mut spec = match self.spec(virtual_, ctx, false) {
             Ok(spec) => spec,
             Err(Refusal::Never { reason, message }) => {
                 // What is on the host was permitted once and is not any more.
@@ -463,6 +603,7 @@ impl ToHost for GatewayKind {
         let hash = hash_value(uid_of(virtual_), &spec);
         // What the host's API server filled in is no difference: only a change of the tenant goes down.
         if !synced.agrees("spec", &hash) {
+            keep_host_rules(host, &mut spec);
             new_host["spec"] = spec;
             synced.set("spec", &hash);
             synced.store(&mut new_host);
@@ -495,23 +636,31 @@ impl ToHost for GatewayKind {
 pub fn shown(host: &Value, import: &GatewayImport) -> Value {
     let mut out = host.clone();
     out.set_at(&["metadata", "labels", IMPORTED_GATEWAY_LABEL], "true".into());
+    out.set_at(&["metadata", "annotations", metadata::MANAGED_BY_LABEL], "vcluster".into());
     if import.expose_source {
         out.set_at(&["metadata", "annotations", SOURCE_ANNOTATION], name_of(host).to_string().into());
+    } else {
+        out.remove_at(&["metadata", "annotations", SOURCE_ANNOTATION]);
     }
-    if import.hide_certificates {
-        let mut hidden = false;
-        for listener in out.at_mut(&["spec", "listeners"]).and_then(Value::as_array_mut).into_iter().flatten() {
-            for path in [["tls", "certificateRefs"], ["tls", "frontendValidation"], ["tls", "options"]] {
-                hidden |= listener.remove_at(&path).is_some();
+    let policy = exception(host, import).and_then(|o| o.policy.as_ref()).unwrap_or(&import.policy);
+    for listener in out.at_mut(&["spec", "listeners"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        if import.hide_certificates && listener.get("tls").is_some_and(|tls| !tls.is_null()) {
+            for path in [["tls", "certificateRefs"], ["tls", "frontendValidation"]] {
+                listener.remove_at(&path);
             }
-            // A listener without certificates must not ask for them.
-            if listener.str_at(&["tls", "mode"]) != "Passthrough" && listener.get("tls").is_some() {
-                listener["tls"] = json!({"mode": "Terminate", "options": {"vcluster.loft.sh/certificate": "hidden"}});
+            let ends_tls = matches!(listener.str_at(&["tls", "mode"]), "" | "Terminate");
+            if ends_tls && listener["tls"].get("options").is_none_or(|o| o.as_object().is_none_or(|o| o.is_empty())) {
+                listener["tls"]["options"] = json!({(SANITIZED_OPTION): "true"});
             }
         }
-        if hidden {
-            out.set_at(&["metadata", "annotations", SANITIZED_ANNOTATION], "true".into());
-        }
+        let namespaces = match policy {
+            RoutePolicy::OfGateway => continue,
+            RoutePolicy::Same => json!({"from": "Same"}),
+            RoutePolicy::All => json!({"from": "All"}),
+            RoutePolicy::None => json!({"from": "None"}),
+            RoutePolicy::Selector(selector) => json!({"from": "Selector", "selector": (selector.clone())}),
+        };
+        listener.set_at(&["allowedRoutes", "namespaces"], namespaces);
     }
     if import.hide_infrastructure {
         out.remove_at(&["spec", "infrastructure"]);

@@ -20,6 +20,17 @@ const ALB_CONDITIONS: &str = "alb.ingress.kubernetes.io/conditions.";
 
 pub struct Ingresses;
 
+/// The host names that an Ingress claims, for its rules or its certificates.
+pub fn hostnames(ingress: &Value) -> Vec<&str> {
+    let rules = ingress.array_at(&["spec", "rules"]).iter().map(|r| r.str_at(&["host"]));
+    let certified = ingress.array_at(&["spec", "tls"]).iter().flat_map(|t| t.array_at(&["hosts"]));
+    let mut out: Vec<&str> =
+        rules.chain(certified.filter_map(Value::as_str)).filter(|hostname| !hostname.is_empty()).collect();
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
 fn rewritten(key: &str) -> bool {
     SECRET_ANNOTATIONS.contains(&key) || key.starts_with(ALB_ACTIONS) || key.starts_with(ALB_CONDITIONS)
 }
@@ -110,12 +121,19 @@ fn spec(ingress: &Value, ctx: &Context<'_>) -> Value {
     spec
 }
 
-fn check(ingress: &Value, ctx: &Context<'_>) -> Result<(), Refusal> {
-    if let Some(hostname) = ctx.facts.hostnames_taken.first() {
-        return Err(Refusal::warning(format!(
+/// Why a host name cannot be this Ingress's.
+fn hostname_taken(ingress: &Value, ctx: &Context<'_>) -> Option<String> {
+    ctx.facts.hostnames_taken.first().map(|hostname| {
+        format!(
             "did not sync ingress {:?} to host because another ingress of the host has the host name {hostname:?}",
             ingress.str_at(&["metadata", "name"])
-        )));
+        )
+    })
+}
+
+fn check(ingress: &Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    if let Some(message) = hostname_taken(ingress, ctx) {
+        return Err(Refusal::warning(message));
     }
     let what = format!("ingress \"{}\"", ingress.str_at(&["metadata", "name"]));
     let class = match ingress.str_at(&["spec", "ingressClassName"]) {
@@ -157,6 +175,15 @@ impl ToHost for Ingresses {
     }
 
     fn reconcile(&self, ingress: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) -> Result<Desired, Refusal> {
+        let claimed = hostnames(host);
+        let lost = ctx.facts.hostnames_taken.iter().any(|taken| claimed.contains(&taken.as_str()));
+        if let Some(message) = hostname_taken(ingress, ctx).filter(|_| lost) {
+            // Two were made at once: the later one gives way. A name that is only asked for leaves the others as they are.
+            let warning = Action::Warn { reason: "SyncWarning", message };
+            let away = Action::delete_host(host, None, "another ingress has its host name");
+            let (virtual_, host) = (ingress.clone(), host.clone());
+            return Ok(Desired { virtual_, host, actions: vec![warning, away], seen: LastSeen::default() });
+        }
         check(ingress, ctx)?;
         let mut new_virtual = ingress.clone();
         let mut new_host = host.clone();
@@ -201,5 +228,19 @@ impl ToHost for Ingresses {
             actions: Vec::new(),
             seen: LastSeen { on_host: true, host_only },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::json;
+
+    use super::*;
+
+    #[test]
+    fn an_ingress_claims_the_names_of_its_rules_and_certificates() {
+        let ingress = json!({"spec": {"rules": [{"host": "b.example"}, {"http": {}}, {"host": "a.example"}],
+            "tls": [{"hosts": ["a.example", "c.example"], "secretName": "s"}, {"secretName": "t"}]}});
+        assert_eq!(hostnames(&ingress), ["a.example", "b.example", "c.example"]);
     }
 }

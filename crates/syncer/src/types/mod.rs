@@ -180,6 +180,62 @@ pub trait ToHost: Send + Sync {
     }
 }
 
+/// A type under its resource name.
+pub type Named = (&'static str, Box<dyn ToHost>);
+
+/// The built-in types, and whether the settings ask for them.
+fn table(settings: &Settings) -> [(&'static str, bool, Box<dyn ToHost>); 16] {
+    use crate::kind::{RESOURCE_CLAIM, RESOURCE_CLAIM_TEMPLATE};
+    use crate::settings::Wanted;
+
+    [
+        ("pods", settings.sync_pods, Box::new(pod::Pods)),
+        ("services", settings.services, Box::new(service::Services)),
+        ("configmaps", settings.config_maps != Wanted::Off, Box::new(configs::Configs::ConfigMaps)),
+        ("secrets", settings.secrets != Wanted::Off, Box::new(configs::Configs::Secrets)),
+        ("endpoints", settings.endpoints, Box::new(endpoints::EndpointKinds::Endpoints)),
+        ("endpointslices", settings.endpoint_slices, Box::new(endpoints::EndpointKinds::EndpointSlices)),
+        ("persistentvolumeclaims", settings.persistent_volume_claims, Box::new(volumes::Claims)),
+        ("persistentvolumes", settings.persistent_volumes, Box::new(real_volumes::RealVolumes)),
+        ("ingresses", settings.ingresses, Box::new(ingress::Ingresses)),
+        ("networkpolicies", settings.network_policies, Box::new(network_policy::NetworkPolicies)),
+        ("poddisruptionbudgets", settings.pod_disruption_budgets, Box::new(policies::DisruptionBudgets)),
+        ("serviceaccounts", settings.service_accounts, Box::new(policies::ServiceAccounts)),
+        ("priorityclasses", settings.priority_classes, Box::new(classes::OwnClasses::Priority)),
+        ("storageclasses", settings.storage_classes, Box::new(classes::OwnClasses::Storage)),
+        ("resourceclaims", settings.resource_claims, Box::new(custom::Custom(RESOURCE_CLAIM.clone()))),
+        (
+            "resourceclaimtemplates",
+            settings.resource_claim_templates,
+            Box::new(custom::Custom(RESOURCE_CLAIM_TEMPLATE.clone())),
+        ),
+    ]
+}
+
+/// The built-in types that the settings ask for.
+pub fn built_in(settings: &Settings) -> Vec<Named> {
+    table(settings).into_iter().filter(|(_, on, _)| *on).map(|(name, _, ty)| (name, ty)).collect()
+}
+
+/// Every type that can go to the host: the built-in ones, those of the Gateway API, and a custom resource as the engine makes
+/// one of a definition.
+pub fn all() -> Vec<Named> {
+    let mut out: Vec<Named> = table(&Settings::default()).into_iter().map(|(name, _, ty)| (name, ty)).collect();
+    for what in gateway::GatewayType::ALL {
+        out.push((what.plural(), Box::new(gateway::GatewayKind { what, kind: what.kind() })));
+    }
+    let custom = Kind {
+        group: "certs.example.com".into(),
+        version: "v1".into(),
+        kind: "Certificate".into(),
+        plural: "certificates".into(),
+        namespaced: true,
+        naming: crate::kind::Naming::Namespaced,
+    };
+    out.push(("custom resources", Box::new(custom::Custom(custom))));
+    out
+}
+
 /// A Kubernetes object with these parts.
 pub fn object(kind: &Kind, metadata: Value) -> Value {
     let mut out = Map::new();

@@ -107,7 +107,23 @@ impl Virtual {
         Virtual::start_with(name, host, apiserver::Config::default()).await
     }
 
+    /// With these controllers of its own.
+    pub async fn start_without(name: &'static str, host: &Api, controllers: &[&str]) -> Virtual {
+        let controllers = controllers.iter().map(|c| (*c).to_owned()).collect();
+        let config = controllers::ManagerConfig { controllers, ..controllers::ManagerConfig::default() };
+        Virtual::make(name, host, apiserver::Config::default(), config).await
+    }
+
     pub async fn start_with(name: &'static str, host: &Api, config: apiserver::Config) -> Virtual {
+        Virtual::make(name, host, config, controllers::ManagerConfig::default()).await
+    }
+
+    async fn make(
+        name: &'static str,
+        host: &Api,
+        config: apiserver::Config,
+        manager: controllers::ManagerConfig,
+    ) -> Virtual {
         let host_namespace = format!("vcluster-{name}");
         host.create(
             &NAMESPACES,
@@ -133,8 +149,7 @@ impl Virtual {
         let store = store::Store::in_memory(store::Options::default()).await;
         let server = ApiServer::start(config, store).await.expect("the virtual API server starts");
         let client = server.kube_client(UserInfo::admin());
-        let controllers = controllers::Manager::start(client.clone(), controllers::ManagerConfig::default())
-            .expect("the virtual controllers start");
+        let controllers = controllers::Manager::start(client.clone(), manager).expect("the virtual controllers start");
         Virtual { name, host_namespace, api: Api::new(client), server, _controllers: controllers }
     }
 

@@ -19,7 +19,7 @@ const ROUTES: Resource = Resource::new("gateway.networking.k8s.io", "v1", "httpr
 const GRANTS: Resource = Resource::new("gateway.networking.k8s.io", "v1beta1", "referencegrants");
 
 /// A definition whose objects may hold anything.
-fn definition(group: &str, version: &str, plural: &str, kind: &str, scope: &str) -> Value {
+pub fn definition(group: &str, version: &str, plural: &str, kind: &str, scope: &str) -> Value {
     let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let mut made = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -35,7 +35,7 @@ fn definition(group: &str, version: &str, plural: &str, kind: &str, scope: &str)
     made
 }
 
-fn reference(path: &str, kind: &str) -> Patch {
+pub fn reference(path: &str, kind: &str) -> Patch {
     Patch {
         path: Path::parse(path).expect("a path"),
         mode: Mode::Reference {

@@ -22,6 +22,8 @@ fn every_test_named_on_the_page_exists() {
         include_str!("services.rs"),
         include_str!("sync_more.rs"),
         include_str!("configured.rs"),
+        include_str!("devices.rs"),
+        include_str!("routes.rs"),
     ]
     .concat();
     for entry in syncer::registry::ENTRIES {

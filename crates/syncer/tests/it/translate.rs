@@ -28,18 +28,18 @@ fn facts() -> Facts {
     facts
 }
 
-struct World {
+pub struct World {
     names: Names,
     settings: Settings,
     facts: Facts,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         World { names: Names::new("vc", "host-ns"), settings: settings(), facts: facts() }
     }
 
-    fn ctx(&self) -> Context<'_> {
+    pub fn ctx(&self) -> Context<'_> {
         Context {
             names: &self.names,
             settings: &self.settings,

@@ -111,7 +111,9 @@ async fn refuse_second_hub(host: &Host, args: &Install, namespace: &str) -> anyh
 pub async fn uninstall(global: &Global, args: &Uninstall, ui: &Ui) -> anyhow::Result<ExitCode> {
     let host = host::connect(global).await?;
     let namespace = global.namespace.as_deref().unwrap_or(NAMESPACE);
-    let values = HubValues::load(&[], &[]).map_err(|error| Failure::failed(error.to_string()))?;
+    // What it may have beyond the defaults goes too.
+    let sets = ["hostPathMapper.enabled=true".to_string()];
+    let values = HubValues::load(&[], &sets).map_err(|error| Failure::failed(error.to_string()))?;
     let hubs = release::hubs(&host).await.map_err(|error| host::unreachable(&host.context, error))?;
     if !hubs.contains(&(namespace.to_string(), args.name.clone())) {
         return Err(Failure::not_found(format!("there is no hub {} in namespace {namespace}", args.name)).into());

@@ -7,11 +7,11 @@
 
 use apimachinery::{Value, json};
 
+use crate::host_files::{
+    KUBELET_PODS, LOGS, PHYSICAL_KUBELET_PODS, PHYSICAL_LOGS, PHYSICAL_POD_LOGS, POD_LOGS, virtual_directory,
+};
 use crate::types::Context;
 
-const LOG: &str = "/var/log";
-const POD_LOG: &str = "/var/log/pods";
-const KUBELET_PODS: &str = "/var/lib/kubelet/pods";
 const PHYSICAL_SUFFIX: &str = "vcluster-physical";
 
 /// The mapped path for a path of the node, the real directory it leads into, and where that is mounted.
@@ -20,23 +20,23 @@ fn mapped(path: &str, base: &str) -> Option<(String, &'static str, &'static str)
     let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
     let path = parts.fold(String::new(), |path, part| format!("{path}/{part}"));
     let path = path.as_str();
-    if path == POD_LOG || path.starts_with("/var/log/pods/") {
-        let rest = &path[POD_LOG.len()..];
-        return Some((format!("{base}/log/pods{rest}"), POD_LOG, "/var/vcluster/physical/log/pods"));
+    if path == POD_LOGS || path.starts_with("/var/log/pods/") {
+        let rest = &path[POD_LOGS.len()..];
+        return Some((format!("{base}/log/pods{rest}"), POD_LOGS, PHYSICAL_POD_LOGS));
     }
-    if path == LOG {
-        return Some((format!("{base}/log"), LOG, "/var/vcluster/physical/log"));
+    if path == LOGS {
+        return Some((format!("{base}/log"), LOGS, PHYSICAL_LOGS));
     }
     if path == KUBELET_PODS || path.starts_with("/var/lib/kubelet/pods/") {
         let rest = &path[KUBELET_PODS.len()..];
-        return Some((format!("{base}/kubelet/pods{rest}"), KUBELET_PODS, "/var/vcluster/physical/kubelet/pods"));
+        return Some((format!("{base}/kubelet/pods{rest}"), KUBELET_PODS, PHYSICAL_KUBELET_PODS));
     }
     None
 }
 
 /// Rewrites the host paths of a host pod's spec.
 pub fn translate(host: &mut Value, ctx: &Context<'_>) {
-    let base = format!("/tmp/vcluster/{}/{}", ctx.names.install_namespace(), ctx.names.virtual_cluster());
+    let base = virtual_directory(ctx.names.install_namespace(), ctx.names.virtual_cluster());
     let mut more: Vec<(String, &'static str, &'static str, Value)> = Vec::new();
     for volume in host.at_mut(&["spec", "volumes"]).and_then(Value::as_array_mut).into_iter().flatten() {
         let name = volume.str_at(&["name"]).to_owned();
@@ -57,7 +57,7 @@ pub fn translate(host: &mut Value, ctx: &Context<'_>) {
                     continue;
                 };
                 let path = mount.str_at(&["mountPath"]).trim_end_matches('/').to_owned();
-                if [LOG, POD_LOG, KUBELET_PODS].contains(&path.as_str()) {
+                if [LOGS, POD_LOGS, KUBELET_PODS].contains(&path.as_str()) {
                     mount["mountPropagation"] = "HostToContainer".into();
                 }
                 // Once for each place, however many volumes lead there.

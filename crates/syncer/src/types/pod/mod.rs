@@ -113,7 +113,7 @@ impl ToHost for Pods {
         }
         // The status flows until the end: controllers wait for a terminating pod to succeed or fail.
         let mut shown = pod.clone();
-        update::reflect_status(&mut shown, host, false, ctx);
+        update::reflect_status(&mut shown, host, true, ctx);
         crate::plan::push_patches(&mut actions, pod, &shown, |patch, subresource| Action::PatchVirtual {
             patch,
             subresource,
@@ -272,17 +272,7 @@ fn translate(pod: &Value, ctx: &Context<'_>, actions: &mut Vec<Action>) -> Resul
     }
     translate_hostname(pod, &mut host, ctx);
 
-    if let Some(claims) = host.at_mut(&["spec", "resourceClaims"]).and_then(Value::as_array_mut) {
-        for claim in claims {
-            for (member, of) in [
-                ("resourceClaimName", &kind::RESOURCE_CLAIM),
-                ("resourceClaimTemplateName", &kind::RESOURCE_CLAIM_TEMPLATE),
-            ] {
-                let name = of.name_on_host(ctx.names, claim.str_at(&[member]), namespace);
-                rename(claim, member, name);
-            }
-        }
-    }
+    translate_claims(pod, &mut host, ctx)?;
     if settings.host_older_than(34) {
         host.remove_at(&["spec", "resources"]);
     }
@@ -342,6 +332,32 @@ fn translate_priority(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
         host.remove_at(&["spec", "priority"]);
         host.remove_at(&["spec", "preemptionPolicy"]);
     }
+}
+
+/// Names of resource claims. Where claims go to the host, those that were made here from templates do too, and the host's pod
+/// names them; else the host makes its own from the template.
+fn translate_claims(pod: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    let namespace = pod.str_at(&["metadata", "namespace"]);
+    let Some(claims) = host.at_mut(&["spec", "resourceClaims"]).and_then(Value::as_array_mut) else { return Ok(()) };
+    for claim in claims {
+        if ctx.settings.resource_claims && !claim.str_at(&["resourceClaimTemplateName"]).is_empty() {
+            let mut statuses = pod.array_at(&["status", "resourceClaimStatuses"]).iter();
+            let made = statuses.find(|s| s["name"] == claim["name"]);
+            let Some(made) = made.map(|s| s.str_at(&["resourceClaimName"])).filter(|name| !name.is_empty()) else {
+                return Err(Refusal::not_yet("the claim of a template is not made yet", 1));
+            };
+            claim.remove_at(&["resourceClaimTemplateName"]);
+            claim["resourceClaimName"] = made.into();
+        }
+        for (member, of) in [
+            ("resourceClaimName", &kind::RESOURCE_CLAIM),
+            ("resourceClaimTemplateName", &kind::RESOURCE_CLAIM_TEMPLATE),
+        ] {
+            let name = of.name_on_host(ctx.names, claim.str_at(&[member]), namespace);
+            rename(claim, member, name);
+        }
+    }
+    Ok(())
 }
 
 pub fn translate_image(container: &mut Value, ctx: &Context<'_>) {

@@ -178,7 +178,13 @@ pub fn reflect_status(pod: &mut Value, host: &Value, sent: bool, ctx: &Context<'
     crate::types::show_messages(&mut status, &|text| {
         ctx.names.to_virtual_text(text, Some((&host_name, &name))).replace(uid_of(host), uid_of(pod))
     });
-    if let Some(claims) = status.get_mut("resourceClaimStatuses").and_then(Value::as_array_mut) {
+    if ctx.settings.resource_claims {
+        // Made here from templates; the host's pod names the claims themselves.
+        status.remove_at(&["resourceClaimStatuses"]);
+        if let Some(claims) = old.get("resourceClaimStatuses") {
+            status["resourceClaimStatuses"] = claims.clone();
+        }
+    } else if let Some(claims) = status.get_mut("resourceClaimStatuses").and_then(Value::as_array_mut) {
         for claim in claims {
             let of = pod
                 .array_at(&["spec", "resourceClaims"])

@@ -13,19 +13,19 @@ use informer::{Resource, Rest};
 use store::{Sqlite, SqliteOptions, Store};
 use tokio::net::TcpListener;
 
-const NAME: &str = "team-a";
-const NAMESPACE: &str = "vcluster-team-a";
-const PODS: Resource = Resource::new("", "v1", "pods");
+pub const NAME: &str = "team-a";
+pub const NAMESPACE: &str = "vcluster-team-a";
+pub const PODS: Resource = Resource::new("", "v1", "pods");
 const SERVICES: Resource = Resource::new("", "v1", "services");
-const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
+pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
-const CRDS: Resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+pub const CRDS: Resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
 /// The right that the Role has when there are several replicas; those need a store that no test starts, so the test hands in
 /// one and asks for the right by itself.
 const ELECTING: &str = "rbac: {role: {extraRules: [{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, get, update]}]}}";
 
 /// Tries until `ready` gives something.
-async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(value) = ready().await {
@@ -36,14 +36,14 @@ async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) ->
     }
 }
 
-struct World {
-    host: DevHost,
-    rest: Rest,
+pub struct World {
+    pub host: DevHost,
+    pub rest: Rest,
     config: config::Config,
 }
 
 impl World {
-    async fn new(values: &str) -> World {
+    pub async fn new(values: &str) -> World {
         // A test process installs the provider once; another test may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let host = DevHost::start(DevHostConfig { nodes: 1, ..DevHostConfig::default() }).await.unwrap();
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Starts a replica on `store`, reaching the host over a port that can be cut.
-    async fn start(&self, store: &Store, identity: &str, elects: bool) -> (ControlPlane, Wire) {
+    pub async fn start(&self, store: &Store, identity: &str, elects: bool) -> (ControlPlane, Wire) {
         let wire = Wire::to(self.host.address()).await;
         let access = self.host.access();
         let kubeconfig = deploy::secrets::AdminAccess {
@@ -110,9 +110,9 @@ impl World {
 }
 
 /// A TCP proxy that can be cut.
-struct Wire {
+pub struct Wire {
     address: SocketAddr,
-    open: tokio::sync::watch::Sender<bool>,
+    pub open: tokio::sync::watch::Sender<bool>,
 }
 
 impl Wire {
@@ -140,7 +140,7 @@ impl Wire {
     }
 }
 
-fn admin(control_plane: &ControlPlane) -> Rest {
+pub fn admin(control_plane: &ControlPlane) -> Rest {
     Rest::new(control_plane.kube_client(UserInfo::admin()), "test")
 }
 
@@ -149,7 +149,7 @@ fn pod(name: &str) -> Value {
         "spec": {"containers": [{"name": "c", "image": "web"}]}})
 }
 
-async fn runs(rest: &Rest, name: &str) {
+pub async fn runs(rest: &Rest, name: &str) {
     eventually("the pod is accepted", async || match rest.create(&PODS, "default", &pod(name)).await {
         Ok(_) => Some(()),
         Err(error) => error.is_already_exists().then_some(()),

@@ -1,0 +1,4 @@
+//! Control planes on a development host, with the rights that they have on a real one.
+
+mod policies;
+mod replicas;
