@@ -1,19 +1,22 @@
 //! Questions to a DNS server about a zone of many Services.
 //!
-//! The Services are made through the API, so that the server has them from its watches; then several clients ask about them
-//! in turn over UDP, each waiting for its answer. A wrong or missing answer ends the run.
+//! The server is the one of a virtual cluster (`--kubeconfig`), or a process of its own with an API server in memory. The
+//! Services are made through the API, so that the server has them from its watches; then several clients ask about them in
+//! turn over UDP, each waiting for its answer. A wrong or missing answer ends the run.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UdpSocket;
 
 use crate::api::{client, request};
-use crate::measure::{Report, Row, cpu_time};
+use crate::measure::{Report, Row, cpu_time, resident_mib};
 
 /// Where a cluster without an address that pods reach tells its own.
 const ADDRESS_ANNOTATION: &str = "/metadata/annotations/alcove.dev~1dns-address";
@@ -24,9 +27,12 @@ const TYPE_SRV: u16 = 33;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Kubeconfig of the virtual cluster
+    /// Kubeconfig of a virtual cluster [default: a DNS server in a process of its own]
     #[arg(long)]
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
+    /// Be that process: make the Services, tell the address, serve until the standard input ends
+    #[arg(long, hide = true)]
+    serve: bool,
     /// Its DNS server [default: what Service kube-system/kube-dns says]
     #[arg(long)]
     server: Option<SocketAddr>,
@@ -47,8 +53,59 @@ pub struct Options {
     clients: usize,
 }
 
-pub async fn run(options: Options) -> anyhow::Result<Report> {
-    let api = client(&options.kubeconfig).await?;
+/// What a question is about.
+#[derive(Clone, Copy)]
+struct Question {
+    what: &'static str,
+    prefix: &'static str,
+    suffix: &'static str,
+    kind: u16,
+    answers: u16,
+}
+
+const QUESTIONS: [Question; 3] = [
+    Question { what: "A", prefix: "", suffix: "", kind: TYPE_A, answers: 1 },
+    Question { what: "SRV", prefix: "_http._tcp.", suffix: "", kind: TYPE_SRV, answers: 1 },
+    // The first try of a pod with `ndots: 5` and its search path.
+    Question { what: "NXDOMAIN", prefix: "", suffix: ".default.svc.cluster.local", kind: TYPE_A, answers: 0 },
+];
+
+pub async fn run(mut options: Options) -> anyhow::Result<Report> {
+    if options.serve {
+        // With more than this program's one thread, as the real one has.
+        let served = tokio::task::spawn_blocking(move || tokio::runtime::Runtime::new()?.block_on(serve(&options)));
+        served.await??;
+        return Ok(Report::default());
+    }
+    let mut rows = Vec::new();
+    match options.kubeconfig.clone() {
+        Some(kubeconfig) => of_cluster(&mut options, &kubeconfig, &mut rows).await?,
+        None => of_own_process(&mut options, &mut rows).await?,
+    }
+    Ok(Report { rows })
+}
+
+/// Asks all questions.
+async fn ask_all(options: &Options, server: SocketAddr, namespace: &str, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    for number in 0..options.services {
+        let last = name("", number, namespace, &options.domain);
+        while ask(server, &last, TYPE_A).await? == 0 {
+            ensure!(begin.elapsed() < Duration::from_secs(30), "Service s{number} has no name after 30 s");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    for question in QUESTIONS {
+        rows.extend(measure(options, server, namespace, question).await?);
+    }
+    if let Some(pid) = options.pid {
+        rows.push(Row::value(format!("resident memory of process {pid}"), resident_mib(pid)?, "MiB"));
+    }
+    Ok(())
+}
+
+async fn of_cluster(options: &mut Options, kubeconfig: &PathBuf, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let api = client(kubeconfig).await?;
     let server = match options.server {
         Some(server) => server,
         None => {
@@ -59,47 +116,85 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
         }
     };
     let namespace = format!("bench-{}", std::process::id());
+    let begin = Instant::now();
+    create_services(&api, &namespace, options.services).await?;
+    rows.push(Row::value(format!("Services created, {}", options.services), begin.elapsed().as_secs_f64(), "s"));
+    ask_all(options, server, &namespace, rows).await?;
+    api.request_text(request("DELETE", &format!("/api/v1/namespaces/{namespace}"), None)?).await?;
+    Ok(())
+}
+
+async fn create_services(api: &kube::Client, namespace: &str, count: usize) -> anyhow::Result<()> {
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
     api.request_text(request("POST", "/api/v1/namespaces", Some(body))?).await?;
-    let begin = Instant::now();
     let path = format!("/api/v1/namespaces/{namespace}/services");
-    let mut creations = futures::stream::iter(0..options.services)
+    let mut creations = futures::stream::iter(0..count)
         .map(|number| {
             let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{number}")},
                 "spec": {"ports": [{"name": "http", "port": 80}]}});
             let (api, path) = (api.clone(), &path);
             async move { anyhow::Ok(api.request_text(request("POST", path, Some(body))?).await?) }
         })
-        // Each waits for its Service on the host.
+        // Each waits for its Service on the host, where there is one.
         .buffer_unordered(CREATIONS);
     while let Some(created) = creations.next().await {
         created?;
     }
-    let made = begin.elapsed();
-    let begin = Instant::now();
-    for number in 0..options.services {
-        let last = name("", number, &namespace, &options.domain);
-        while ask(server, &last, TYPE_A).await? == 0 {
-            ensure!(begin.elapsed() < Duration::from_secs(30), "Service s{number} has no name after 30 s");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-    let mut rows = vec![Row::value(format!("Services created, {}", options.services), made.as_secs_f64(), "s")];
-    for (what, prefix, kind) in [("A", "", TYPE_A), ("SRV", "_http._tcp.", TYPE_SRV)] {
-        rows.extend(measure(&options, server, &namespace, what, prefix, kind).await?);
-    }
-    api.request_text(request("DELETE", &format!("/api/v1/namespaces/{namespace}"), None)?).await?;
-    Ok(Report { rows })
+    Ok(())
+}
+
+/// A process with the server alone, so that its CPU time can be told from that of the clients.
+async fn of_own_process(options: &mut Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let mut child = tokio::process::Command::new(std::env::current_exe()?)
+        .args(["dns", "--serve", "--services"])
+        .arg(options.services.to_string())
+        .arg("--domain")
+        .arg(&options.domain)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = child.stdout.take().context("no output")?;
+    let mut lines = BufReader::new(output).lines();
+    let line = tokio::time::timeout(Duration::from_secs(300), lines.next_line()).await.context("it is not ready")??;
+    let line = line.context("the server has ended")?;
+    let server = line.strip_prefix("serving ").with_context(|| format!("the server says {line:?}"))?.parse()?;
+    options.pid = child.id();
+    ask_all(options, server, NAMESPACE, rows).await?;
+    child.kill().await?;
+    Ok(())
+}
+
+/// The namespace of the Services in a process of its own.
+const NAMESPACE: &str = "bench";
+
+/// The process of [`of_own_process`].
+#[allow(clippy::print_stdout, reason = "how the other process learns the address")]
+async fn serve(options: &Options) -> anyhow::Result<()> {
+    let store = store::Store::in_memory(store::Options::default()).await;
+    let config = apiserver::Config { service_cluster_ip_range: "10.96.0.0/12".into(), ..apiserver::Config::default() };
+    let server = apiserver::ApiServer::start(config, store).await?;
+    let api = server.kube_client(apiserver::UserInfo::admin());
+    create_services(&api, NAMESPACE, options.services).await?;
+    let sockets = ::dns::Sockets::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let config = ::dns::DnsConfig { cluster_domain: options.domain.clone(), ..::dns::DnsConfig::default() };
+    let dns = ::dns::Dns::start(api, config, sockets)?;
+    dns.wait_synced().await;
+    println!("serving {}", dns.address());
+    // Until the other process ends.
+    tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
+    dns.shutdown().await;
+    server.shutdown().await;
+    Ok(())
 }
 
 async fn measure(
     options: &Options,
     server: SocketAddr,
     namespace: &str,
-    what: &str,
-    prefix: &'static str,
-    kind: u16,
+    question: Question,
 ) -> anyhow::Result<Vec<Row>> {
+    let Question { what, prefix, suffix, kind, answers: wanted } = question;
     let before = options.pid.map(cpu_time).transpose()?;
     let begin = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
@@ -115,13 +210,15 @@ async fn measure(
             for number in 0..questions {
                 // A stride that meets every Service, in another order for each client.
                 let service = (number * 7919 + client * services / clients_total) % services;
-                let packet = packet(&name(prefix, service, &namespace, &domain), kind, number as u16)?;
+                let name = name(prefix, service, &namespace, &domain) + suffix;
+                let packet = packet(&name, kind, number as u16)?;
                 let asked = Instant::now();
                 socket.send(&packet).await?;
                 let received = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await;
                 let length = received.context("no answer within 5 s")??;
                 samples.push(asked.elapsed());
-                ensure!(answers(&buffer[..length]) == Some(1), "s{service} has no answer");
+                ensure!(buffer[..2] == packet[..2], "{name}: the answer to another question");
+                ensure!(answers(&buffer[..length]) == Some(wanted), "{name}: not {wanted} answers");
             }
             anyhow::Ok(samples)
         });

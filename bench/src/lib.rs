@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod dns;
+pub mod etcd;
 pub mod faults;
 pub mod machinery;
 pub mod measure;

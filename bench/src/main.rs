@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use bench::{api, dns, faults, machinery, scale, soak, start, tenants};
+use bench::{api, dns, etcd, faults, machinery, scale, soak, start, tenants};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -28,8 +28,10 @@ enum Command {
     Start(start::Options),
     /// Clusters in a hub: time to create one, and memory per idle cluster
     Clusters(scale::ClusterOptions),
-    /// Questions to the embedded DNS server of a virtual cluster: how many per second, and how long each takes
+    /// Questions to the DNS server: how many per second, and how long each takes
     Dns(dns::Options),
+    /// etcd's API, ours over a file and etcd's own: put, create, range, watch
+    Etcd(etcd::Options),
     /// Kills and outages of control plane and store under write load; fails unless nothing acknowledged is lost
     Faults(faults::Options),
     /// Virtual pod created to host pod created
@@ -51,6 +53,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Start(options) => start::run(options).await?,
         Command::Clusters(options) => scale::clusters(options).await?,
         Command::Dns(options) => dns::run(options).await?,
+        Command::Etcd(options) => etcd::run(options).await?,
         Command::Faults(options) => faults::run(options).await?,
         Command::Pods(options) => scale::pods(options).await?,
         Command::Soak(options) => soak::soak(options).await?,

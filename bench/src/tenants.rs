@@ -185,6 +185,13 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+        let mut kept: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+        for (what, count) in tenants.iter().flat_map(|t| t.syncer.kept()) {
+            *kept.entry(what).or_default() += count;
+        }
+        for (what, count) in kept {
+            report.rows.push(Row::value(format!("round {round}: kept by the syncers: {what}"), count as f64, ""));
+        }
         report.rows.push(Row::value(
             format!("round {round}: resident memory after deletion"),
             resident_mib(pid)?,

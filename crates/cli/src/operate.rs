@@ -98,6 +98,12 @@ impl Operator {
         Ok(())
     }
 
+    /// The pairs of virtual and host objects that the syncer keeps in the cluster's store.
+    pub async fn mappings(&self) -> anyhow::Result<Vec<Value>> {
+        let mut answer = self.json("GET", "mappings", &[], Body::empty()).await?;
+        Ok(answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+
     /// Writes a snapshot to a file beside the control plane's data.
     pub async fn snapshot_in_container(&self, path: &str) -> anyhow::Result<Value> {
         self.json("POST", "snapshot", &[("path", path)], Body::empty()).await

@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use snapshot::archive::{self, Header, Release};
 use snapshot::restore::RestoreError;
 use store::Store;
+use syncer::MappingStore;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 
@@ -310,6 +311,20 @@ impl Operations {
         answer(200, &json!({"items": (apimachinery::Value::Array(items))}))
     }
 
+    /// The syncer's pairs of virtual and host objects, as the store has them.
+    async fn mappings(&self) -> Response<Body> {
+        let Some(store) = self.store.lock().clone() else {
+            return failed(Status::failure(503, "ServiceUnavailable", "the store is not open yet"));
+        };
+        match crate::mappings::InStore(store).load(syncer::mappings::PREFIX).await {
+            Ok(entries) => {
+                let items = entries.iter().filter_map(|(_, value)| apimachinery::Value::from_slice(value).ok());
+                answer(200, &json!({"items": (apimachinery::Value::Array(items.collect()))}))
+            }
+            Err(error) => failed(Status::internal_error(format!("the mappings could not be read: {error}"))),
+        }
+    }
+
     async fn remove(&self, path: &str) -> Response<Body> {
         let file = match self.file(path) {
             Ok(file) => file,
@@ -476,11 +491,12 @@ impl Extension for Served {
                 operations.gate.release();
                 operations.told_hold()
             }
+            (&Method::GET, "mappings") => operations.mappings().await,
             (&Method::GET, "restore") => match operations.data_dir.as_deref().and_then(restore::last_result) {
                 Some(result) => answer(200, &result),
                 None => failed(Status::failure(404, "NotFound", "nothing was restored yet")),
             },
-            (_, "snapshot" | "snapshots" | "restore" | "hold") => failed(Status::method_not_allowed()),
+            (_, "snapshot" | "snapshots" | "restore" | "hold" | "mappings") => failed(Status::method_not_allowed()),
             _ => failed(Status::path_not_found()),
         }
     }

@@ -6,6 +6,7 @@
 //! Follows: `k8s.io/client-go/tools/record` (`events_cache.go`: the numbers below are its defaults).
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -194,7 +195,8 @@ async fn send(rest: &Rest, correlator: &mut Correlator, write: Write) {
     }
 }
 
-type Key = (ObjectReference, EventType, Str, Str, String);
+/// A hash of what makes two events the same: thousands are remembered, and their texts are long.
+type Key = u64;
 
 struct Write {
     key: Key,
@@ -211,7 +213,8 @@ struct Counted {
 }
 
 struct Similar {
-    messages: BTreeSet<String>,
+    /// Hashes of them.
+    messages: BTreeSet<u64>,
     last: Timestamp,
     used: u64,
 }
@@ -227,8 +230,9 @@ struct Bucket {
 struct Correlator {
     counted: HashMap<Key, Counted>,
     similar: HashMap<Key, Similar>,
-    buckets: HashMap<(ObjectReference, Str), Bucket>,
+    buckets: HashMap<Key, Bucket>,
     uses: u64,
+    hasher: RandomState,
 }
 
 impl Correlator {
@@ -245,31 +249,28 @@ impl Correlator {
         // The version of the object is told, but two versions of it are one object.
         let mut object = event.object.clone();
         object.resource_version = Str::const_new("");
-        let key = |message: String| {
-            (object.clone(), event.event_type, event.reason.clone(), event.component.clone(), message)
-        };
+        let hasher = &self.hasher;
+        let key =
+            |message: &str| hasher.hash_one((&object, event.event_type, &event.reason, &event.component, message));
 
-        let similar = self.similar.entry(key(String::new())).or_insert_with(|| Similar {
-            messages: BTreeSet::new(),
-            last: event.at,
-            used,
-        });
+        let similar =
+            self.similar.entry(key("")).or_insert_with(|| Similar { messages: BTreeSet::new(), last: event.at, used });
         similar.used = used;
         if seconds_between(similar.last, event.at) > SIMILAR_SECONDS {
             similar.messages.clear();
         }
         similar.last = event.at;
-        similar.messages.insert(event.message.clone());
+        similar.messages.insert(hasher.hash_one(&event.message));
         let combined = similar.messages.len() >= SIMILAR_MAX;
         if combined {
             similar.messages.pop_first();
         }
-        let key = key(if combined { String::new() } else { event.message.clone() });
+        let key = key(if combined { "" } else { &event.message });
         if combined {
             event.message = format!("(combined from similar events): {}", event.message);
         }
 
-        let source = (object, event.component.clone());
+        let source = hasher.hash_one((&object, &event.component));
         let bucket = self.buckets.entry(source).or_insert(Bucket { tokens: BURST, last: event.at, used });
         bucket.used = used;
         bucket.tokens = (bucket.tokens + seconds_between(bucket.last, event.at) * PER_SECOND).min(BURST);
@@ -280,7 +281,7 @@ impl Correlator {
         bucket.tokens -= 1.0;
 
         let known = self.counted.contains_key(&key);
-        let counted = self.counted.entry(key.clone()).or_insert_with(|| Counted {
+        let counted = self.counted.entry(key).or_insert_with(|| Counted {
             name: format!("{}.{:x}", event.object.name, event.at.as_nanosecond() as u64 ^ used.rotate_right(8)),
             count: 0,
             first: event.at,
@@ -324,6 +325,7 @@ fn evict<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, used: impl
     uses.sort_unstable();
     let median = uses[uses.len() / 2];
     map.retain(|_, v| used(v) > median);
+    map.shrink_to_fit();
 }
 
 #[cfg(test)]

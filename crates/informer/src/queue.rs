@@ -227,6 +227,12 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.inner.state.lock().order.len()
     }
 
+    /// Keys that are remembered: delayed ones and those that failed.
+    pub fn tracked(&self) -> usize {
+        let state = self.inner.state.lock();
+        state.delayed.len() + state.failures.len()
+    }
+
     /// Whether nothing waits, is delayed, or is being worked on.
     pub fn is_idle(&self) -> bool {
         let state = self.inner.state.lock();

@@ -110,7 +110,7 @@ impl Etcd {
         let mut tls = Tls::default();
         if members.iter().any(|member| member.starts_with("https://")) {
             tls.authorities = Some(authorities(files)?);
-            if let (Some(certificate), Some(key)) = (&files.cert_file, &files.key_file) {
+            if let Some((certificate, key)) = files.identity()? {
                 tls.identity = Some((text(certificate)?, text(key)?));
             }
         }
@@ -121,7 +121,7 @@ impl Etcd {
 
     fn failure(&self, doing: &str) -> impl FnOnce(::etcd::Status) -> BackendError + use<> {
         let doing = format!("{doing} {}", self.shown);
-        move |status| BackendError::new(doing, format!("{:?}: {}", status.code(), status.message()))
+        move |status| BackendError::new(doing, said(&status))
     }
 
     /// The newest revision, as the majority has it.
@@ -191,6 +191,20 @@ impl Etcd {
         self.client.delete_range(delete).await.map_err(self.failure("write to"))?;
         Ok(())
     }
+}
+
+/// What a failed call says, with what is below it: a refused handshake is told only there.
+fn said(status: &::etcd::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut next = std::error::Error::source(status);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn text(path: &PathBuf) -> Result<String, BackendError> {

@@ -22,6 +22,38 @@ pub enum Kind {
     Etcd,
 }
 
+/// Certificates of a server that takes connections with TLS alone, as PEM.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// Authorities of clients' certificates; every client needs one.
+    pub client_authorities: Option<String>,
+    pub certificate: String,
+    pub key: String,
+}
+
+impl ServerTls {
+    /// Keeps them in `folder`, readable for the server.
+    fn keep(&self, folder: &Path, user: &str) -> Result<(), StartError> {
+        use std::os::unix::fs::PermissionsExt;
+        let io = |source| StartError::Program { program: "the certificate of a server".to_string(), source };
+        let authorities = self.client_authorities.as_deref();
+        let files =
+            [("tls.crt", Some(self.certificate.as_str())), ("tls.key", Some(&self.key)), ("ca.crt", authorities)];
+        for (name, text) in files {
+            let (path, Some(text)) = (folder.join(name), text) else { continue };
+            std::fs::write(&path, text).map_err(io)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
+            if is_root() && !user.is_empty() {
+                run(Path::new("chown"), Command::new("chown").arg(format!("{user}:")).arg(&path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The user of a MySQL server with TLS.
+const TLS_USER: &str = "tls";
+
 /// A server that runs until this is dropped.
 pub struct Server {
     kind: Kind,
@@ -30,6 +62,7 @@ pub struct Server {
     _parent: Sender<()>,
     folder: PathBuf,
     port: u16,
+    tls: Option<ServerTls>,
 }
 
 /// Why there is no server.
@@ -92,7 +125,7 @@ fn spawn_from_thread(mut command: Command) -> io::Result<(Child, Sender<()>)> {
     std::thread::Builder::new().name("server".to_string()).spawn(move || {
         if answer.send(command.spawn()).is_ok() {
             // Until the other end is dropped.
-            drop(ends.recv());
+            let _ = ends.recv();
         }
     })?;
     let child = answered.recv().map_err(io::Error::other)??;
@@ -115,6 +148,11 @@ fn run(program: &Path, command: &mut Command) -> Result<(), StartError> {
 impl Server {
     /// Starts a server with its data below `folder`, and waits until it answers. Blocks.
     pub fn start(kind: Kind, folder: &Path) -> Result<Server, StartError> {
+        Server::start_with(kind, folder, None)
+    }
+
+    /// The same with TLS.
+    pub fn start_with(kind: Kind, folder: &Path, tls: Option<ServerTls>) -> Result<Server, StartError> {
         let name = match kind {
             Kind::Postgres => "postgres",
             Kind::Mysql => "mysql",
@@ -133,6 +171,9 @@ impl Server {
             open_up(&folder).map_err(io)?;
             run(Path::new("chown"), Command::new("chown").arg(format!("{user}:")).arg(&folder))?;
         }
+        if let Some(tls) = &tls {
+            tls.keep(&folder, user)?;
+        }
         let data = folder.join("data");
         match kind {
             Kind::Postgres => {
@@ -140,6 +181,11 @@ impl Server {
                 let mut init = command(&initdb, user);
                 init.args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
                 run(&initdb, init.current_dir(&folder))?;
+                if let Some(tls) = &tls {
+                    let client = if tls.client_authorities.is_some() { " clientcert=verify-ca" } else { "" };
+                    let rules = format!("hostssl all all 127.0.0.1/32 trust{client}\n");
+                    std::fs::write(data.join("pg_hba.conf"), rules).map_err(io)?;
+                }
             }
             Kind::Mysql => {
                 let program = find(&["mariadb-install-db", "mysql_install_db"]);
@@ -150,12 +196,19 @@ impl Server {
                 init.arg(format!("--tmpdir={}", folder.display()));
                 init.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
                 run(&program, init.current_dir(&folder))?;
+                if let Some(tls) = &tls {
+                    let client = if tls.client_authorities.is_some() { "X509" } else { "SSL" };
+                    let user = format!(
+                        "CREATE USER IF NOT EXISTS {TLS_USER}@'%' REQUIRE {client};\nGRANT ALL ON *.* TO {TLS_USER}@'%';\n"
+                    );
+                    std::fs::write(folder.join("users.sql"), user).map_err(io)?;
+                }
             }
             Kind::Etcd => {}
         }
         let port = free_port().map_err(io)?;
-        let (child, _parent) = Server::spawn(kind, &folder, port)?;
-        let mut server = Server { kind, child, _parent, folder, port };
+        let (child, _parent) = Server::spawn(kind, &folder, port, tls.as_ref())?;
+        let mut server = Server { kind, child, _parent, folder, port, tls };
         server.wait()?;
         Ok(server)
     }
@@ -167,13 +220,15 @@ impl Server {
         std::fs::create_dir_all(&folder).map_err(io)?;
         std::fs::rename(data, folder.join("data")).map_err(io)?;
         let port = free_port().map_err(io)?;
-        let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port)?;
-        let mut server = Server { kind: Kind::Etcd, child, _parent, folder, port };
+        let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port, None)?;
+        let mut server = Server { kind: Kind::Etcd, child, _parent, folder, port, tls: None };
         server.wait()?;
         Ok(server)
     }
 
-    fn spawn(kind: Kind, folder: &Path, port: u16) -> Result<(Child, Sender<()>), StartError> {
+    fn spawn(kind: Kind, folder: &Path, port: u16, tls: Option<&ServerTls>) -> Result<(Child, Sender<()>), StartError> {
+        let (certificate, key, authorities) = (folder.join("tls.crt"), folder.join("tls.key"), folder.join("ca.crt"));
+        let clients = tls.is_some_and(|tls| tls.client_authorities.is_some());
         let data = folder.join("data");
         let io = |source| StartError::Program { program: format!("{kind:?}"), source };
         let mut command = match kind {
@@ -191,6 +246,13 @@ impl Server {
                 ] {
                     command.arg("-c").arg(setting);
                 }
+                if tls.is_some() {
+                    command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", certificate.display()));
+                    command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
+                }
+                if clients {
+                    command.arg("-c").arg(format!("ssl_ca_file={}", authorities.display()));
+                }
                 command
             }
             Kind::Mysql => {
@@ -202,12 +264,21 @@ impl Server {
                 command.arg(format!("--pid-file={}/pid", folder.display()));
                 command.args(["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=2", "--skip-log-bin"]);
                 command.args(["--innodb-buffer-pool-size=32M", "--skip-name-resolve", "--performance-schema=OFF"]);
+                if tls.is_some() {
+                    command.arg(format!("--ssl-cert={}", certificate.display()));
+                    command.arg(format!("--ssl-key={}", key.display()));
+                    command.arg(format!("--init-file={}", folder.join("users.sql").display()));
+                }
+                if clients {
+                    command.arg(format!("--ssl-ca={}", authorities.display()));
+                }
                 command
             }
             Kind::Etcd => {
                 let program = find(&["etcd"]).ok_or(StartError::NotInstalled("etcd-server"))?;
                 let mut command = command(&program, "");
-                let client = format!("http://127.0.0.1:{port}");
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                let client = format!("{scheme}://127.0.0.1:{port}");
                 // Nobody dials the only member's peer address, but it has to be free.
                 let peer = format!("http://127.0.0.1:{}", free_port().map_err(io)?);
                 command.arg("--data-dir").arg(&data).args(["--name", "default", "--log-level", "error"]);
@@ -216,6 +287,12 @@ impl Server {
                 command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
                 command.args(["--initial-cluster", &format!("default={peer}")]);
+                if tls.is_some() {
+                    command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
+                }
+                if clients {
+                    command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(authorities);
+                }
                 command
             }
         };
@@ -256,10 +333,14 @@ impl Server {
                 packet.extend(196_608_u32.to_be_bytes());
                 packet.extend(parameters);
                 let mut answer = [0];
-                stream.write_all(&packet).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"R"
+                stream.write_all(&packet).is_ok() && stream.read_exact(&mut answer).is_ok()
+                    // With TLS it refuses this, for want of it.
+                    && (answer == *b"R" || self.tls.is_some() && answer == *b"E" && self.log_says_ready())
             }
             // The server speaks first.
             Kind::Mysql => stream.read_exact(&mut [0; 5]).is_ok(),
+            // An answer needs a certificate; that somebody listens is all that can be seen from here.
+            Kind::Etcd if self.tls.is_some() => true,
             Kind::Etcd => {
                 let mut answer = String::new();
                 stream.write_all(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n").is_ok()
@@ -269,12 +350,22 @@ impl Server {
         }
     }
 
+    fn log_says_ready(&self) -> bool {
+        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        log.contains("ready to accept connections")
+    }
+
     /// The address of a database of this server (etcd has only one).
     pub fn url(&self, database: &str) -> String {
-        match self.kind {
-            Kind::Postgres => format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port),
-            Kind::Mysql => format!("mysql://root@tcp(127.0.0.1:{})/{database}", self.port),
-            Kind::Etcd => format!("http://127.0.0.1:{}", self.port),
+        match (self.kind, self.tls.is_some()) {
+            (Kind::Postgres, false) => {
+                format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+            }
+            (Kind::Postgres, true) => format!("postgres://postgres@127.0.0.1:{}/{database}", self.port),
+            (Kind::Mysql, false) => format!("mysql://root@tcp(127.0.0.1:{})/{database}", self.port),
+            (Kind::Mysql, true) => format!("mysql://{TLS_USER}@tcp(127.0.0.1:{})/{database}", self.port),
+            (Kind::Etcd, false) => format!("http://127.0.0.1:{}", self.port),
+            (Kind::Etcd, true) => format!("https://127.0.0.1:{}", self.port),
         }
     }
 
@@ -333,7 +424,7 @@ impl Server {
     pub fn restart(&mut self) -> Result<(), StartError> {
         let until = Instant::now() + START;
         loop {
-            (self.child, self._parent) = Server::spawn(self.kind, &self.folder, self.port)?;
+            (self.child, self._parent) = Server::spawn(self.kind, &self.folder, self.port, self.tls.as_ref())?;
             match self.wait() {
                 // Processes of the one that was killed may need a moment to end.
                 Err(StartError::Silent { .. }) if self.has_ended() && Instant::now() < until => {
@@ -344,8 +435,14 @@ impl Server {
         }
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its process, the first one where there are several.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where its data are.

@@ -17,7 +17,8 @@ use crate::error::BackendError;
 /// Files for TLS towards a store: all of them optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Authorities that the server's certificate is checked against; the system's when there is none.
+    /// Authorities that the server's certificate is checked against, and no others. Without it the system's count, for MySQL
+    /// the public ones that this program brings along.
     pub ca_file: Option<PathBuf>,
     /// Our own certificate and its key.
     pub cert_file: Option<PathBuf>,
@@ -27,6 +28,15 @@ pub struct TlsFiles {
 impl TlsFiles {
     pub fn is_empty(&self) -> bool {
         self.ca_file.is_none() && self.cert_file.is_none() && self.key_file.is_none()
+    }
+
+    /// Our certificate and its key, if we have one.
+    pub(crate) fn identity(&self) -> Result<Option<(&PathBuf, &PathBuf)>, BackendError> {
+        match (&self.cert_file, &self.key_file) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
+            _ => Err(BackendError::new("use a client certificate", "certificate and key have to be given together")),
+        }
     }
 }
 
@@ -105,15 +115,10 @@ pub(crate) fn client_config(files: &TlsFiles, trust: Trust) -> Result<ClientConf
             builder.with_root_certificates(roots)
         }
     };
-    match (&files.cert_file, &files.key_file) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates(certificate)?;
-            let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| failure(key)(error.to_string().into()))?;
-            builder.with_client_auth_cert(chain, secret).map_err(|error| failure(certificate)(error.into()))
-        }
-        (None, None) => Ok(builder.with_no_client_auth()),
-        _ => Err(BackendError::new("use a client certificate", "certificate and key have to be given together")),
-    }
+    let Some((certificate, key)) = files.identity()? else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(certificate)?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| failure(key)(error.to_string().into()))?;
+    builder.with_client_auth_cert(chain, secret).map_err(|error| failure(certificate)(error.into()))
 }
 
 #[derive(Debug)]

@@ -229,6 +229,14 @@ impl Decisions {
         Some(table.pair(family, virtual_, entry))
     }
 
+    pub fn len(&self) -> usize {
+        self.tables.read().values().map(|t| t.by_virtual.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Every decision, with whether the store holds it, in order.
     pub fn all(&self) -> Vec<(Pair, bool)> {
         let tables = self.tables.read();

@@ -23,5 +23,5 @@ pub mod settings;
 pub mod types;
 
 pub use decisions::Pair;
-pub use engine::mappings::MappingStore;
+pub use engine::mappings::{self, MappingStore};
 pub use engine::{ControlPlaneAddress, StartError, SyncError, Syncer, SyncerConfig, TypeMetrics};

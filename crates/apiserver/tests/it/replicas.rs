@@ -106,8 +106,15 @@ async fn a_frozen_store_is_said_and_survived(kind: Kind) {
     api.create(&PostParams::default(), &config_map("a", "1")).await.expect("created");
     let (post, fresh, any_age) = (PostParams::default(), config_map("b", "1"), ListParams::default().match_any());
     database.freeze();
+    let health = async |path: &str| {
+        let request = http::Request::get(path).body(Vec::new()).expect("a request");
+        replica.server.kube_client(UserInfo::admin()).request_text(request).await
+    };
     let began = Instant::now();
-    let (got, created, old) = tokio::join!(api.get("a"), api.create(&post, &fresh), api.list(&any_age));
+    let (got, created, old, ready, alive) =
+        tokio::join!(api.get("a"), api.create(&post, &fresh), api.list(&any_age), health("/readyz"), health("/livez"));
+    assert!(ready.is_err(), "not ready without its store: {ready:?}");
+    assert_eq!(alive.expect("alive all the same"), "ok");
     let took = began.elapsed();
     assert_eq!(old.expect("a list of any age needs no store").items.len(), 1);
     for refused in [got.map(drop), created.map(drop)] {
@@ -122,6 +129,7 @@ async fn a_frozen_store_is_said_and_survived(kind: Kind) {
         assert!(Instant::now() < until, "the store is there again and nothing can be written");
     }
     assert_eq!(api.get("a").await.expect("readable").data["data"]["k"], "1");
+    assert_eq!(health("/readyz").await.expect("ready again"), "ok");
     replica.server.shutdown().await;
     replica.store.close().await;
 }

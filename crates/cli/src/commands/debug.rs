@@ -62,7 +62,7 @@ pub async fn run(global: &Global, command: &DebugCommand, ui: &Ui) -> anyhow::Re
     match command {
         DebugCommand::Collect(args) => collect(global, args, ui).await,
         DebugCommand::Shell(args) => super::shell::run(global, args, ui).await,
-        DebugCommand::Mappings(args) => super::mappings::run(global, args).await,
+        DebugCommand::Mappings(args) => super::mappings::run(global, args, ui).await,
     }
 }
 

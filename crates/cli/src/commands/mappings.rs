@@ -1,7 +1,8 @@
-//! `alcove debug mappings`: which host object stands for which virtual one, as the host's objects say it.
+//! `alcove debug mappings`: which host object stands for which virtual one, as the cluster's own store has it.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
@@ -11,9 +12,14 @@ use syncer::metadata::{KIND_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, NAMES
 use syncer::names::{Names, NamespacedName};
 
 use crate::args::{DebugMappings, Global, Output};
-use crate::clusters;
-use crate::host;
+use crate::clusters::{self, Cluster};
+use crate::host::{self, Host};
+use crate::operate::Operator;
 use crate::table;
+use crate::ui::Ui;
+
+/// How long the cluster may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
 
 struct Pair {
     kind: String,
@@ -36,9 +42,18 @@ fn pair(kind: &Kind, object: &DynamicObject) -> Option<Pair> {
     })
 }
 
-pub async fn run(global: &Global, args: &DebugMappings) -> anyhow::Result<ExitCode> {
-    let host = host::connect(global).await?;
-    let cluster = clusters::find(&host, &args.name, global.namespace.as_deref()).await?;
+/// A pair as the control plane keeps it.
+fn kept(value: &Value) -> Option<Pair> {
+    let name = |of: &Value| Some(NamespacedName::new(of["Namespace"].as_str()?, of["Name"].as_str()?));
+    Some(Pair {
+        kind: value["Kind"].as_str()?.to_string(),
+        virtual_: name(&value["VirtualName"])?,
+        host: name(&value["HostName"])?,
+    })
+}
+
+/// What the objects on the host say: for a control plane that does not answer.
+async fn on_host(host: &Host, cluster: &Cluster) -> Vec<Pair> {
     let names = Names::new(cluster.name.as_str(), cluster.namespace.as_str());
     let mut pairs = Vec::new();
     let mut seen = BTreeSet::new();
@@ -65,6 +80,22 @@ pub async fn run(global: &Global, args: &DebugMappings) -> anyhow::Result<ExitCo
             pairs.extend(pair(kind, &object));
         }
     }
+    pairs
+}
+
+pub async fn run(global: &Global, args: &DebugMappings, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let host = host::connect(global).await?;
+    let cluster = clusters::find(&host, &args.name, global.namespace.as_deref()).await?;
+    let asked = async { Operator::of(&host, &cluster, ANSWER).await?.mappings().await };
+    let mut pairs: Vec<Pair> = match asked.await {
+        Ok(all) => all.iter().filter_map(kept).collect(),
+        Err(error) => {
+            ui.warn(&format!(
+                "these are what the objects on the host say, because the cluster cannot be asked: {error}"
+            ));
+            on_host(&host, &cluster).await
+        }
+    };
     if let Some(only) = &args.kind {
         pairs.retain(|p| p.kind.eq_ignore_ascii_case(only));
     }

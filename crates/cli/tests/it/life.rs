@@ -335,6 +335,19 @@ fn what_helps_to_find_a_mistake_is_collected_without_secrets() {
     assert!(files["host/resources/secrets/vc-team-a"].contains("characters>"));
     assert!(!files["host/resources/secrets/vc-team-a"].contains("LS0t"), "no PEM in base64");
     assert!(files["virtual/virtual-resource-count.json"].contains("configmaps"));
+    // The syncer's names, as the cluster's own store has them.
+    put_pod(&world, "team-a", "web");
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let pairs = loop {
+        let text = world.alcove(&["debug", "mappings", "team-a", "--kind", "Pod", "-o", "json"]);
+        let pairs: serde_json::Value = serde_json::from_str(&text).unwrap();
+        if pairs.as_array().is_some_and(|pairs| !pairs.is_empty()) {
+            break pairs;
+        }
+        assert!(std::time::Instant::now() < deadline, "the pod's name is not kept");
+    };
+    assert_eq!(pairs[0]["virtual"], serde_json::json!({"namespace": "default", "name": "web"}));
+    assert_eq!(pairs[0]["host"]["name"], "web-x-default-x-team-a");
     world.alcove(&["delete", "team-a"]);
     let _ = alcove(world.home.path());
 }

@@ -1,9 +1,11 @@
 //! The binary as its users meet it.
 
 mod dedicated;
+mod distro;
 mod docs;
 mod edges;
 mod envtest;
+mod faults;
 mod hostpaths;
 mod kubectl;
 mod life;

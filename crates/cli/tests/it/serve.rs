@@ -20,9 +20,9 @@ pub const NAME: &str = "team-a";
 pub const NAMESPACE: &str = "vcluster-team-a";
 pub const PODS: Resource = Resource::new("", "v1", "pods");
 const SECRETS: Resource = Resource::new("", "v1", "secrets");
-const SERVICES: Resource = Resource::new("", "v1", "services");
-const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
-const SERVICE_ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
+pub const SERVICES: Resource = Resource::new("", "v1", "services");
+pub const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
+pub const SERVICE_ACCOUNTS: Resource = Resource::new("", "v1", "serviceaccounts");
 
 /// Tries until `ready` gives something.
 pub async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
@@ -73,7 +73,7 @@ impl Wire {
 
 /// A development host with the objects of one cluster, and the directory of its `alcove serve`.
 pub struct World {
-    host: DevHost,
+    pub host: DevHost,
     pub rest: Rest,
     wire: Wire,
     pub home: tempfile::TempDir,
@@ -138,11 +138,19 @@ impl World {
     }
 
     /// Starts `alcove serve` and waits until it serves.
-    async fn serve(&self, data: &str, pod: &str) -> Served {
+    pub async fn serve(&self, data: &str, pod: &str) -> Served {
         self.serve_with(data, pod, &[]).await
     }
 
-    async fn serve_with(&self, data: &str, pod: &str, more: &[&str]) -> Served {
+    /// Runs `alcove serve`, which must not come to serve; returns what it said.
+    pub fn refused(&self, more: &[&str]) -> String {
+        let output = self.command("data", "team-a-0", more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        said
+    }
+
+    fn command(&self, data: &str, pod: &str, more: &[&str]) -> std::process::Command {
         let mut command = alcove(self.home.path());
         command
             .args(["serve", "--name", NAME, "--port", "0", "--bind-address", "127.0.0.1", "--config", "vcluster.yaml"])
@@ -151,7 +159,11 @@ impl World {
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command
+    }
+
+    pub async fn serve_with(&self, data: &str, pod: &str, more: &[&str]) -> Served {
+        let mut child = self.command(data, pod, more).spawn().unwrap();
         let said: Arc<Mutex<String>> = Arc::default();
         let (log, stderr) = (Arc::clone(&said), child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -174,7 +186,7 @@ impl World {
         Served { child, port, said }
     }
 
-    async fn secret(&self, name: &str) -> BTreeMap<String, String> {
+    pub async fn secret(&self, name: &str) -> BTreeMap<String, String> {
         let secret = eventually(name, async || self.rest.get(&SECRETS, NAMESPACE, name).await.ok()).await;
         let decode = |value: &Value| {
             let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap()).unwrap();
@@ -190,7 +202,7 @@ impl World {
     }
 
     /// A client with the kubeconfig that the cluster has written to the host.
-    async fn tenant(&self, served: &Served) -> Rest {
+    pub async fn tenant(&self, served: &Served) -> Rest {
         self.client(served, "vc-team-a", None).await
     }
 
@@ -206,10 +218,10 @@ impl World {
 }
 
 /// A running `alcove serve`; killed at the end.
-struct Served {
-    child: Child,
-    port: u16,
-    said: Arc<Mutex<String>>,
+pub struct Served {
+    pub child: Child,
+    pub port: u16,
+    pub said: Arc<Mutex<String>>,
 }
 
 impl Served {
@@ -219,7 +231,7 @@ impl Served {
         self.child.wait().unwrap();
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
@@ -237,17 +249,17 @@ impl Drop for Served {
     }
 }
 
-fn pod(name: &str) -> Value {
+pub fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "c", "image": "web"}]}})
 }
 
-async fn create_pod(tenant: &Rest, name: &str) {
+pub async fn create_pod(tenant: &Rest, name: &str) {
     // The default service account may be a moment away.
     eventually("the pod is accepted", async || tenant.create(&PODS, "default", &pod(name)).await.ok()).await;
 }
 
-async fn runs(tenant: &Rest, name: &str) {
+pub async fn runs(tenant: &Rest, name: &str) {
     eventually("the pod runs", async || {
         let pod = tenant.get(&PODS, "default", name).await.ok()?;
         (pod.str_at(&["status", "phase"]) == "Running").then_some(())

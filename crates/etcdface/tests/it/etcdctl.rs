@@ -132,7 +132,6 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["endpoint", "hashkv", "--write-out=simple"], ""),
     (&["user", "list"], ""),
     (&["role", "list"], ""),
-    (&["user", "add", "me:secret"], ""),
 ];
 
 /// Answers of all commands; hashes are those of each server's own format.

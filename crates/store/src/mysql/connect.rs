@@ -77,9 +77,10 @@ impl Address {
         let tls = tls.unwrap_or_else(|| if files.is_empty() { "false" } else { "true" }.to_string());
         let mut ssl = SslOpts::default();
         if let Some(path) = &files.ca_file {
-            ssl = ssl.with_root_certs(vec![path.clone().into()]);
+            // These alone: a public authority has no say about one's own server.
+            ssl = ssl.with_root_certs(vec![path.clone().into()]).with_disable_built_in_roots(true);
         }
-        if let (Some(certificate), Some(key)) = (&files.cert_file, &files.key_file) {
+        if let Some((certificate, key)) = files.identity()? {
             let identity = ClientIdentity::new(certificate.clone().into(), key.clone().into());
             ssl = ssl.with_client_identity(Some(identity));
         }
@@ -90,7 +91,7 @@ impl Address {
                 opts.ssl_opts(Some(ssl.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true)))
             }
             "true" | "custom" => opts.ssl_opts(Some(ssl)),
-            _ => return Err(wrong("tls must be true, false, skip-verify or preferred")),
+            _ => return Err(wrong("tls must be true, custom, false, skip-verify or preferred")),
         };
         Ok(Address { opts, database, shown })
     }

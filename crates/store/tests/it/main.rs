@@ -7,6 +7,8 @@ mod basics;
 mod contract;
 mod crash;
 mod external;
+mod full;
 mod model;
 mod sqlite;
+mod tls;
 mod trouble;

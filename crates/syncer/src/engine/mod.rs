@@ -21,6 +21,7 @@ pub mod mappings;
 mod metrics;
 mod namespaces;
 mod nodes;
+mod recent;
 mod replicate;
 mod shown_volumes;
 mod side;
@@ -429,6 +430,9 @@ impl Syncer {
             ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
         }
         let engine = &self.engine;
+        for (what, count) in self.kept() {
+            out.push_str(&format!("alcove_syncer_kept{{what=\"{what}\"}} {count}\n"));
+        }
         for (name, depth) in [
             ("nodes", engine.node_queue.len()),
             ("shownvolumes", engine.volume_queue.len()),
@@ -441,6 +445,20 @@ impl Syncer {
         ] {
             out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
+        out
+    }
+
+    /// What is held in memory, by what it is: none of it may grow while the clusters do not.
+    pub fn kept(&self) -> Vec<(String, usize)> {
+        let engine = &self.engine;
+        let mut out = Vec::new();
+        for (side, of) in [("virtual", &engine.virtual_side), ("host", &engine.host_side)] {
+            out.extend(of.kept().into_iter().map(|(what, count)| (format!("{side}_{what}"), count)));
+        }
+        let types = engine.all_types();
+        out.push(("names".into(), engine.mappings.decisions.len()));
+        out.push(("last_seen".into(), types.iter().map(|t| t.seen.lock().len()).sum()));
+        out.push(("retries".into(), types.iter().map(|t| t.queue.tracked()).sum()));
         out
     }
 

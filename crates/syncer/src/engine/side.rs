@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::json::Str;
 use informer::{
     ApiError, Change, DeleteOptions, Factory, Informer, ObjectKey, PatchType, RawObject, Resource, Rest, Source,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
+use super::recent::Recent;
 use crate::kind::Kind;
 use crate::metadata::uid_of;
 use crate::names::NamespacedName;
@@ -23,7 +25,11 @@ use crate::ownership::{self, Write};
 /// A written object is held this long at most: an event that never comes must not hide the truth.
 const WRITTEN_MAX: Duration = Duration::from_secs(20);
 
-type Address = (String, NamespacedName);
+/// A deletion is not asked again this long.
+const ASKED_MAX: Duration = Duration::from_secs(5);
+
+/// The cache's name, and the object's.
+type Address = (Str, NamespacedName);
 
 struct Written {
     value: Value,
@@ -38,9 +44,9 @@ pub struct Side {
     written: Arc<Mutex<HashMap<Address, Written>>>,
     /// Uids of objects whose deletion was seen lately: the answer to a write can come after the object is gone again, and
     /// nothing would ever say so a second time.
-    gone: Arc<Mutex<HashMap<Address, (String, Instant)>>>,
+    gone: Arc<Mutex<Recent<Address, String>>>,
     /// Deletions that were asked for, so that they are not asked again before they show.
-    deleted: Mutex<HashMap<Address, (String, Option<i64>, Instant)>>,
+    deleted: Mutex<Recent<Address, (String, Option<i64>)>>,
     /// Requests sent, watches aside.
     pub requests: AtomicU64,
 }
@@ -58,7 +64,7 @@ fn key(name: &NamespacedName) -> ObjectKey {
 }
 
 fn address(kind: &Kind, name: &NamespacedName) -> Address {
-    (cache_name(kind), name.clone())
+    (cache_name(kind).into(), name.clone())
 }
 
 fn cache_name(kind: &Kind) -> String {
@@ -72,8 +78,8 @@ impl Side {
             rest,
             caches: Arc::default(),
             written: Arc::default(),
-            gone: Arc::default(),
-            deleted: Mutex::default(),
+            gone: Arc::new(Mutex::new(Recent::new(WRITTEN_MAX))),
+            deleted: Mutex::new(Recent::new(ASKED_MAX)),
             requests: AtomicU64::new(0),
         }
     }
@@ -86,7 +92,7 @@ impl Side {
         }
         let informer: Informer<RawObject> = self.factory.informer(source);
         let (written, gone) = (self.written.clone(), self.gone.clone());
-        let plural = name.clone();
+        let plural = Str::from(name.as_str());
         informer.on_change(move |change| {
             let object = change.object();
             let at = NamespacedName::new(object.metadata.namespace.as_str(), object.metadata.name.as_str());
@@ -94,11 +100,7 @@ impl Side {
             // One lock after the other, in the order in which `remember` takes them.
             let mut written = written.lock();
             if let Change::Deleted(object) = &change {
-                let mut gone = gone.lock();
-                if gone.len() > 1_000 {
-                    gone.retain(|_, (_, at)| at.elapsed() < WRITTEN_MAX);
-                }
-                gone.insert(address.clone(), (object.metadata.uid.to_string(), Instant::now()));
+                gone.lock().insert(address.clone(), object.metadata.uid.to_string());
             }
             let Some(known) = written.get(&address) else { return };
             let seen: u64 = object.metadata.resource_version.parse().unwrap_or(u64::MAX);
@@ -115,7 +117,7 @@ impl Side {
             let listed: u64 = version.parse().unwrap_or(0);
             written
                 .lock()
-                .retain(|(of, name), w| *of != plural || w.version > listed || cache.get(&key(name)).is_some());
+                .retain(|(of, name), w| of.as_str() != plural || w.version > listed || cache.get(&key(name)).is_some());
         });
         self.caches.write().insert(name, informer.clone());
         informer
@@ -166,17 +168,18 @@ impl Side {
 
     pub fn remember(&self, kind: &Kind, name: &NamespacedName, value: &Value) {
         let Ok(version) = value.str_at(&["metadata", "resourceVersion"]).parse() else { return };
-        let cached = self.cache(kind).and_then(|c| c.get(&key(name)));
-        if cached.is_some_and(|c| c.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen >= version)) {
+        // Without a cache nothing would ever take it away again.
+        let Some(cache) = self.cache(kind) else { return };
+        if cache
+            .get(&key(name))
+            .is_some_and(|c| c.metadata.resource_version.parse::<u64>().is_ok_and(|seen| seen >= version))
+        {
             return;
         }
         let written = Written { value: value.clone(), version, at: Instant::now() };
         let mut all = self.written.lock();
-        if self.gone.lock().get(&address(kind, name)).is_some_and(|(uid, _)| uid == uid_of(value)) {
+        if self.gone.lock().get(&address(kind, name)).is_some_and(|uid| uid == uid_of(value)) {
             return;
-        }
-        if all.len() > 10_000 {
-            all.retain(|_, w| w.at.elapsed() < WRITTEN_MAX);
         }
         all.insert(address(kind, name), written);
     }
@@ -185,6 +188,23 @@ impl Side {
     pub fn forget(&self, kind: &Kind, name: &NamespacedName) {
         self.written.lock().remove(&address(kind, name));
         self.deleted.lock().remove(&address(kind, name));
+    }
+
+    /// Drops what is too old to matter.
+    pub fn purge(&self) {
+        let mut written = self.written.lock();
+        written.retain(|_, w| w.at.elapsed() < WRITTEN_MAX);
+        written.shrink_to_fit();
+        drop(written);
+        self.gone.lock().purge();
+        self.deleted.lock().purge();
+    }
+
+    /// How much is held: cached objects, our own writes that are not in the caches yet, deletions seen and asked for.
+    pub fn kept(&self) -> [(&'static str, usize); 4] {
+        let objects = self.caches.read().values().map(|cache| cache.len()).sum();
+        let (written, gone, deleted) = (self.written.lock().len(), self.gone.lock().len(), self.deleted.lock().len());
+        [("objects", objects), ("written", written), ("gone", gone), ("deleted", deleted)]
     }
 
     fn count(&self) {
@@ -273,16 +293,10 @@ impl Side {
         let at = address(kind, name);
         {
             let mut deleted = self.deleted.lock();
-            if deleted.len() > 10_000 {
-                deleted.retain(|_, (_, _, asked)| asked.elapsed() < WRITTEN_MAX);
-            }
-            let asked = deleted.get(&at).is_some_and(|(u, grace, asked)| {
-                u == uid && *grace == grace_period_seconds && asked.elapsed() < Duration::from_secs(5)
-            });
-            if asked {
+            if deleted.get(&at).is_some_and(|(u, grace)| u == uid && *grace == grace_period_seconds) {
                 return Ok(());
             }
-            deleted.insert(at.clone(), (uid.to_owned(), grace_period_seconds, Instant::now()));
+            deleted.insert(at.clone(), (uid.to_owned(), grace_period_seconds));
         }
         self.count();
         let options = DeleteOptions { uid: uid.into(), grace_period_seconds, ..DeleteOptions::default() };

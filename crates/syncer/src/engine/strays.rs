@@ -84,6 +84,8 @@ impl Engine {
         if self.mappings.is_on() {
             self.collect_mappings();
         }
+        self.virtual_side.purge();
+        self.host_side.purge();
         Ok(Outcome::After(LOOK_EVERY))
     }
 
