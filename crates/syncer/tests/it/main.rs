@@ -12,6 +12,7 @@ mod examples;
 mod faults;
 mod host_files;
 mod hostile;
+mod hostile_routes;
 mod mappings;
 mod orphans;
 mod pods;
