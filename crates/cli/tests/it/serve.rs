@@ -226,7 +226,7 @@ pub struct Served {
 
 impl Served {
     /// As when the node loses power.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
