@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{apiserver, demo, etcd, etcd_placeholder, hostpath_mapper, hub, serve, store, template, up};
+use crate::commands::{
+    apiserver, demo, etcd, etcd_placeholder, hostpath_mapper, hub, rewrite_hosts, serve, store, template, up,
+};
 
 /// Virtual Kubernetes clusters inside one host cluster.
 #[derive(Debug, Parser)]
@@ -179,6 +181,9 @@ pub enum Command {
         after_help = "Examples:\n  alcove etcd --data-dir ./data\n  alcove etcd --store 'postgres://alcove:secret@db/team_a' --listen-client-urls http://127.0.0.1:2379"
     )]
     Etcd(etcd::Etcd),
+    /// Write a hosts file in which a host name has its full name too: the init container of pods with a subdomain
+    #[command(hide = true)]
+    RewriteHosts(rewrite_hosts::RewriteHosts),
     /// Look into stores, and move data from one to another
     #[command(subcommand)]
     Store(store::StoreCommand),

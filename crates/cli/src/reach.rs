@@ -56,13 +56,13 @@ pub async fn choose(
     ui: Option<&Ui>,
 ) -> anyhow::Result<Way> {
     let written = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str).unwrap_or_default();
-    // A hub writes the address at which it listens; somebody who sets another means it.
+    // A hub writes the address at which it listens. Somebody who sets another may mean one for pods of the host only.
     let own = authority(written).is_none_or(|(name, _)| is_loopback(&name));
     // A pod names its own port of its own machine. Another port there is somebody's way to it, if anybody listens.
     let in_pod = own && authority(written).is_none_or(|(_, port)| port == API_PORT);
     let direct = match cluster.placement {
         "hub" => accepts(written).await,
-        _ => !own || !in_pod && accepts(written).await,
+        _ => !in_pod && accepts(written).await,
     };
     if direct {
         return Ok(Way::Direct);

@@ -497,6 +497,21 @@ fn patch_list(path: &str, patches: &[Patch], check: &mut Check<'_>) {
             &here,
             "must have exactly one of: expression (or reverseExpression), reference, labels",
         );
+        if let Some(reference) = &patch.reference {
+            let paths = [&reference.namespace_path, &reference.kind_path, &reference.api_version_path];
+            let needs = paths.iter().any(|path| !path.is_empty()) && reference.name_path.is_empty();
+            check(
+                needs,
+                &format!("{here}.reference.namePath"),
+                "must say where the name is, because other parts have a path",
+            );
+            let kind = reference.kind.is_empty() && reference.kind_path.is_empty();
+            check(
+                kind,
+                &format!("{here}.reference.kind"),
+                "must say what is referred to, or kindPath where it is said",
+            );
+        }
         if let Some(other) = seen.insert(&patch.path, index) {
             check(true, &here, &format!("has the same path as entry {other}: {}", patch.path));
         }

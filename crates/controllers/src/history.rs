@@ -14,6 +14,7 @@ use crate::resources::CONTROLLER_REVISIONS;
 use crate::selector::LabelSelector;
 use crate::types::{ControllerRevision, raw_value, to_value};
 
+/// The label with the hash on revisions of StatefulSets; those of DaemonSets have it under [`REVISION_LABEL`].
 pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 /// The label on pods that names their revision.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
@@ -83,6 +84,7 @@ pub async fn ensure(
     revisions: &mut Vec<Arc<ControllerRevision>>,
     data: &Value,
     labels: &StrMap,
+    hash_label: &'static str,
     collisions: Option<i64>,
 ) -> Result<(Arc<ControllerRevision>, Option<i64>), ApiError> {
     match next(revisions, data) {
@@ -106,7 +108,7 @@ pub async fn ensure(
                 let name = format!("{prefix}-{hash}");
                 let namespace = owner.metadata.namespace.as_str();
                 let mut labels = labels.clone();
-                labels.insert(HASH_LABEL, hash.as_str());
+                labels.insert(hash_label, hash.as_str());
                 let mut object = json!({"kind": "ControllerRevision", "apiVersion": "apps/v1", "revision": number,
                     "metadata": {"name": name.as_str(), "namespace": namespace}});
                 object["metadata"]["labels"] = labels.to_value();

@@ -66,6 +66,7 @@ pub struct Host {
     pub client: kube::Client,
     pub namespace: String,
     pub(crate) rest: Rest,
+    pub(crate) own_image: Option<String>,
 }
 
 /// Service `NAME` on the host as it was at start.
@@ -140,7 +141,13 @@ pub fn service_account_user(namespace: &str, name: &str) -> String {
 impl Host {
     pub fn new(client: kube::Client, namespace: impl Into<String>) -> Host {
         let rest = Rest::new(client.clone(), "alcove");
-        Host { client, namespace: namespace.into(), rest }
+        Host { client, namespace: namespace.into(), rest, own_image: None }
+    }
+
+    /// `image` holds this program, and the host's nodes can pull it.
+    pub fn with_own_image(mut self, image: Option<String>) -> Host {
+        self.own_image = image.filter(|image| !image.is_empty());
+        self
     }
 
     /// Service `NAME`, which must exist: it owns what is synced.

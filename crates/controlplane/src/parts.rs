@@ -75,7 +75,7 @@ impl Parts {
         let Some((host, _, link)) = &self.host else { return Ok(()) };
         let mut config = SyncerConfig::new(&self.name, &host.namespace);
         config.names = crate::settings::names(&self.name, &host.namespace, &self.config);
-        config.settings = crate::settings::settings(&self.name, &self.config)?;
+        config.settings = crate::settings::settings(&self.name, &self.config, host.own_image.as_deref())?;
         config.settings.host_version = self.host_version;
         config.mappings = Some(Arc::new(crate::mappings::InStore(self.store.clone())));
         let client = self.server.kube_client(user("system:vcluster-syncer"));

@@ -36,8 +36,28 @@ pub(crate) fn names(name: &str, namespace: &str, config: &Config) -> Names {
     names.with_namespace_rules(rules.map(|(from, to)| NamespaceRule { from: from.clone(), to: to.clone() }).collect())
 }
 
-/// The syncer's settings for a cluster of this name.
-pub(crate) fn settings(name: &str, config: &Config) -> Result<Settings, SettingsError> {
+/// The init container that rewrites `/etc/hosts`. The image that is the default need not be reachable from the host; this
+/// program's own was pulled there already, unless that took credentials that the tenant's pods do not have.
+fn rewrite_hosts(config: &Config, own_image: Option<&str>) -> Option<RewriteHosts> {
+    let rewrite = &config.sync.to_host.pods.rewrite_hosts;
+    if !rewrite.enabled {
+        return None;
+    }
+    let advanced = &config.control_plane.advanced;
+    let public = advanced.service_account.image_pull_secrets.is_empty();
+    let untouched =
+        rewrite.init_container.image == config::defaults().sync.to_host.pods.rewrite_hosts.init_container.image;
+    let own = own_image.filter(|_| public && untouched);
+    Some(RewriteHosts {
+        image: own
+            .map_or_else(|| rewrite.init_container.image.reference(&advanced.default_image_registry), str::to_owned),
+        own: own.is_some(),
+        resources: tree(&rewrite.init_container.resources),
+    })
+}
+
+/// The syncer's settings for a cluster of this name. On a host `own_image` is the image of this program.
+pub(crate) fn settings(name: &str, config: &Config, own_image: Option<&str>) -> Result<Settings, SettingsError> {
     let (to_host, from_host) = (&config.sync.to_host, &config.sync.from_host);
     let pods = &to_host.pods;
     let account = &config.control_plane.advanced.workload_service_account.name;
@@ -57,8 +77,6 @@ pub(crate) fn settings(name: &str, config: &Config) -> Result<Settings, Settings
         },
     };
     let on = |kind: &EnableSwitch| kind.enabled == Switch::On;
-    let rewrite = &pods.rewrite_hosts;
-    let registry = &config.control_plane.advanced.default_image_registry;
     Ok(Settings {
         cluster_domain: config.networking.advanced.cluster_domain.clone(),
         workload_service_account: if account.is_empty() {
@@ -73,10 +91,7 @@ pub(crate) fn settings(name: &str, config: &Config) -> Result<Settings, Settings
             enforce_tolerations: pods.enforce_tolerations.iter().map(|text| toleration(text)).collect(),
             runtime_class_name: pods.runtime_class_name.clone(),
             priority_class_name: pods.priority_class_name.clone(),
-            rewrite_hosts: rewrite.enabled.then(|| RewriteHosts {
-                image: rewrite.init_container.image.reference(registry),
-                resources: tree(&rewrite.init_container.resources),
-            }),
+            rewrite_hosts: rewrite_hosts(config, own_image),
             host_schedulers: pods.hybrid_scheduling.host_schedulers.clone(),
         },
         sync_pods: pods.enabled,
@@ -426,16 +441,29 @@ mod tests {
     #[test]
     fn the_configuration_reaches_the_syncer() {
         let read = |text: &str| config::load(&[config::Source::new("t", text)], &[]).unwrap();
-        let default = settings("a", &read("")).unwrap();
+        let default = settings("a", &read(""), None).unwrap();
         assert_eq!(default.config_maps, Wanted::Used);
         assert_eq!(default.workload_service_account, "vc-workload-a");
         assert_eq!(default.nodes, Nodes::Fake);
         assert_eq!(default.dns_service, Some(NamespacedName::new("kube-system", "kube-dns")));
+        // A pod with a subdomain needs no other image than this program's, unless somebody chose one or it is private.
+        let rewrite = |text: &str, image| settings("a", &read(text), image).unwrap().pods.rewrite_hosts.unwrap();
+        let chosen = "sync: {toHost: {pods: {rewriteHosts: {initContainer: {image: a/b:1}}}}}";
+        let private = "controlPlane: {advanced: {serviceAccount: {imagePullSecrets: [{name: s}]}}}";
+        for (text, image, want, own) in [
+            ("", None, "mirror.gcr.io/library/alpine:3.20", false),
+            ("", Some("r/alcove:1"), "r/alcove:1", true),
+            (chosen, Some("r/alcove:1"), "a/b:1", false),
+            (private, Some("r/alcove:1"), "mirror.gcr.io/library/alpine:3.20", false),
+        ] {
+            let found = rewrite(text, image);
+            assert_eq!((found.image.as_str(), found.own), (want, own), "{text} {image:?}");
+        }
         let changed = settings(
             "a",
             &read(
                 "sync: {toHost: {secrets: {all: true}, configMaps: {enabled: false}, pods: {translateImage: {x: other}}}}\ncontrolPlane: {coredns: {enabled: false}}",
-            ),
+            ), None,
         )
         .unwrap();
         let all = settings(
@@ -483,6 +511,7 @@ sync:
       certs.x.io: {enabled: true, scope: Namespaced, mappings: {byName: {"x/*": "y/*"}}}
 "#,
             ),
+            None,
         )
         .unwrap();
         assert_eq!(all.replicate_to_host[0].to, NamespacedName::new("edge", "web"));
@@ -511,7 +540,7 @@ sync:
             read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
         assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");
         let broken = read("sync: {toHost: {pods: {patches: [{path: spec.x, expression: \"value +\"}]}}}");
-        let error = settings("a", &broken).unwrap_err().to_string();
+        let error = settings("a", &broken, None).unwrap_err().to_string();
         assert!(error.starts_with("sync.toHost.pods.patches[0].expression: "), "{error}");
         assert_eq!(changed.secrets, Wanted::All);
         assert_eq!(changed.config_maps, Wanted::Off);

@@ -353,6 +353,7 @@ fn deployment(release: &HubRelease<'_>) -> Value {
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IP", "status.podIP"),
         field("NODE_NAME", "spec.nodeName"),
+        json!({"name": "ALCOVE_IMAGE", "value": release.image()}),
     ];
     if let Some(secret) = &database {
         let key = json!({"name": secret, "key": "dataSource"});

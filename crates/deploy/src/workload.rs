@@ -199,6 +199,7 @@ fn container(release: &Release<'_>) -> Value {
         field("POD_IP", "status.podIP"),
         field("NODE_NAME", "spec.nodeName"),
         field("NODE_IP", "status.hostIP"),
+        json!({"name": "ALCOVE_IMAGE", "value": image(release)}),
     ];
     env.extend(config.env.iter().cloned());
     let mut mounts = vec![

@@ -66,6 +66,8 @@ pub struct HubConfig {
     pub database: Option<(Endpoint, TlsFiles)>,
     /// Where the host's pods reach this process; then each cluster's Service leads to its port.
     pub advertised: Option<Advertised>,
+    /// The image of this process, when it runs in a pod of the host.
+    pub image: Option<String>,
 }
 
 impl HubConfig {

@@ -217,7 +217,8 @@ impl Cluster {
         let account = &options.config.control_plane.advanced.service_account.name;
         let account = if account.is_empty() { deploy::names::service_account(&self.name) } else { account.clone() };
         let user = controlplane::service_account_user(&self.key.namespace, &account);
-        let host = Host::new(controlplane::acting_as(hub.rest.client(), &user), self.key.namespace.to_string());
+        let host = Host::new(controlplane::acting_as(hub.rest.client(), &user), self.key.namespace.to_string())
+            .with_own_image(hub.config.image.clone());
         let control_plane = Arc::new(ControlPlane::start(options, Some(host)).await?);
         let cancel = CancellationToken::new();
         let (wanted, ended) = (control_plane.restart_wanted(), cancel.clone());

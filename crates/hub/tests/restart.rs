@@ -77,6 +77,7 @@ async fn a_hub_restarted_amid_200_pods_loses_and_repeats_nothing() {
         dns_servers: Vec::new(),
         database: None,
         advertised: None,
+        image: None,
     };
     let first = Hub::start(host.client(), config.clone());
     put_release(&host_rest, "").await;
@@ -127,6 +128,7 @@ async fn the_service_of_a_cluster_leads_to_the_hub_while_it_runs() {
             pod_namespace: "alcove-system".into(),
             node_name: "node-1".into(),
         }),
+        image: None,
     };
     let slices = Resource::new("discovery.k8s.io", "v1", "endpointslices");
     let first = Hub::start(host.client(), hub_at([10, 1, 2, 3]));
@@ -204,6 +206,7 @@ async fn clusters_of_a_hub_have_databases_of_their_own_on_one_server() {
             dns_servers: Vec::new(),
             database: Some((all.clone(), store::TlsFiles::default())),
             advertised: None,
+            image: None,
         };
         let first = Hub::start(host.client(), config.clone());
         put_release(&host_rest, "").await;

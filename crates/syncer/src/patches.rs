@@ -207,12 +207,13 @@ fn evaluate(
     });
     let namespace = virtual_.str_at(&["metadata", "namespace"]);
     let dns = |name: &str| {
-        // `svc`, `svc.ns` and longer forms of a virtual Service.
-        let mut parts = name.split('.');
+        // `svc`, `svc.ns` and longer forms of a virtual Service; what follows `svc` stays.
+        let mut parts = name.splitn(4, '.');
         let service = parts.next().unwrap_or_default();
         let of = parts.next().unwrap_or(namespace);
+        let domain = parts.nth(1).map(|domain| format!(".{domain}")).unwrap_or_default();
         let host = kind::SERVICE.host_name(ctx.names, &NamespacedName::new(of, service));
-        format!("{}.{}.svc", host.name, host.namespace)
+        format!("{}.{}.svc{domain}", host.name, host.namespace)
     };
     script
         .eval(
@@ -224,8 +225,12 @@ fn evaluate(
 
 /// Applies patches to a freshly translated host object.
 pub fn apply_to_host(patches: &[Patch], virtual_: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<(), Refusal> {
+    if patches.is_empty() {
+        return Ok(());
+    }
+    let plain = host.clone();
     for patch in patches {
-        for place in patch.path.places(host) {
+        for place in patch.path.places(host).into_iter().filter(|place| !is_protected(place)) {
             let value = get(host, &place).filter(|v| !v.is_null()).cloned();
             match &patch.mode {
                 Mode::Expression { to_host: Some(script), .. } => {
@@ -263,41 +268,154 @@ pub fn apply_to_host(patches: &[Patch], virtual_: &Value, host: &mut Value, ctx:
             }
         }
     }
+    keep_identity(&plain, host);
     Ok(())
 }
 
-/// After a type's reconcile: patched fields of the host object are what the patches make of a fresh translation, patched
-/// fields of the virtual object come from the host through the reverse expression only.
-pub fn apply_to_both(
+/// What a virtual object becomes now, without the patches and with them.
+pub struct Translations<'a> {
+    pub plain: &'a Value,
+    pub patched: &'a Value,
+}
+
+/// Where two objects differ: members, and lists as wholes.
+fn differences(place: &mut Vec<Step>, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<Vec<Step>>) {
+    match (a, b) {
+        (Some(Value::Object(x)), Some(Value::Object(y))) => {
+            for key in x.keys().chain(y.keys().filter(|key| !x.contains_key(key))) {
+                place.push(Step::Member(key.to_string()));
+                differences(place, x.get(key), y.get(key), out);
+                place.pop();
+            }
+        }
+        (a, b) if a != b => out.push(place.clone()),
+        _ => {}
+    }
+}
+
+/// Labels and annotations by which host objects are known: no patch touches them.
+fn is_protected(place: &[Step]) -> bool {
+    match place {
+        [Step::Member(metadata), Step::Member(map), Step::Member(key), ..] if metadata == "metadata" => {
+            matches!(map.as_str(), "labels" | "annotations")
+                && (key.starts_with("vcluster.loft.sh/") || key.starts_with("alcove.dev/"))
+        }
+        _ => false,
+    }
+}
+
+/// Gives `host` what `plain` has of what an object is known by.
+fn keep_identity(plain: &Value, host: &mut Value) {
+    for place in [["metadata", "name"], ["metadata", "namespace"], ["metadata", "ownerReferences"]] {
+        crate::diff::put(host, &place, plain.at(&place).cloned());
+    }
+    for member in ["apiVersion", "kind"] {
+        crate::diff::put(host, &[member], plain.get(member).cloned());
+    }
+    for map in ["labels", "annotations"] {
+        let keys = |object: &Value| -> Vec<String> {
+            let members = object.at(&["metadata", map]).and_then(Value::as_object);
+            members.into_iter().flat_map(|m| m.keys()).map(ToString::to_string).collect()
+        };
+        for key in keys(plain).into_iter().chain(keys(host)) {
+            if is_protected(&["metadata", map, &key].map(|step| Step::Member(step.to_owned()))) {
+                let path = ["metadata", map, key.as_str()];
+                crate::diff::put(host, &path, plain.at(&path).cloned());
+            }
+        }
+    }
+}
+
+impl Patch {
+    /// The places that this patch is about, in any of the objects. One of a whole object or map is about what it changes
+    /// there.
+    fn all_places(&self, translations: &Translations<'_>, host: &Value) -> Vec<Vec<Step>> {
+        let mut roots: Vec<Vec<Step>> = Vec::new();
+        for object in [translations.plain, translations.patched, host] {
+            roots.extend(self.path.places(object).into_iter().filter(|place| !is_protected(place)));
+        }
+        let mut out: Vec<Vec<Step>> = Vec::new();
+        for mut place in roots {
+            let (plain, patched) = (get(translations.plain, &place), get(translations.patched, &place));
+            let mut found = Vec::new();
+            match (plain, patched) {
+                (Some(Value::Object(_)), Some(Value::Object(_))) => differences(&mut place, plain, patched, &mut found),
+                _ => found.push(place),
+            }
+            out.extend(found.into_iter().filter(|place| !is_protected(place)));
+        }
+        let mut seen = std::collections::HashSet::new();
+        out.retain(|place| seen.insert(text_of(place)));
+        out
+    }
+
+    fn to_virtual(&self) -> Option<&Script> {
+        match &self.mode {
+            Mode::Expression { to_virtual, .. } if !self.path.0.is_empty() => to_virtual.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether anything of this patch goes to the host.
+    fn goes_down(&self) -> bool {
+        !matches!(self.mode, Mode::Expression { to_host: None, .. })
+    }
+}
+
+/// The host object as the tenant would have written it: where it has what the patches make, it has what they were made from;
+/// what the host changed there comes back through the reverse expression, or not at all.
+pub fn without_patches(
     patches: &[Patch],
-    fresh: &Value,
+    translations: &Translations<'_>,
     virtual_: &Value,
-    new_virtual: &mut Value,
     host: &Value,
-    new_host: &mut Value,
+    ctx: &Context<'_>,
+) -> Result<Value, Refusal> {
+    let mut seen = host.clone();
+    for patch in patches {
+        for place in patch.all_places(translations, host) {
+            let value = get(host, &place).filter(|v| !v.is_null());
+            let plain = get(translations.plain, &place).cloned();
+            if value == get(translations.patched, &place).filter(|v| !v.is_null()) {
+                set(&mut seen, &place, plain);
+            } else if let Some(script) = patch.to_virtual() {
+                let back = evaluate(script, &place, value, virtual_, host, ctx)?;
+                set(&mut seen, &place, back);
+            } else {
+                set(&mut seen, &place, plain);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Puts patched fields into what a type made of [`without_patches`]: those of a fresh translation, but for what the host
+/// changed and the tenant takes over.
+pub fn put_patches(
+    patches: &[Patch],
+    translations: &Translations<'_>,
+    virtual_: &Value,
+    host: &Value,
+    desired: &mut crate::types::Desired,
     ctx: &Context<'_>,
 ) -> Result<(), Refusal> {
     for patch in patches {
-        for place in patch.path.places(fresh) {
-            // An empty place is the whole object: only its content was meant, which the expression saw at creation.
-            if !place.is_empty() {
-                set(new_host, &place, get(fresh, &place).cloned());
-            }
+        for place in patch.all_places(translations, host) {
+            let (plain, patched) = (get(translations.plain, &place), get(translations.patched, &place));
+            let taken_over =
+                get(&desired.virtual_, &place) != get(virtual_, &place) && get(&desired.host, &place) != plain;
+            // What only the host has is the host's.
+            let of_host = taken_over || !patch.goes_down() || plain.is_none() && patched.is_none();
+            let from = if of_host { host } else { translations.patched };
+            set(&mut desired.host, &place, get(from, &place).cloned());
         }
-        for place in patch.path.places(new_virtual) {
-            if place.is_empty() {
-                continue;
-            }
-            let changed = get(new_virtual, &place) != get(virtual_, &place);
-            match &patch.mode {
-                Mode::Expression { to_virtual: Some(script), .. } if changed => {
-                    let value = get(host, &place).filter(|v| !v.is_null());
-                    let new = evaluate(script, &place, value, virtual_, host, ctx)?;
-                    set(new_virtual, &place, new);
-                }
-                _ if changed => set(new_virtual, &place, get(virtual_, &place).cloned()),
-                _ => {}
-            }
+        // Of the whole object: the value is the change; without a word for this way it stays as it is.
+        if let Mode::Expression { to_virtual: Some(script), .. } = &patch.mode
+            && patch.path.0.is_empty()
+            && let Some(change) = crate::diff::merge_patch(virtual_, &desired.virtual_)
+            && let Some(change) = evaluate(script, &[], Some(&change), virtual_, host, ctx)?
+        {
+            desired.virtual_ = apimachinery::patch::merge::apply(virtual_, &change);
         }
     }
     Ok(())

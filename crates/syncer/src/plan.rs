@@ -220,12 +220,16 @@ fn reconciled(
     last: &LastSeen,
     ctx: &Context<'_>,
 ) -> Result<crate::types::Desired, Refusal> {
-    let mut desired = ty.reconcile(virtual_, host, last, ctx)?;
-    if !ctx.patches.is_empty() {
-        let (fresh, _) = translated(ty, virtual_, ctx)?;
-        let (new_virtual, new_host) = (&mut desired.virtual_, &mut desired.host);
-        crate::patches::apply_to_both(ctx.patches, &fresh, virtual_, new_virtual, host, new_host, ctx)?;
+    if ctx.patches.is_empty() {
+        return ty.reconcile(virtual_, host, last, ctx);
     }
+    let (plain, _) = ty.translate(virtual_, ctx)?;
+    let mut patched = plain.clone();
+    crate::patches::apply_to_host(ctx.patches, virtual_, &mut patched, ctx)?;
+    let translations = crate::patches::Translations { plain: &plain, patched: &patched };
+    let seen = crate::patches::without_patches(ctx.patches, &translations, virtual_, host, ctx)?;
+    let mut desired = ty.reconcile(virtual_, &seen, last, ctx)?;
+    crate::patches::put_patches(ctx.patches, &translations, virtual_, host, &mut desired, ctx)?;
     Ok(desired)
 }
 

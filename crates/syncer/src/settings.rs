@@ -58,6 +58,8 @@ pub struct PodSettings {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RewriteHosts {
     pub image: String,
+    /// The image is this program's own: it has `alcove rewrite-hosts`, and no shell.
+    pub own: bool,
     /// A ResourceRequirements object.
     pub resources: Value,
 }

@@ -55,6 +55,9 @@ pub struct HubArgs {
     /// Address of this pod: the Services of clusters lead there
     #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
     pub pod_ip: Option<IpAddr>,
+    /// Image of this pod: pods that need an init container of this program take it from there
+    #[arg(long, env = "ALCOVE_IMAGE", value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Name of this pod
     #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "")]
     pub pod_name: String,
@@ -123,6 +126,7 @@ pub async fn run(global: &Global, args: &HubArgs, ui: &Ui) -> anyhow::Result<Exi
                 pod_namespace: args.pod_namespace.clone(),
                 node_name: args.node_name.clone(),
             }),
+            image: args.image.clone(),
         },
     );
     let hub = Arc::new(hub);

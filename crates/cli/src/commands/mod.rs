@@ -16,6 +16,7 @@ mod list;
 mod mappings;
 mod moving;
 pub mod pause;
+pub mod rewrite_hosts;
 pub mod serve;
 mod shell;
 mod snapshot;
@@ -72,6 +73,7 @@ pub async fn run(args: Args, ui: &Ui) -> anyhow::Result<ExitCode> {
             Box::pin(etcd::run(data_dir, &command, ui)).await
         }
         Command::Store(command) => Box::pin(store::run(&command, ui)).await,
+        Command::RewriteHosts(command) => rewrite_hosts::run(&command),
         Command::EtcdPlaceholder(command) => Box::pin(etcd_placeholder::run(&command, ui)).await,
         Command::Config(command) => config::run(command, ui),
         Command::Completion { shell } => {

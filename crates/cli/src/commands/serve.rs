@@ -54,6 +54,9 @@ pub struct ServeArgs {
     /// Address of this pod's node
     #[arg(long, env = "NODE_IP", value_name = "ADDRESS")]
     pub node_ip: Option<IpAddr>,
+    /// Image of this pod: pods that need an init container of this program take it from there
+    #[arg(long, env = "ALCOVE_IMAGE", value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Server that kubeconfigs name unless exportKubeConfig.server does
     #[arg(long, default_value = "https://localhost:8443", value_name = "URL")]
     pub server: String,
@@ -101,7 +104,7 @@ pub async fn run(global: &Global, data_dir: Option<&Path>, args: &ServeArgs, ui:
         let mut pause = RETRY_MIN;
         loop {
             let listener = socket.try_clone().and_then(TcpListener::from_std).map_err(cannot_listen)?;
-            let host = Host::new(client.clone(), namespace.clone());
+            let host = Host::new(client.clone(), namespace.clone()).with_own_image(args.image.clone());
             check_host(&host, args, &config).await?;
             let options = Options {
                 name: args.name.clone(),

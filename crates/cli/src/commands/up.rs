@@ -111,6 +111,7 @@ impl Running {
                 dns_servers: dns.iter().map(Dns::address).collect(),
                 database: None,
                 advertised: None,
+                image: None,
             },
         );
         Ok(Running { host, hub, dns })

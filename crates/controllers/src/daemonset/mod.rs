@@ -83,6 +83,12 @@ impl DaemonSet {
 
 type ByNode = BTreeMap<Str, Vec<Arc<Pod>>>;
 
+/// The hash of a revision, which its pods carry too. Earlier versions wrote it where StatefulSets have it.
+fn revision_hash(revision: &ControllerRevision) -> Option<&str> {
+    let labels = &revision.metadata.labels;
+    labels.get(REVISION_LABEL).or_else(|| labels.get(history::HASH_LABEL))
+}
+
 /// The node a pod runs on or is pinned to.
 fn target_node(pod: &Pod, pinned: &HashMap<Str, Str>) -> Str {
     if !pod.spec.node_name.is_empty() {
@@ -331,8 +337,8 @@ impl Controller {
         let data = history::revision_data(&template);
         let collisions = set.status.collision_count;
         let (current, collisions) =
-            history::ensure(context, &owner, &mut revisions, &data, &labels, collisions).await?;
-        let hash = current.metadata.labels.get(history::HASH_LABEL).unwrap_or("").to_owned();
+            history::ensure(context, &owner, &mut revisions, &data, &labels, REVISION_LABEL, collisions).await?;
+        let hash = revision_hash(&current).unwrap_or("").to_owned();
 
         let all = candidates(&self.pods, &set.metadata);
         let pods =
@@ -371,7 +377,7 @@ impl Controller {
         }
         let limit = set.spec.revision_history_limit.unwrap_or(10);
         let in_use = |r: &ControllerRevision| {
-            let label = r.metadata.labels.get(history::HASH_LABEL);
+            let label = revision_hash(r);
             r.metadata.name == current.metadata.name
                 || pods.iter().any(|p| p.metadata.labels.get(REVISION_LABEL) == label)
         };

@@ -84,7 +84,8 @@ impl Controller {
         let data = history::revision_data(&template);
         let labels = template["metadata"]["labels"].to().unwrap_or_default();
         let collisions = set.status.collision_count;
-        let (update, collisions) = history::ensure(context, &owner, &mut revisions, &data, &labels, collisions).await?;
+        let (update, collisions) =
+            history::ensure(context, &owner, &mut revisions, &data, &labels, history::HASH_LABEL, collisions).await?;
         let current =
             revisions.iter().find(|r| r.metadata.name == set.status.current_revision).unwrap_or(&update).clone();
 

@@ -44,6 +44,7 @@ impl Tenant {
             dns_servers: vec![host_dns.address()],
             database: None,
             advertised: None,
+            image: None,
         };
         let hub = Hub::start(host.client(), hub_config);
         put_release(&host_rest, config).await;

@@ -294,8 +294,13 @@ impl GatewayKind {
 
     fn gateway(&self, gateway: &Value, ctx: &Context<'_>) -> Result<Value, Refusal> {
         let own = gateway.str_at(&["metadata", "namespace"]);
+        if is_reserved(&name_of(gateway), ctx) {
+            let message = format!("Gateway {} is reserved for one that the host shows here", name_of(gateway));
+            return Err(Refusal::warning(message));
+        }
         let class = gateway.str_at(&["spec", "gatewayClassName"]);
-        let visible = ctx.facts.classes.iter().any(|(kind, object)| *kind == "GatewayClass" && object.is_some());
+        let is_class = |object: &Option<Value>| object.as_ref().is_some_and(|o| name_of(o).name == class);
+        let visible = ctx.facts.classes.iter().any(|(kind, object)| *kind == "GatewayClass" && is_class(object));
         if !visible {
             let message = format!("did not sync gateway to host because the GatewayClass {class:?} is not available");
             return Err(Refusal::warning(message));
@@ -444,6 +449,12 @@ fn imported<'a>(virtual_: &NamespacedName, ctx: &Context<'a>) -> Option<(&'a Gat
             && selected(g, import)
     })?;
     Some((import, host.clone()))
+}
+
+/// Whether a name is one under which the configuration shows a Gateway of the host, be it there or not.
+fn is_reserved(virtual_: &NamespacedName, ctx: &Context<'_>) -> bool {
+    let mappings = ctx.settings.import_gateways.as_ref().map_or(&[][..], |import| import.mappings.as_slice());
+    mappings.iter().any(|m| m.to == virtual_.to_string() || m.to.strip_suffix("/*") == Some(&virtual_.namespace))
 }
 
 /// Whether a host Gateway is shown: one that a mapping names, or one of a mapped namespace that the selector takes.

@@ -204,7 +204,10 @@ async fn routes_attach_where_they_may() {
     config.settings.gateway_api.http_routes = true;
     config.settings.import_gateway_classes = Import::On(json!({}));
     config.settings.import_gateways = Some(GatewayImport {
-        mappings: vec![ImportMapping { from: "default/edge".into(), to: "infra/edge".into() }],
+        mappings: vec![
+            ImportMapping { from: "default/edge".into(), to: "infra/edge".into() },
+            ImportMapping { from: "default/later".into(), to: "infra/later".into() },
+        ],
         policy: RoutePolicy::All,
         hide_infrastructure: true,
         hide_certificates: true,
@@ -249,6 +252,18 @@ async fn routes_attach_where_they_may() {
         (shown["status"]["parents"][0]["parentRef"] == json!({"name": "own"})).then_some(())
     })
     .await;
+
+    // Names under which the host's are shown are not the tenant's, before they are there as well.
+    let later = object("Gateway", "later", json!({"gatewayClassName": "public", "listeners": []}));
+    tenant.api.create(&GATEWAYS, "infra", later).await;
+    eventually("the tenant is told", || async {
+        let events = tenant.api.list(&EVENTS, "infra").await;
+        events.into_iter().find(|e| e.str_at(&["message"]).contains("is reserved"))
+    })
+    .await;
+    let at = tenant.on_host("infra", "later");
+    assert!(host_api.get(&GATEWAYS, &at.namespace, &at.name).await.is_none());
+    assert!(tenant.api.try_create(&GATEWAYS, "infra", object("Gateway", "edge", json!({}))).await.is_err());
 
     // To the host's Gateway.
     let second = route(json!({"name": "edge", "namespace": "infra"}), json!({"name": "web", "port": 80}));

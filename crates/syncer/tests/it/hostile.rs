@@ -2,15 +2,15 @@
 //! touched; none names, selects or reads anything outside the tenant's cluster.
 
 use apimachinery::{Value, json};
-use syncer::kind::{self, GATEWAY_GROUP, Kind, Naming};
+use syncer::kind::{self, GATEWAY_GROUP};
 use syncer::metadata::{self, Owner};
 use syncer::names::{Names, NamespacedName};
 use syncer::plan::{Action, LastSeen, plan};
 use syncer::settings::{Import, Nodes, Settings, Wanted};
 use syncer::types::classes::OwnClasses;
 use syncer::types::configs::Configs;
+use syncer::types::custom::Custom;
 use syncer::types::endpoints::EndpointKinds;
-use syncer::types::gateway::{GatewayKind, GatewayType};
 use syncer::types::ingress::Ingresses;
 use syncer::types::network_policy::NetworkPolicies;
 use syncer::types::pod::Pods;
@@ -20,7 +20,10 @@ use syncer::types::service::Services;
 use syncer::types::volumes::Claims;
 use syncer::types::{Context, Facts, ToHost};
 
-enum Want {
+/// What it is, the type, the object, and what becomes of it.
+pub type Row = (&'static str, Box<dyn ToHost>, Value, Want);
+
+pub enum Want {
     /// No host object is made; the tenant is told.
     Refused,
     /// No host object is made.
@@ -47,6 +50,7 @@ fn settings() -> Settings {
         priority_classes: true,
         storage_classes: true,
         isolate_network: true,
+        gateway_api: syncer::settings::GatewaySettings { gateways: true, ..Default::default() },
         import_ingress_classes: Import::On(json!({"matchLabels": {"for": "tenants"}})),
         import_runtime_classes: Import::On(json!({"matchLabels": {"for": "tenants"}})),
         nodes: Nodes::Real {
@@ -63,14 +67,27 @@ fn facts() -> Facts {
     let mut facts = Facts { kube_ip: "10.96.0.9".into(), ..Facts::default() };
     facts.namespace_labels.insert("env", "dev".into());
     facts.service = Some(json!({"metadata": {"name": "ext"}, "spec": {"ports": []}}));
+    let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute", "UDPRoute"].map(|kind| json!({ "kind": kind }));
+    let listener = |name: &str, from: &str| json!({"name": name, "port": 1, "protocol": "TCP", "allowedRoutes": {"kinds": kinds, "namespaces": {"from": from}}});
+    facts.gateways = vec![
+        json!({"metadata": {"name": "own", "namespace": "default"}, "spec": {"listeners": [listener("l", "Same")]}}),
+        json!({"metadata": {"name": "closed", "namespace": "other"}, "spec": {"listeners": [listener("l", "Same")]}}),
+    ];
+    // A grant for another kind, another namespace and another Service.
+    facts.grants = vec![json!({"metadata": {"name": "g", "namespace": "other"}, "spec": {
+        "from": [{"group": GATEWAY_GROUP, "kind": "TLSRoute", "namespace": "default"},
+            {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "namespace": "elsewhere"}],
+        "to": [{"group": "", "kind": "Service"}, {"group": "", "kind": "Secret", "name": "shared"}]}})];
+    facts.services = vec![json!({"metadata": {"name": "web"}})];
     facts.classes = vec![
+        ("GatewayClass", Some(json!({"metadata": {"name": "public"}}))),
         ("IngressClass", Some(json!({"metadata": {"name": "private", "labels": {"for": "admins"}}}))),
         ("RuntimeClass", Some(json!({"metadata": {"name": "private", "labels": {"for": "admins"}}}))),
     ];
     facts
 }
 
-fn meta(name: &str) -> Value {
+pub fn meta(name: &str) -> Value {
     json!({"name": name, "namespace": "default", "uid": "u-1"})
 }
 
@@ -420,7 +437,7 @@ fn pods() -> Vec<(&'static str, Value, Want)> {
     ]
 }
 
-fn others() -> Vec<(&'static str, Box<dyn ToHost>, Value, Want)> {
+fn others() -> Vec<Row> {
     let service = |spec: Value| json!({"metadata": meta("svc"), "spec": spec});
     let claim = |spec: Value| json!({"metadata": meta("data"), "spec": spec});
     let policy = |spec: Value| json!({"metadata": meta("p"), "spec": spec});
@@ -713,39 +730,37 @@ fn others() -> Vec<(&'static str, Box<dyn ToHost>, Value, Want)> {
             Nothing,
         ),
         (
-            "route to another tenant's gateway",
-            gateway_kind(GatewayType::HttpRoute, "HTTPRoute", "httproutes"),
-            route(json!([{"name": "victim", "namespace": "other"}]), json!([])),
-            Nothing,
+            "custom resource that says it is another's",
+            Box::new(Custom(kind::RESOURCE_CLAIM.clone())),
+            with_meta(json!({"metadata": meta("c"), "spec": {}}), "labels", json!({MANAGED: "victim"})),
+            At(&["metadata", "labels", MANAGED], "vc".into()),
         ),
         (
-            "route to a service without a grant",
-            gateway_kind(GatewayType::HttpRoute, "HTTPRoute", "httproutes"),
-            route(
-                json!([{"name": "own"}]),
-                json!([{"backendRefs": [{"name": "db", "namespace": "other", "port": 1}]}]),
+            "custom resource that is owned by something of the host",
+            Box::new(Custom(kind::RESOURCE_CLAIM.clone())),
+            with_meta(
+                json!({"metadata": meta("c"), "spec": {}}),
+                "ownerReferences",
+                json!([{"apiVersion": "v1", "kind": "Node", "name": "victim", "uid": "n"}]),
             ),
+            Without("victim"),
+        ),
+        (
+            "custom resource with a status of its own",
+            Box::new(Custom(kind::RESOURCE_CLAIM.clone())),
+            json!({"metadata": meta("c"), "spec": {}, "status": {"reservedFor": [{"resource": "pods", "name": "victim", "uid": "v"}]}}),
+            Without("victim"),
+        ),
+        (
+            "ingress with a host name that another tenant has",
+            Box::new(Ingresses),
+            ingress(json!({"rules": [{"host": "taken.example"}]})),
             Refused,
         ),
         (
-            "route to something that is not a service",
-            gateway_kind(GatewayType::HttpRoute, "HTTPRoute", "httproutes"),
-            route(json!([{"name": "own"}]), json!([{"backendRefs": [{"name": "x", "group": "x.io", "kind": "X"}]}])),
-            Refused,
-        ),
-        (
-            "route with an extension of the host",
-            gateway_kind(GatewayType::HttpRoute, "HTTPRoute", "httproutes"),
-            route(
-                json!([{"name": "own"}]),
-                json!([{"filters": [{"type": "ExtensionRef", "extensionRef": {"name": "victim"}}]}]),
-            ),
-            Refused,
-        ),
-        (
-            "gateway of a class that is not shown",
-            gateway_kind(GatewayType::Gateway, "Gateway", "gateways"),
-            json!({"metadata": meta("gw"), "spec": {"gatewayClassName": "private", "listeners": []}}),
+            "ingress with a certificate for another tenant's name",
+            Box::new(Ingresses),
+            ingress(json!({"tls": [{"hosts": ["taken.example"], "secretName": "mine"}]})),
             Refused,
         ),
     ]
@@ -755,27 +770,15 @@ fn volume_of(spec: Value) -> Value {
     json!({"metadata": {"name": "v", "uid": "u-1"}, "spec": spec})
 }
 
-fn gateway_kind(what: GatewayType, kind: &'static str, plural: &'static str) -> Box<dyn ToHost> {
-    let kind = Kind {
-        group: GATEWAY_GROUP.into(),
-        version: "v1".into(),
-        kind: kind.into(),
-        plural: plural.into(),
-        namespaced: true,
-        naming: Naming::Namespaced,
-    };
-    Box::new(GatewayKind { what, kind })
-}
-
-fn route(parents: Value, rules: Value) -> Value {
-    json!({"metadata": meta("route"), "spec": {"parentRefs": parents, "rules": rules}})
-}
-
 #[track_caller]
 fn check(what: &str, ty: &dyn ToHost, object: &Value, want: &Want) {
     let names = Names::new("vc", "host-ns");
     let (mut settings, facts) = (settings(), facts());
     settings.persistent_volumes = *ty.kind() == kind::PERSISTENT_VOLUME;
+    let mut facts = facts;
+    // As the engine finds them.
+    let claimed = syncer::types::ingress::hostnames(object);
+    facts.hostnames_taken = claimed.into_iter().filter(|name| *name == "taken.example").map(str::to_owned).collect();
     let ctx = Context {
         names: &names,
         settings: &settings,
@@ -820,11 +823,11 @@ fn hostile_objects_do_no_harm() {
         check(what, &Pods, &object, &want);
         rows += 1;
     }
-    for (what, ty, object, want) in others() {
+    for (what, ty, object, want) in others().into_iter().chain(crate::hostile_routes::rows()) {
         check(what, ty.as_ref(), &object, &want);
         rows += 1;
     }
-    assert!(rows >= 80, "{rows} rows");
+    assert!(rows >= 100, "{rows} rows");
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn pod_settings() {
         enforce_tolerations: vec![json!({"key": "tenants", "operator": "Exists"})],
         runtime_class_name: "gvisor".into(),
         priority_class_name: "low".into(),
-        rewrite_hosts: Some(RewriteHosts { image: "alpine".into(), resources: json!({}) }),
+        rewrite_hosts: Some(RewriteHosts { image: "alpine".into(), own: false, resources: json!({}) }),
         host_schedulers: vec![],
     };
     let host = world.host(&Pods, &pod(json!({"subdomain": "peers"})));
@@ -215,6 +215,18 @@ fn pod_settings() {
     assert_eq!(host.str_at(&["spec", "priorityClassName"]), "low");
     let init = &host.array_at(&["spec", "initContainers"])[0];
     assert!(init["args"][1].as_str().expect("a script").contains("web.peers.default.svc.cluster.local"), "{init}");
+    world.settings.pods.rewrite_hosts = Some(RewriteHosts { image: "alcove".into(), own: true, resources: json!({}) });
+    let own = &world.host(&Pods, &pod(json!({"subdomain": "peers"})))["spec"]["initContainers"][0];
+    let args = [
+        "rewrite-hosts",
+        "--hostname",
+        "web",
+        "--fqdn",
+        "web.peers.default.svc.cluster.local",
+        "--output",
+        "/hosts/hosts",
+    ];
+    assert_eq!((&own["image"], &own["args"], &own["command"]), (&json!("alcove"), &json!(args), &Value::Null));
     let mut quiet = pod(json!({"subdomain": "peers"}));
     quiet.set_at(&["metadata", "annotations", "vcluster.loft.sh/disable-subdomain-rewrite"], "true".into());
     assert_eq!(world.host(&Pods, &quiet).array_at(&["spec", "initContainers"]).len(), 0);
@@ -297,6 +309,33 @@ fn a_pods_status_comes_back() {
         })
     );
     assert_eq!(patch.str_at(&["metadata", "uid"]), "u-1");
+}
+
+#[test]
+fn an_observed_generation_is_the_virtual_pods() {
+    let world = World::new();
+    let mut virtual_ = pod(json!({"nodeName": "node-1"}));
+    virtual_["metadata"]["generation"] = json!(2);
+    let mut host = world.stored(&Pods, &virtual_);
+    host["metadata"]["generation"] = json!(5);
+    let mut changed = virtual_.clone();
+    merge(&mut changed, &json!({"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}));
+    changed["metadata"]["generation"] = json!(3);
+    // (the virtual pod, what the host's kubelet has seen, what the tenant is told)
+    for (virtual_, seen, want) in
+        [(&virtual_, json!(5), json!(2)), (&virtual_, json!(4), Value::Null), (&changed, json!(5), Value::Null)]
+    {
+        host["status"] = json!({"phase": "Running", "observedGeneration": seen,
+            "conditions": [{"type": "Ready", "status": "True", "observedGeneration": seen}]});
+        let actions = world.patches(&Pods, virtual_, &host);
+        let status = actions.iter().find_map(|action| match action {
+            Action::PatchVirtual { patch, subresource: "status" } => Some(patch["status"].clone()),
+            _ => None,
+        });
+        let status = status.expect("the status goes up");
+        assert_eq!(status["observedGeneration"], want, "{seen}");
+        assert_eq!(status["conditions"][0]["observedGeneration"], want, "{seen}");
+    }
 }
 
 #[test]

@@ -409,14 +409,9 @@ fn translate_hostname(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
     let hostname = host.str_at(&["spec", "hostname"]).to_owned();
     let namespace = pod.str_at(&["metadata", "namespace"]);
     let fqdn = format!("{hostname}.{subdomain}.{namespace}.svc.{}", ctx.settings.cluster_domain);
-    // Only POSIX classes, and IPv6 addresses too: any sed does.
-    let script =
-        format!("sed -E 's/^([0-9a-fA-F.:]+[[:space:]]+){hostname}$/\\1{fqdn} {hostname}/' /etc/hosts > /hosts/hosts");
-    let init = json!({
+    let mut init = json!({
         "name": REWRITE_HOSTS,
         "image": (rewrite.image.as_str()),
-        "command": ["sh"],
-        "args": ["-c", script],
         "resources": (&rewrite.resources),
         "securityContext": {
             "runAsUser": 1001, "runAsGroup": 1001, "runAsNonRoot": true,
@@ -426,6 +421,16 @@ fn translate_hostname(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
         },
         "volumeMounts": [{"mountPath": "/hosts", "name": REWRITE_HOSTS}],
     });
+    if rewrite.own {
+        init["args"] = json!(["rewrite-hosts", "--hostname", hostname, "--fqdn", fqdn, "--output", "/hosts/hosts"]);
+    } else {
+        // Only POSIX classes, and IPv6 addresses too: any sed does.
+        let script = format!(
+            "sed -E 's/^([0-9a-fA-F.:]+[[:space:]]+){hostname}$/\\1{fqdn} {hostname}/' /etc/hosts > /hosts/hosts"
+        );
+        init["command"] = json!(["sh"]);
+        init["args"] = json!(["-c", script]);
+    }
     let mount = json!({"mountPath": "/etc/hosts", "name": REWRITE_HOSTS, "subPath": "hosts"});
     for member in ["initContainers", "containers"] {
         let Some(list) = host.at_mut(&["spec", member]).and_then(Value::as_array_mut) else { continue };

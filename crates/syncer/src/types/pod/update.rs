@@ -47,13 +47,12 @@ pub fn reconcile(pod: &Value, host: &Value, last: &LastSeen, ctx: &Context<'_>) 
     update_spec(pod, &mut new_host, ctx);
     sync_gates(pod, &mut new_virtual, &mut new_host);
     let host_only = sync_pod_metadata(&mut new_virtual, &mut new_host, &last.host_only, ctx);
-    let settled = new_host["spec"] == host["spec"];
-    reflect_status(&mut new_virtual, host, settled, ctx);
-    // What was decided about readiness gates wins over the host's list.
-    keep_gate_conditions(pod, &mut new_virtual, &new_host);
-
     add_ephemeral_containers(pod, host, ctx, &mut actions);
     resize(pod, host, ctx, &mut actions);
+    let sent = actions.is_empty() && new_host.get("spec") == host.get("spec");
+    reflect_status(&mut new_virtual, host, sent, ctx);
+    // What was decided about readiness gates wins over the host's list.
+    keep_gate_conditions(pod, &mut new_virtual, &new_host);
     renew_tokens(pod, ctx, &mut actions);
     Ok(Desired { virtual_: new_virtual, host: new_host, actions, seen: LastSeen { on_host: true, host_only } })
 }
@@ -118,9 +117,9 @@ fn sync_pod_metadata(pod: &mut Value, host: &mut Value, seen: &HostOnlyKeys, ctx
     host_only
 }
 
-/// The virtual status for a host pod's. Keeps what only the virtual cluster knows. `settled`: nothing of the tenant's spec is
-/// still on its way to the host.
-pub fn reflect_status(pod: &mut Value, host: &Value, settled: bool, ctx: &Context<'_>) {
+/// The virtual status for a host pod's. Keeps what only the virtual cluster knows. `sent`: the host has all of the virtual
+/// pod's spec.
+pub fn reflect_status(pod: &mut Value, host: &Value, sent: bool, ctx: &Context<'_>) {
     let Some(host_status) = host.get("status").filter(|s| !s.is_null()) else { return };
     let old = pod["status"].clone();
     let mut status = host_status.clone();
@@ -132,13 +131,17 @@ pub fn reflect_status(pod: &mut Value, host: &Value, settled: bool, ctx: &Contex
             }
         }
     }
-    // Generations count changes of the host object: what has seen its newest has seen the tenant's newest.
-    let seen = status.remove_at(&["observedGeneration"]).filter(|g| !g.is_null());
-    let newest = seen.is_some() && seen.as_ref() == host.at(&["metadata", "generation"]) && settled;
-    let generation = pod.at(&["metadata", "generation"]).filter(|_| newest).or_else(|| old.get("observedGeneration"));
-    if let Some(generation) = generation.filter(|g| !g.is_null()) {
-        status["observedGeneration"] = generation.clone();
-    }
+    // Generations count changes of the host object: who has seen its newest one has seen the virtual pod's.
+    let newest = host.at(&["metadata", "generation"]).cloned();
+    let observed = |of_host: &mut Value, before: Option<&Value>| {
+        let seen = of_host.get("observedGeneration").cloned();
+        of_host.remove_at(&["observedGeneration"]);
+        let generation = pod.at(&["metadata", "generation"]).filter(|_| sent && seen.is_some() && seen == newest);
+        if let Some(generation) = generation.or_else(|| before?.get("observedGeneration")) {
+            of_host["observedGeneration"] = generation.clone();
+        }
+    };
+    observed(&mut status, Some(&old));
     for (member, spec_member) in [
         ("initContainerStatuses", "initContainers"),
         ("containerStatuses", "containers"),
@@ -159,19 +162,13 @@ pub fn reflect_status(pod: &mut Value, host: &Value, settled: bool, ctx: &Contex
     }
     let mut conditions: Vec<Value> = status.array_at(&["conditions"]).to_vec();
     for condition in &mut conditions {
-        condition.remove_at(&["observedGeneration"]);
+        let before = old.array_at(&["conditions"]).iter().find(|c| c["type"] == condition["type"]);
+        observed(condition, before);
     }
     for condition in old.array_at(&["conditions"]) {
         let kind = condition.str_at(&["type"]);
         if !HOST_CONDITIONS.contains(&kind) && !conditions.iter().any(|c| c.str_at(&["type"]) == kind) {
             conditions.push(condition.clone());
-        }
-    }
-    // An old observedGeneration on a condition is not worth a write.
-    for condition in &mut conditions {
-        let same = old.array_at(&["conditions"]).iter().find(|c| c["type"] == condition["type"]);
-        if let Some(generation) = same.and_then(|c| c.get("observedGeneration")) {
-            condition["observedGeneration"] = generation.clone();
         }
     }
     if !conditions.is_empty() {
