@@ -1,7 +1,6 @@
 //! A small HTTP client for object stores: files go out and come in as streams, every step has a time limit.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
