@@ -477,7 +477,16 @@ section! { Database {
     cert_file: String,
     ca_file: String,
 } }
-section! { Etcds { embedded: EnableOnly, deploy: DeployedEtcd, external: ExternalEtcd, } }
+section! { Etcds { embedded: EmbeddedEtcd, deploy: DeployedEtcd, external: ExternalEtcd, } }
+section! {
+    /// An etcd member in each pod of the control plane.
+    EmbeddedEtcd {
+        enabled: bool,
+        migrate_from_deployed_etcd: bool,
+        snapshot_count: u64,
+        extra_args: Vec<String>,
+    }
+}
 section! {
     /// An etcd of the cluster's own, in pods beside it.
     DeployedEtcd {

@@ -499,7 +499,6 @@ networking:
     toHost: [{from: default/web, to: edge/web}]
     fromHost: [{from: shared/db, to: tools/db}]
 policies: {podSecurityStandard: restricted, networkPolicy: {enabled: true}}
-controlPlane: {hostPathMapper: {enabled: true}}
 sync:
   toHost:
     pods:
@@ -543,7 +542,7 @@ sync:
         assert_eq!(all.pod_security, Some(Level::Restricted));
         let public = all.isolate_network.as_ref().map(|isolation| isolation.public.clone()).unwrap_or_default();
         assert!(public[0].except.contains(&"169.254.0.0/16".to_owned()) && public.len() == 2, "{public:?}");
-        assert!(all.host_path_mapper && all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
+        assert!(all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
         assert!(all.pods.rewrite_hosts.as_ref().is_some_and(|r| r.image.ends_with("busybox")), "{:?}", all.pods);
         assert_eq!(all.pods.host_schedulers, ["gpu"]);
         assert_eq!(all.patches["pods"].len(), 1);
@@ -562,6 +561,8 @@ sync:
         assert_eq!((gateways.policy, gateways.hide_certificates), (RoutePolicy::None, true));
         assert_eq!(gateways.overrides[0].policy, Some(RoutePolicy::All));
         assert_eq!(all.import_custom_resources.len(), 2);
+        let mapper = read("controlPlane: {hostPathMapper: {enabled: true}}");
+        assert!(settings("a", &mapper).unwrap().host_path_mapper);
         let config =
             read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
         assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");

@@ -31,7 +31,9 @@ pub use cache::{Cache, Change};
 pub use clock::Clock;
 pub use expectations::{Expectations, UidExpectations};
 pub use factory::{Factory, HeaderChange, Informer, InformerStats};
-pub use meta::{Cached, Header, ObjectKey, ObjectMeta, OwnerReference, RawObject, StrMap, TreeObject, null_default};
+pub use meta::{
+    Cached, Header, ObjectKey, ObjectMeta, OwnerReference, RawObject, ReadOnce, StrMap, TreeObject, null_default,
+};
 pub use queue::{Queue, QueueConfig};
 pub use resource::{Resource, Source};
 pub use rest::{ApiError, DeleteOptions, PatchType, Rest};

@@ -5,6 +5,7 @@ use std::fmt;
 use apimachinery::Value;
 use apimachinery::json::Str;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -256,6 +257,42 @@ impl Cached for RawObject {
     }
 }
 
+/// An object whose content is wanted once: kept as the bytes that were received until [`ReadOnce::spend`], then only its
+/// metadata without labels and annotations.
+#[derive(Debug)]
+pub struct ReadOnce {
+    metadata: ObjectMeta,
+    json: Mutex<Option<Box<RawValue>>>,
+}
+
+impl ReadOnce {
+    /// The tree of this object; `None` once it is spent.
+    pub fn to_tree(&self) -> Option<Value> {
+        self.json.lock().as_ref().and_then(|json| serde_json::from_str(json.get()).ok())
+    }
+
+    /// Gives the content back.
+    pub fn spend(&self) {
+        *self.json.lock() = None;
+    }
+}
+
+impl<'de> Deserialize<'de> for ReadOnce {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(d)?;
+        let mut metadata = serde_json::from_str::<Header>(json.get()).map_err(serde::de::Error::custom)?.metadata;
+        metadata.labels = StrMap::default();
+        metadata.annotations = StrMap::default();
+        Ok(ReadOnce { metadata, json: Mutex::new(Some(json)) })
+    }
+}
+
+impl Cached for ReadOnce {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
 /// An object kept as its tree, with its metadata read beside it.
 #[derive(Clone, Debug)]
 pub struct TreeObject {
@@ -294,6 +331,17 @@ mod tests {
         assert_eq!(raw.to_tree().unwrap().str_at(&["kind"]), "Pod");
         let tree: TreeObject = serde_json::from_str(json).unwrap();
         assert_eq!(tree.metadata, raw.metadata);
+    }
+
+    #[test]
+    fn what_is_read_once_is_given_back() {
+        let json = r#"{"metadata":{"name":"a","namespace":"n","annotations":{"a":"1"}},"reason":"Started"}"#;
+        let event: ReadOnce = serde_json::from_str(json).unwrap();
+        assert_eq!(event.to_tree().unwrap().str_at(&["reason"]), "Started");
+        event.spend();
+        assert!(event.to_tree().is_none());
+        assert_eq!(event.metadata().key().to_string(), "n/a");
+        assert!(event.metadata().annotations.is_empty());
     }
 
     #[test]

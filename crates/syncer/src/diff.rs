@@ -61,6 +61,9 @@ pub fn two_way(
 ) {
     let hash = |v: Option<&Value>| crate::metadata::hash_value(salt, v.unwrap_or(&Value::Null));
     let agreed = synced.agrees(name, &hash(present(virtual_, path)));
+    if agreed && synced.is_unknown(name) && present(host, path).is_none() {
+        return;
+    }
     if agreed {
         let shown = up(present(host, path));
         if present(virtual_, path) != shown.as_ref() && down(present(virtual_, path)).as_ref() != present(host, path) {

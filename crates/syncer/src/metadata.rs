@@ -243,6 +243,9 @@ pub fn host_metadata(
     metadata.into()
 }
 
+/// Behind the hash of a field that the host does not know.
+const UNKNOWN: &str = "-unknown";
+
 /// What both sides last agreed on, by field; lives in an annotation of the host object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LastSynced(Map);
@@ -271,7 +274,18 @@ impl LastSynced {
 
     /// True when the virtual value is the one both sides last agreed on: then a difference is the host's change.
     pub fn agrees(&self, field: &str, hash: &str) -> bool {
-        self.0.get(field).and_then(Value::as_str) == Some(hash)
+        self.0.get(field).and_then(Value::as_str).map(|of| of.strip_suffix(UNKNOWN).unwrap_or(of)) == Some(hash)
+    }
+
+    /// The host dropped the value that was agreed on: its version does not know the field.
+    pub fn is_unknown(&self, field: &str) -> bool {
+        self.0.get(field).and_then(Value::as_str).is_some_and(|of| of.ends_with(UNKNOWN))
+    }
+
+    pub fn set_unknown(&mut self, field: &str) {
+        let of = self.0.get(field).and_then(Value::as_str).unwrap_or_default();
+        let text = format!("{}{UNKNOWN}", of.strip_suffix(UNKNOWN).unwrap_or(of));
+        self.0.insert(field, text.into());
     }
 
     pub fn set(&mut self, field: &str, hash: &str) {

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use store::{EventKind, KeyValue, Revision, Store};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use entry::{ByKey, Entry, EntryError, encode_stored, write_decimal};
@@ -35,6 +36,12 @@ const ROOT_END: &str = "/registry0";
 
 /// How many events of one resource are kept for watchers to read. A watcher that falls behind reads the store instead.
 const WINDOW_EVENTS_MAX: usize = 1024;
+/// Bytes of objects that those events keep in memory once they are not brand new. What they are sent as comes on top.
+const WINDOW_BYTES_MAX: usize = 1 << 20;
+/// A watcher that is this late was not busy but stuck.
+const WINDOW_FRESH: Duration = Duration::from_secs(5);
+/// Events are kept this long at most: a cluster in which nothing happens holds none.
+const WINDOW_KEEP: Duration = Duration::from_secs(60);
 
 /// Longest time for the cache to have what the store has.
 const CATCH_UP: Duration = Duration::from_secs(3);
@@ -47,13 +54,19 @@ pub struct Event {
     pub current: Option<Arc<Entry>>,
     /// What was there before, if anything.
     pub previous: Option<Arc<Entry>>,
+    at: Instant,
     /// The event encoded as JSON for watchers that want the object as stored: ADDED, MODIFIED, DELETED.
     pub frames: [OnceLock<Bytes>; 3],
 }
 
 impl Event {
     fn new(revision: Revision, current: Option<Arc<Entry>>, previous: Option<Arc<Entry>>) -> Event {
-        Event { revision, current, previous, frames: Default::default() }
+        Event { revision, current, previous, at: Instant::now(), frames: Default::default() }
+    }
+
+    /// Bytes that only the window holds sooner or later.
+    fn bytes(&self) -> usize {
+        self.previous.as_ref().map_or(0, |entry| entry.raw().len())
     }
 }
 
@@ -61,9 +74,35 @@ impl Event {
 struct State {
     objects: BTreeSet<ByKey>,
     events: VecDeque<Arc<Event>>,
+    /// The bytes of `events`.
+    bytes: usize,
     /// Every event after this revision is in `events`.
     window_start: Revision,
     last: Revision,
+}
+
+impl State {
+    fn drop_oldest(&mut self) {
+        if let Some(dropped) = self.events.pop_front() {
+            self.window_start = dropped.revision;
+            self.bytes -= dropped.bytes();
+        }
+    }
+
+    /// Drops events that are too many, too old or too large.
+    fn trim(&mut self) {
+        while let Some(oldest) = self.events.front() {
+            let age = oldest.at.elapsed();
+            let large = self.bytes > WINDOW_BYTES_MAX && age >= WINDOW_FRESH;
+            if self.events.len() <= WINDOW_EVENTS_MAX && age < WINDOW_KEEP && !large {
+                break;
+            }
+            self.drop_oldest();
+        }
+        if self.events.capacity() > 64 && self.events.len() * 4 < self.events.capacity() {
+            self.events.shrink_to_fit();
+        }
+    }
 }
 
 /// The objects of one resource.
@@ -191,14 +230,22 @@ impl ResourceCache {
         if put.is_none() && previous.is_none() {
             return;
         }
-        if state.events.len() >= WINDOW_EVENTS_MAX
-            && let Some(dropped) = state.events.pop_front()
-        {
-            state.window_start = dropped.revision;
-        }
-        state.events.push_back(Arc::new(Event::new(revision, put, previous.map(|e| e.0))));
+        let event = Event::new(revision, put, previous.map(|e| e.0));
+        state.bytes += event.bytes();
+        state.events.push_back(Arc::new(event));
+        state.trim();
         drop(state);
         self.changed.send_replace(revision);
+    }
+
+    /// Drops old events; tells whether some are left.
+    fn trim(&self) -> bool {
+        if self.state.read().events.is_empty() {
+            return false;
+        }
+        let mut state = self.state.write();
+        state.trim();
+        !state.events.is_empty()
     }
 }
 
@@ -360,16 +407,24 @@ impl Caches {
     }
 
     async fn feed(self: Arc<Self>, mut watcher: store::Watcher, stop: CancellationToken) {
+        // While there is something to trim.
+        let mut trim_at: Option<Instant> = None;
         loop {
             let batch = tokio::select! {
+                // Cancel-safe: a batch is taken only when it is returned, the others only wait.
                 () = stop.cancelled() => return,
                 batch = watcher.next() => batch,
+                () = tokio::time::sleep_until(trim_at.unwrap_or_else(Instant::now)), if trim_at.is_some() => {
+                    trim_at = self.trim().then(|| Instant::now() + WINDOW_KEEP / 2);
+                    continue;
+                }
             };
             match batch {
                 Some(Ok(batch)) => {
                     for event in batch.events {
                         self.apply(&event);
                     }
+                    trim_at.get_or_insert_with(|| Instant::now() + WINDOW_KEEP / 2);
                     self.progress.send_if_modified(|p| {
                         let moved = batch.revision > *p;
                         *p = batch.revision.max(*p);
@@ -396,6 +451,12 @@ impl Caches {
                 }
             }
         }
+    }
+
+    /// Drops old events of all resources; tells whether some are left.
+    fn trim(&self) -> bool {
+        let caches: Vec<Arc<ResourceCache>> = self.by_prefix.read().values().cloned().collect();
+        caches.iter().fold(false, |left, cache| cache.trim() | left)
     }
 
     fn apply(&self, event: &store::Event) {
@@ -427,4 +488,48 @@ pub fn historic_event(cache: &ResourceCache, event: &store::Event) -> Option<Eve
         EventKind::Delete => None,
     };
     Some(Event::new(revision, current, previous))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, revision: Revision, bytes: usize) -> Arc<Entry> {
+        let fill = "x".repeat(bytes);
+        let value =
+            format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"a"}},"data":{{"k":"{fill}"}}}}"#);
+        Arc::new(Entry::new(key, true, revision, value.into()).expect("an object"))
+    }
+
+    fn events(cache: &ResourceCache) -> usize {
+        cache.state.read().events.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_is_bounded_by_number_bytes_and_time() {
+        let cache = ResourceCache::new("/registry/configmaps/".into(), true, 0);
+        for revision in 1..=2_000 {
+            cache.apply("n/a", revision, Some(entry("n/a", revision, 10)));
+        }
+        assert_eq!(events(&cache), WINDOW_EVENTS_MAX);
+        assert!(matches!(cache.events_after(0), Window::Behind { window_start: 976 }));
+        assert!(matches!(cache.events_after(976), Window::Events(events) if events.len() == WINDOW_EVENTS_MAX));
+
+        // Large ones go, but not while they are new.
+        for revision in 2_001..=2_040 {
+            cache.apply("n/a", revision, Some(entry("n/a", revision, 100_000)));
+        }
+        assert_eq!(events(&cache), WINDOW_EVENTS_MAX);
+        tokio::time::advance(WINDOW_FRESH).await;
+        cache.apply("n/a", 2_041, Some(entry("n/a", 2_041, 10)));
+        let left = events(&cache);
+        assert!((10..=12).contains(&left), "{left} of 100 kB each");
+        assert!(cache.state.read().bytes <= WINDOW_BYTES_MAX);
+
+        tokio::time::advance(WINDOW_KEEP).await;
+        assert!(!cache.trim(), "nothing is left");
+        assert_eq!((events(&cache), cache.state.read().bytes), (0, 0));
+        assert!(matches!(cache.events_after(2_041), Window::Events(events) if events.is_empty()));
+        assert!(matches!(cache.events_after(2_040), Window::Behind { window_start: 2_041 }));
+    }
 }

@@ -3,12 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use apimachinery::patch::merge;
 use apimachinery::{Value, json};
 use informer::{ApiError, Outcome};
 
 use super::{Engine, SyncError, TypeState, tokens};
+use crate::diff::present;
 use crate::kind;
-use crate::metadata::{Owner, owner, uid_of};
+use crate::metadata::{LAST_SYNCED_ANNOTATION, LastSynced, Owner, owner, uid_of};
 use crate::names::NamespacedName;
 use crate::plan::{Action, RECREATE_ANNOTATION};
 use crate::types::Context;
@@ -33,7 +35,12 @@ impl Engine {
                 Action::CreateHost(object) => {
                     count(&metrics.host_creates);
                     match self.host_side.create(kind, &object).await {
-                        Ok(made) => host_now = Some(made),
+                        Ok(made) => {
+                            if let Some(virtual_) = virtual_ {
+                                self.note_unknown(ty, host_name, virtual_, &object, &made).await?;
+                            }
+                            host_now = Some(made);
+                        }
                         Err(error) if error.is_already_exists() => {
                             return self.name_taken(ty, key, host_name, virtual_).await;
                         }
@@ -41,6 +48,9 @@ impl Engine {
                     }
                 }
                 Action::PatchHost { patch, subresource } => {
+                    if self.host_side.is_futile(kind, host_name, subresource, &patch) {
+                        continue;
+                    }
                     count(&metrics.host_patches);
                     let made = match &host_now {
                         Some(host) if subresource.is_empty() => {
@@ -49,6 +59,11 @@ impl Engine {
                         _ => self.host_side.patch(kind, host_name, subresource, &patch).await?,
                     };
                     if made.str_at(&["kind"]) == kind.kind {
+                        self.host_side.note_outcome(kind, host_name, subresource, &patch, &made);
+                        let sent = host_now.as_ref().map(|h| merge::apply(h, &patch));
+                        if let (Some(sent), Some(virtual_)) = (sent, virtual_) {
+                            self.note_unknown(ty, host_name, virtual_, &sent, &made).await?;
+                        }
                         host_now = Some(made);
                     }
                 }
@@ -58,8 +73,12 @@ impl Engine {
                     self.host_side.delete(kind, host_name, &uid, grace_period_seconds).await?;
                 }
                 Action::PatchVirtual { patch, subresource } => {
+                    if self.virtual_side.is_futile(kind, key, subresource, &patch) {
+                        continue;
+                    }
                     count(&metrics.virtual_writes);
-                    self.virtual_side.patch(kind, key, subresource, &patch).await?;
+                    let made = self.virtual_side.patch(kind, key, subresource, &patch).await?;
+                    self.virtual_side.note_outcome(kind, key, subresource, &patch, &made);
                 }
                 Action::DeleteVirtual { uid, grace_period_seconds } => {
                     count(&metrics.virtual_writes);
@@ -118,6 +137,41 @@ impl Engine {
             }
         }
         Ok(again.map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// Fields that the host does not know: it drops them, which must not look like an edit of the host that removes them.
+    /// The host object says which ones, and the tenant is told.
+    async fn note_unknown(
+        &self,
+        ty: &TypeState,
+        host_name: &NamespacedName,
+        virtual_: &Value,
+        sent: &Value,
+        made: &Value,
+    ) -> Result<(), SyncError> {
+        let dropped: Vec<_> = ty
+            .ty
+            .two_way_fields()
+            .into_iter()
+            .filter(|(_, path)| {
+                // What the virtual API server dropped too belongs to another type of object.
+                let there = |object| present(object, path).is_some();
+                there(virtual_) && there(sent) && !there(made)
+            })
+            .collect();
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let mut synced = LastSynced::of(made);
+        for (field, _) in &dropped {
+            synced.set_unknown(field);
+        }
+        let note = json!({"metadata": {"annotations": {LAST_SYNCED_ANNOTATION: (synced.encode())}}});
+        self.host_side.change(ty.ty.kind(), host_name, made, &note).await?;
+        let names: Vec<String> = dropped.iter().map(|(_, path)| path.join(".")).collect();
+        let message = format!("the host does not know {}: not synced", names.join(", "));
+        self.warn(ty.ty.kind(), virtual_, "SyncWarning", &message);
+        Ok(())
     }
 
     /// The name is in use on the host: by our own object that the cache does not have yet, or by somebody else's.

@@ -1,6 +1,7 @@
 //! What the syncer did, per type, in Prometheus's text format.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,30 +37,56 @@ impl TypeMetrics {
         }
     }
 
-    /// Appends this type's lines.
-    pub fn render(&self, name: &str, queue_depth: usize, out: &mut String) {
-        let get = |v: &AtomicU64| v.load(Ordering::Relaxed);
-        for (metric, value) in [
-            ("alcove_syncer_errors_total", get(&self.errors)),
-            ("alcove_syncer_name_clashes_total", get(&self.clashes)),
-            ("alcove_syncer_strays_total", get(&self.strays)),
-            ("alcove_syncer_host_creates_total", get(&self.host_creates)),
-            ("alcove_syncer_host_patches_total", get(&self.host_patches)),
-            ("alcove_syncer_host_deletes_total", get(&self.host_deletes)),
-            ("alcove_syncer_virtual_writes_total", get(&self.virtual_writes)),
-            ("alcove_syncer_queue_depth", queue_depth as u64),
-        ] {
-            let _ = writeln!(out, "{metric}{{type=\"{name}\"}} {value}");
-        }
-        for (bound, bucket) in BUCKETS_MS.iter().zip(&self.buckets) {
-            let le = *bound as f64 / 1000.0;
-            let _ =
-                writeln!(out, "alcove_syncer_reconcile_seconds_bucket{{type=\"{name}\",le=\"{le}\"}} {}", get(bucket));
-        }
-        let count = get(&self.reconciles);
-        let _ = writeln!(out, "alcove_syncer_reconcile_seconds_bucket{{type=\"{name}\",le=\"+Inf\"}} {count}");
-        let _ = writeln!(out, "alcove_syncer_reconcile_seconds_count{{type=\"{name}\"}} {count}");
-        let sum = get(&self.micros) as f64 / 1e6;
-        let _ = writeln!(out, "alcove_syncer_reconcile_seconds_sum{{type=\"{name}\"}} {sum}");
+    fn counters(&self) -> [(&'static str, &'static str, &AtomicU64); 8] {
+        [
+            ("reconciles_total", "Objects looked at.", &self.reconciles),
+            ("errors_total", "Looks that failed and were tried again.", &self.errors),
+            ("name_clashes_total", "Host names that were somebody else's.", &self.clashes),
+            ("strays_total", "Host objects found without their virtual one.", &self.strays),
+            ("host_creates_total", "Creations sent to the host.", &self.host_creates),
+            ("host_patches_total", "Changes sent to the host.", &self.host_patches),
+            ("host_deletes_total", "Deletions sent to the host.", &self.host_deletes),
+            ("virtual_writes_total", "Writes sent to the virtual cluster.", &self.virtual_writes),
+        ]
     }
+}
+
+/// What works beside the types, with its queue.
+pub struct Measured {
+    pub name: &'static str,
+    pub metrics: Arc<TypeMetrics>,
+    pub depth: Box<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// The metrics of all types, each with the depth of its queue.
+pub fn render(types: &[(&str, &TypeMetrics, usize)]) -> String {
+    let mut out = String::new();
+    let get = |v: &AtomicU64| v.load(Ordering::Relaxed);
+    for n in 0..TypeMetrics::default().counters().len() {
+        for (at, (name, metrics, _)) in types.iter().enumerate() {
+            let (metric, help, value) = metrics.counters()[n];
+            if at == 0 {
+                let _ = writeln!(out, "# HELP alcove_syncer_{metric} {help}\n# TYPE alcove_syncer_{metric} counter");
+            }
+            let _ = writeln!(out, "alcove_syncer_{metric}{{type=\"{name}\"}} {}", get(value));
+        }
+    }
+    let _ =
+        writeln!(out, "# HELP alcove_syncer_queue_depth Objects that wait.\n# TYPE alcove_syncer_queue_depth gauge");
+    for (name, _, depth) in types {
+        let _ = writeln!(out, "alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}");
+    }
+    let metric = "alcove_syncer_reconcile_seconds";
+    let _ = writeln!(out, "# HELP {metric} How long a look took.\n# TYPE {metric} histogram");
+    for (name, metrics, _) in types {
+        // Read first: what is counted meanwhile may be in a bucket and not in the sum, but never the other way.
+        let (count, sum) = (get(&metrics.reconciles), get(&metrics.micros) as f64 / 1e6);
+        for (bound, bucket) in BUCKETS_MS.iter().zip(&metrics.buckets) {
+            let le = *bound as f64 / 1000.0;
+            let _ = writeln!(out, "{metric}_bucket{{type=\"{name}\",le=\"{le}\"}} {}", get(bucket).min(count));
+        }
+        let _ = writeln!(out, "{metric}_bucket{{type=\"{name}\",le=\"+Inf\"}} {count}");
+        let _ = writeln!(out, "{metric}_sum{{type=\"{name}\"}} {sum}\n{metric}_count{{type=\"{name}\"}} {count}");
+    }
+    out
 }

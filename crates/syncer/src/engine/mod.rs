@@ -176,6 +176,7 @@ struct Engine {
     volume_queue: Queue<String>,
     host_volumes: OnceLock<informer::Informer<informer::RawObject>>,
     event_queue: Queue<NamespacedName>,
+    host_events: OnceLock<informer::Informer<informer::ReadOnce>>,
     imports: imports::Imports,
     mappings: mappings::Mappings,
     children: OnceLock<Vec<children::Children>>,
@@ -202,6 +203,8 @@ struct Engine {
     replica_sources: OnceLock<replicate::HostCaches>,
     namespace_queue: Queue<String>,
     synced: AtomicBool,
+    /// What works beside the types.
+    others: RwLock<Vec<metrics::Measured>>,
     /// Questions to the host about what tenants write.
     checks: tokio::sync::Semaphore,
 }
@@ -425,25 +428,14 @@ impl Syncer {
 
     /// All metrics in Prometheus's text format.
     pub fn metrics(&self) -> String {
-        let mut out = String::new();
-        for ty in self.engine.all_types() {
-            ty.metrics.render(&ty.name, ty.queue.len(), &mut out);
-        }
-        let engine = &self.engine;
+        let types = self.engine.all_types();
+        let others = self.engine.others.read();
+        let of_types = types.iter().map(|t| (t.name.as_str(), &t.metrics, t.queue.len()));
+        let of_others = others.iter().map(|o| (o.name, &*o.metrics, (o.depth)()));
+        let mut out = metrics::render(&of_types.chain(of_others).collect::<Vec<_>>());
+        out.push_str("# HELP alcove_syncer_kept What is held in memory.\n# TYPE alcove_syncer_kept gauge\n");
         for (what, count) in self.kept() {
             out.push_str(&format!("alcove_syncer_kept{{what=\"{what}\"}} {count}\n"));
-        }
-        for (name, depth) in [
-            ("nodes", engine.node_queue.len()),
-            ("shownvolumes", engine.volume_queue.len()),
-            ("events", engine.event_queue.len()),
-            ("imports", engine.imports.queue.len()),
-            ("children", engine.child_queue.len()),
-            ("mappings", engine.mappings.queue.len()),
-            ("replicas", engine.replica_queue.len()),
-            ("namespaces", engine.namespace_queue.len()),
-        ] {
-            out.push_str(&format!("alcove_syncer_queue_depth{{type=\"{name}\"}} {depth}\n"));
         }
         out
     }
@@ -456,6 +448,7 @@ impl Syncer {
             out.extend(of.kept().into_iter().map(|(what, count)| (format!("{side}_{what}"), count)));
         }
         let types = engine.all_types();
+        out.push(("host_events".into(), engine.host_events.get().map_or(0, |cache| cache.len())));
         out.push(("names".into(), engine.mappings.decisions.len()));
         out.push(("last_seen".into(), types.iter().map(|t| t.seen.lock().len()).sum()));
         out.push(("retries".into(), types.iter().map(|t| t.queue.tracked()).sum()));

@@ -4,12 +4,14 @@
 //! run right after does not do the same again.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use apimachinery::Value;
 use apimachinery::json::Str;
+use apimachinery::patch::merge;
+use apimachinery::{Map, Value};
 use informer::{
     ApiError, Change, DeleteOptions, Factory, Informer, ObjectKey, PatchType, RawObject, Resource, Rest, Source,
 };
@@ -17,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::recent::Recent;
+use crate::diff::merge_patch;
 use crate::kind::Kind;
 use crate::metadata::uid_of;
 use crate::names::NamespacedName;
@@ -25,6 +28,8 @@ use crate::ownership::{self, Write};
 /// A written object is held this long at most: an event that never comes must not hide the truth.
 const WRITTEN_MAX: Duration = Duration::from_secs(20);
 
+/// A change that came to nothing is not tried again this long: by then the server may be another one.
+const FUTILE: Duration = Duration::from_secs(600);
 /// A deletion is not asked again this long.
 const ASKED_MAX: Duration = Duration::from_secs(5);
 
@@ -47,8 +52,28 @@ pub struct Side {
     gone: Arc<Mutex<Recent<Address, String>>>,
     /// Deletions that were asked for, so that they are not asked again before they show.
     deleted: Mutex<Recent<Address, (String, Option<i64>)>>,
+    /// Changes that the server took and did not make: fields that its version does not know. By a hash of the patch.
+    futile: Mutex<Recent<(Address, &'static str), u64>>,
     /// Requests sent, watches aside.
     pub requests: AtomicU64,
+}
+
+/// Preconditions aside, what a merge patch changes.
+fn change_of(patch: &Value) -> Value {
+    let mut change = patch.clone();
+    for member in ["uid", "resourceVersion"] {
+        change.remove_at(&["metadata", member]);
+    }
+    if change.at(&["metadata"]).and_then(Value::as_object).is_some_and(Map::is_empty) {
+        change.remove_at(&["metadata"]);
+    }
+    change
+}
+
+fn hash(value: &Value) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    hasher.finish()
 }
 
 pub fn resource(kind: &Kind) -> Resource {
@@ -80,6 +105,7 @@ impl Side {
             written: Arc::default(),
             gone: Arc::new(Mutex::new(Recent::new(WRITTEN_MAX))),
             deleted: Mutex::new(Recent::new(ASKED_MAX)),
+            futile: Mutex::new(Recent::new(FUTILE)),
             requests: AtomicU64::new(0),
         }
     }
@@ -197,6 +223,7 @@ impl Side {
         written.shrink_to_fit();
         drop(written);
         self.gone.lock().purge();
+        self.futile.lock().purge();
         self.deleted.lock().purge();
     }
 
@@ -280,6 +307,31 @@ impl Side {
         let made = self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await?;
         self.remember(kind, name, &made);
         Ok(made)
+    }
+
+    /// Whether the same change was sent lately and came to nothing.
+    pub fn is_futile(&self, kind: &Kind, name: &NamespacedName, subresource: &'static str, patch: &Value) -> bool {
+        let futile = self.futile.lock();
+        futile.get(&(address(kind, name), subresource)).is_some_and(|of| *of == hash(&change_of(patch)))
+    }
+
+    /// Looks whether a change came to nothing: `made` is what the server answered.
+    pub fn note_outcome(
+        &self,
+        kind: &Kind,
+        name: &NamespacedName,
+        subresource: &'static str,
+        patch: &Value,
+        made: &Value,
+    ) {
+        let change = change_of(patch);
+        let missing = merge_patch(made, &merge::apply(made, &change));
+        let mut futile = self.futile.lock();
+        match missing {
+            // The next look finds the same difference: what is missing is all that is left of it.
+            Some(missing) => futile.insert((address(kind, name), subresource), hash(&missing)),
+            None => futile.remove(&(address(kind, name), subresource)),
+        }
     }
 
     /// Asks for a deletion once: the same again within some seconds is not sent.

@@ -1,5 +1,6 @@
 //! Wiring: which caches there are, and which queue a change puts which key into.
 
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,13 +8,14 @@ use std::time::Duration;
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::events::Recorder;
-use informer::{Backoff, Change, Informer, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
+use informer::{Backoff, Change, Informer, Outcome, Queue, RawObject, Rest, Source, WorkerStats, run_workers};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::facts::BY_REFERENCE;
-use super::imports::{ImportKey, ImportedKind, Imports};
+use super::imports::{ImportedKind, Imports};
+use super::metrics::{Measured, TypeMetrics};
 use super::nodes::BY_NODE;
 use super::shown_volumes::BY_VOLUME;
 use super::side::{Side, resource};
@@ -68,6 +70,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         volume_queue: Queue::default(),
         host_volumes: OnceLock::new(),
         event_queue: Queue::default(),
+        host_events: OnceLock::new(),
         imports,
         mappings,
         children: OnceLock::new(),
@@ -85,6 +88,7 @@ pub fn watch(virtual_client: kube::Client, host_client: kube::Client, config: Sy
         replica_queue: Queue::default(),
         replica_sources: OnceLock::new(),
         namespace_queue: Queue::default(),
+        others: RwLock::default(),
         synced: AtomicBool::new(false),
         checks: tokio::sync::Semaphore::new(super::write_through::AT_ONCE),
     });
@@ -122,6 +126,32 @@ fn run_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) {
     engine.tasks.spawn(run_workers("types", workers, ty.queue.clone(), cancel, stats(), move |key| {
         let (engine, ty) = (task_engine.clone(), task_type.clone());
         async move { engine.reconcile(&ty, &key).await }
+    }));
+}
+
+/// Starts the workers of a queue that is no type's; they are measured in the same way.
+fn run_queue<K, F, Fut, E>(engine: &Arc<Engine>, name: &'static str, workers: usize, queue: &Queue<K>, work: F)
+where
+    K: Clone + Eq + Hash + std::fmt::Debug + Send + Sync + 'static,
+    F: Fn(Arc<Engine>, K) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Outcome, E>> + Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    let metrics = Arc::new(TypeMetrics::default());
+    let depth = queue.clone();
+    engine.others.write().push(Measured { name, metrics: metrics.clone(), depth: Box::new(move || depth.len()) });
+    let of = engine.clone();
+    engine.tasks.spawn(run_workers(name, workers, queue.clone(), engine.cancel.clone(), stats(), move |key| {
+        let (metrics, work) = (metrics.clone(), work(of.clone(), key));
+        async move {
+            let began = tokio::time::Instant::now();
+            let result = work.await;
+            metrics.observe(began.elapsed());
+            if result.is_err() {
+                metrics.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            result
+        }
     }));
 }
 
@@ -204,84 +234,57 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
     for ty in engine.all_types() {
         run_type(&engine, &ty);
     }
-    let of = engine.clone();
-    let queue = engine.child_queue.clone();
-    tasks.spawn(run_workers("children", 2, queue, cancel.clone(), stats(), move |key| {
-        let engine = of.clone();
-        async move { engine.reconcile_child(&key).await }
-    }));
+    run_queue(
+        &engine,
+        "children",
+        2,
+        &engine.child_queue,
+        |engine, key| async move { engine.reconcile_child(&key).await },
+    );
     if engine.mappings.is_on() {
-        let of = engine.clone();
-        let queue = engine.mappings.queue.clone();
-        tasks.spawn(run_workers("mappings", 4, queue, cancel.clone(), stats(), move |key: super::mappings::Key| {
-            let engine = of.clone();
-            async move { engine.mappings.write(&key, engine.names.virtual_cluster()).await }
-        }));
+        run_queue(&engine, "mappings", 4, &engine.mappings.queue, |engine, key| async move {
+            engine.mappings.write(&key, engine.names.virtual_cluster()).await
+        });
     }
-    let of = engine.clone();
     let queue: Queue<()> = Queue::default();
     // What is there at the start is looked at anyway.
     queue.add_after((), super::strays::LOOK_EVERY);
-    tasks.spawn(run_workers("strays", 1, queue, cancel.clone(), stats(), move |()| {
-        let engine = of.clone();
-        async move { engine.look_for_strays().await }
-    }));
+    run_queue(&engine, "strays", 1, &queue, |engine, ()| async move { engine.look_for_strays().await });
     if engine.settings.ingresses {
         tasks.spawn(engine.clone().watch_hostnames());
     }
-    let of = engine.clone();
-    let queue = engine.definition_queue.clone();
-    tasks.spawn(run_workers("definitions", 1, queue, cancel.clone(), stats(), move |key: usize| {
-        let engine = of.clone();
-        async move { engine.reconcile_definition(key).await }
-    }));
+    run_queue(&engine, "definitions", 1, &engine.definition_queue, |engine, key| async move {
+        engine.reconcile_definition(key).await
+    });
     engine.enqueue_definitions();
-    let of = engine.clone();
-    tasks.spawn(run_workers("nodes", 2, engine.node_queue.clone(), cancel.clone(), stats(), move |key: String| {
-        let engine = of.clone();
-        async move { engine.reconcile_node(&key).await }
-    }));
-    let of = engine.clone();
-    tasks.spawn(run_workers(
-        "persistentvolumes",
-        2,
-        engine.volume_queue.clone(),
-        cancel.clone(),
-        stats(),
-        move |key: String| {
-            let engine = of.clone();
-            async move {
-                match engine.settings.persistent_volumes {
-                    true => engine.reconcile_host_volume(&key).await,
-                    false => engine.reconcile_volume(&key).await,
-                }
-            }
-        },
-    ));
-    let of = engine.clone();
-    let queue = engine.event_queue.clone();
-    tasks.spawn(run_workers("events", 4, queue, cancel.clone(), stats(), move |key: NamespacedName| {
-        let engine = of.clone();
-        async move { engine.reconcile_event(&key).await }
-    }));
-    let of = engine.clone();
-    tasks.spawn(run_workers("apiservice", 1, engine.api_queue.clone(), cancel.clone(), stats(), move |()| {
-        let engine = of.clone();
-        async move { engine.reconcile_api_service().await }
-    }));
-    let of = engine.clone();
-    let queue = engine.replica_queue.clone();
-    tasks.spawn(run_workers("replicas", 2, queue, cancel.clone(), stats(), move |key| {
-        let engine = of.clone();
-        async move { engine.reconcile_replica(&key).await }
-    }));
+    run_queue(&engine, "nodes", 2, &engine.node_queue, |engine, key| async move { engine.reconcile_node(&key).await });
+    run_queue(&engine, "shownvolumes", 2, &engine.volume_queue, |engine, key| async move {
+        match engine.settings.persistent_volumes {
+            true => engine.reconcile_host_volume(&key).await,
+            false => engine.reconcile_volume(&key).await,
+        }
+    });
+    run_queue(
+        &engine,
+        "events",
+        4,
+        &engine.event_queue,
+        |engine, key| async move { engine.reconcile_event(&key).await },
+    );
+    run_queue(
+        &engine,
+        "apiservice",
+        1,
+        &engine.api_queue,
+        |engine, ()| async move { engine.reconcile_api_service().await },
+    );
+    run_queue(&engine, "replicas", 2, &engine.replica_queue, |engine, key| async move {
+        engine.reconcile_replica(&key).await
+    });
     if engine.looks_at_namespaces() {
-        let of = engine.clone();
-        let queue = engine.namespace_queue.clone();
-        tasks.spawn(run_workers("namespaces", 2, queue, cancel.clone(), stats(), move |key: String| {
-            let engine = of.clone();
-            async move { engine.reconcile_namespace(&key).await }
-        }));
+        run_queue(&engine, "namespaces", 2, &engine.namespace_queue, |engine, key| async move {
+            engine.reconcile_namespace(&key).await
+        });
     }
     if engine.names.syncs_namespaces()
         && let Err(error) = engine.remove_stray_namespaces().await
@@ -295,12 +298,9 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
     for n in 0..imported {
         sweep(&engine, n).await;
     }
-    let of = engine.clone();
-    let queue = engine.imports.queue.clone();
-    tasks.spawn(run_workers("imports", 4, queue, cancel.clone(), stats(), move |key: ImportKey| {
-        let engine = of.clone();
-        async move { engine.reconcile_import(&key).await }
-    }));
+    run_queue(&engine, "imports", 4, &engine.imports.queue, |engine, key| async move {
+        engine.reconcile_import(&key).await
+    });
     engine.synced.store(true, Ordering::Release);
     tracing::info!(virtual_cluster = engine.names.virtual_cluster(), "syncing");
 }
@@ -624,20 +624,7 @@ fn watch_host(engine: &Arc<Engine>) {
     for ty in engine.all_types() {
         watch_host_type(engine, &ty);
     }
-    if engine.settings.events {
-        let source = if engine.names.syncs_namespaces() {
-            Source::all(resource(&kind::EVENT))
-        } else {
-            Source::namespaced(resource(&kind::EVENT), engine.names.install_namespace())
-        };
-        let queue = engine.event_queue.clone();
-        side.watch(&kind::EVENT, source).on_change(move |change| {
-            if !change.is_deleted() {
-                let metadata = &change.object().metadata;
-                queue.add(NamespacedName::new(metadata.namespace.as_str(), metadata.name.as_str()));
-            }
-        });
-    }
+    engine.watch_events();
     if let Nodes::Real { .. } = engine.settings.nodes {
         let queue = engine.node_queue.clone();
         side.watch(&kind::NODE, Source::all(resource(&kind::NODE))).on_change(move |change| {

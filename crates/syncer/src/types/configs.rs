@@ -46,6 +46,10 @@ impl ToHost for Configs {
         }
     }
 
+    fn two_way_fields(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        self.members().iter().map(|member| (*member, vec![*member])).collect()
+    }
+
     fn host_gone(&self, _virtual: &Value, _last: &LastSeen) -> Option<Vec<Action>> {
         // The virtual one is the original: losing the copy must not lose the data.
         None

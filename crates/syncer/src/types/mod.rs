@@ -175,6 +175,11 @@ pub trait ToHost: Send + Sync {
         last.on_host.then(|| vec![Action::delete_virtual(virtual_, None)])
     }
 
+    /// Fields of the host object that either side may change, by the names under which agreement on them is remembered.
+    fn two_way_fields(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        Vec::new()
+    }
+
     /// A host object made for an earlier virtual object of the same name is deleted first.
     fn replaces_older(&self) -> bool {
         true

@@ -99,6 +99,10 @@ impl ToHost for Services {
         ctx.settings.services && !is_api_server(service)
     }
 
+    fn two_way_fields(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        TWO_WAY.iter().map(|field| (*field, vec!["spec", *field])).collect()
+    }
+
     fn replaces_older(&self) -> bool {
         // The address would be lost, and with it the connections of the tenant's clients.
         false

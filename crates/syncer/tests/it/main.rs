@@ -25,3 +25,4 @@ mod simulator;
 mod sync_more;
 mod tokens;
 mod translate;
+mod versions;

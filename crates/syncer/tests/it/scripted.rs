@@ -52,6 +52,8 @@ pub enum What {
     HoldAndLose(Arc<Gate>),
     /// The history that was asked for is gone.
     Expire,
+    /// The server does not know this field of the objects it is sent.
+    Drop(&'static [&'static str]),
 }
 
 pub struct Rule {
@@ -131,7 +133,7 @@ impl Service<Request<Body>> for Scripted {
             let watch = request.uri().query().is_some_and(|q| q.contains("watch=true"));
             let method = if watch { "WATCH".parse().expect("a method") } else { request.method().clone() };
             let path = request.uri().path().to_owned();
-            let request = if watch || method == Method::GET {
+            let mut request = if watch || method == Method::GET {
                 request
             } else {
                 let (head, body) = request.into_parts();
@@ -155,6 +157,14 @@ impl Service<Request<Body>> for Scripted {
                         return Ok(status(504, "Timeout"));
                     }
                     What::HoldBefore(gate) => gate.pass().await,
+                    What::Drop(path) => {
+                        let (head, body) = request.into_parts();
+                        let bytes = http_body_util::BodyExt::collect(body).await?.to_bytes();
+                        let mut object = apimachinery::Value::from_slice(&bytes)?;
+                        object.remove_at(path);
+                        request = Request::from_parts(head, Body::from(object.to_vec()));
+                        break;
+                    }
                 }
             }
             let end = watch.then(|| script.watches.read().clone());
