@@ -8,11 +8,11 @@ use config::{
 use syncer::names::{Names, NamespaceRule, NamespacedName};
 use syncer::patches::{Mode, Patch, Path};
 use syncer::script::Script;
-use syncer::types::address_block::AddressBlock;
 use syncer::settings::{
     CustomImport, CustomKind, GatewayImport, GatewaySettings, Import, ImportMapping, Isolation, Nodes, PodSettings,
     ReplicatedService, RewriteHosts, RouteOverride, RoutePolicy, Settings, Wanted,
 };
+use syncer::types::address_block::AddressBlock;
 
 /// A value of the configuration that the syncer cannot act on.
 #[derive(Debug, thiserror::Error)]

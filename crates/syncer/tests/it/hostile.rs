@@ -54,7 +54,14 @@ fn settings() -> Settings {
             public: vec![
                 AddressBlock::new(
                     "0.0.0.0/0",
-                    &["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
+                    &[
+                        "10.0.0.0/8",
+                        "100.64.0.0/10",
+                        "127.0.0.0/8",
+                        "169.254.0.0/16",
+                        "172.16.0.0/12",
+                        "192.168.0.0/16",
+                    ],
                 ),
                 AddressBlock::new("::/0", &["::1/128", "fc00::/7", "fe80::/10"]),
             ],
@@ -628,13 +635,17 @@ fn others() -> Vec<Row> {
         (
             "policy opens to the pods of others by their addresses",
             Box::new(NetworkPolicies),
-            policy(json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}, {"podSelector": {}}]}]})),
+            policy(
+                json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}, {"podSelector": {}}]}]}),
+            ),
             Without("10.0.0.0"),
         ),
         (
             "policy opens to all addresses",
             Box::new(NetworkPolicies),
-            policy(json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["8.8.8.8/32"]}}]}]})),
+            policy(
+                json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["8.8.8.8/32"]}}]}]}),
+            ),
             At(
                 &["spec", "egress"],
                 json!([{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",

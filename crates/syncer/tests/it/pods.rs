@@ -158,7 +158,8 @@ async fn the_kubelet_has_seen_what_the_tenant_wrote() {
     // The pod's own generation, whatever the host counts.
     let seen = || async {
         let pod = tenant.api.get(&PODS, "default", "web").await?;
-        let (generation, observed) = (pod.at(&["metadata", "generation"]).cloned()?, pod.at(&["status", "observedGeneration"]).cloned()?);
+        let (generation, observed) =
+            (pod.at(&["metadata", "generation"]).cloned()?, pod.at(&["status", "observedGeneration"]).cloned()?);
         (pod.str_at(&["status", "phase"]) == "Running" && generation == observed).then_some(generation)
     };
     let before = eventually("the pod runs and was seen", seen).await;

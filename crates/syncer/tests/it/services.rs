@@ -162,10 +162,8 @@ async fn addresses_of_headless_services_are_replicated_both_ways() {
         from: NamespacedName::new("default", "web"),
         to: NamespacedName::new("", "tenant-web"),
     }];
-    config.settings.replicate_from_host = vec![ReplicatedService {
-        from: NamespacedName::new("default", "db"),
-        to: NamespacedName::new("tools", "db"),
-    }];
+    config.settings.replicate_from_host =
+        vec![ReplicatedService { from: NamespacedName::new("default", "db"), to: NamespacedName::new("tools", "db") }];
     let syncer = tenant.sync_with(host.client(), config).await;
     let addresses = |endpoints: &Value| -> Vec<String> {
         let subsets = endpoints.array_at(&["subsets"]).iter().flat_map(|s| s.array_at(&["addresses"]));
@@ -173,9 +171,7 @@ async fn addresses_of_headless_services_are_replicated_both_ways() {
         all.sort();
         all
     };
-    let headless = |name: &str, selector: Value| {
-        json!({"metadata": {"name": name}, "spec": {"clusterIP": "None", "selector": selector}})
-    };
+    let headless = |name: &str, selector: Value| json!({"metadata": {"name": name}, "spec": {"clusterIP": "None", "selector": selector}});
     // The tenant's pods are behind the host's Service.
     tenant.api.create(&SERVICES, "default", headless("web", json!({"app": "web"}))).await;
     for name in ["web-0", "web-1"] {
@@ -197,7 +193,8 @@ async fn addresses_of_headless_services_are_replicated_both_ways() {
 
     // The host's addresses, as they come and go.
     host_api.create(&SERVICES, "default", headless("db", Value::Null)).await;
-    let subsets = |ips: &[&str]| json!([{"addresses": (ips.iter().map(|ip| json!({ "ip": (*ip) })).collect::<Vec<_>>())}]);
+    let subsets =
+        |ips: &[&str]| json!([{"addresses": (ips.iter().map(|ip| json!({ "ip": (*ip) })).collect::<Vec<_>>())}]);
     let endpoints = json!({"metadata": {"name": "db"}, "subsets": (subsets(&["10.9.0.1", "10.9.0.2"]))});
     host_api.create(&ENDPOINTS, "default", endpoints).await;
     let shown = |want: &'static [&'static str]| {
