@@ -562,7 +562,7 @@ sync:
         assert_eq!(gateways.overrides[0].policy, Some(RoutePolicy::All));
         assert_eq!(all.import_custom_resources.len(), 2);
         let mapper = read("controlPlane: {hostPathMapper: {enabled: true}}");
-        assert!(settings("a", &mapper).unwrap().host_path_mapper);
+        assert!(settings("a", &mapper, None).unwrap().host_path_mapper);
         let config =
             read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
         assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");
