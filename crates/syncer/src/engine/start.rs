@@ -28,8 +28,10 @@ use crate::ownership::FIELD_MANAGER;
 use crate::settings::{Nodes, Settings};
 use crate::types::Reference;
 use crate::types::classes::IMPORTED_FROM_ANNOTATION;
-use crate::types::endpoints::service_of;
+use crate::types::endpoints::SERVICE_NAME_LABEL;
 
+/// Index of virtual EndpointSlices by their Service.
+const BY_SERVICE: &str = "service";
 /// The field manager in the virtual cluster, and the user agent in both.
 const COMPONENT: &str = "alcove-syncer";
 
@@ -376,6 +378,13 @@ fn watch_virtual_type(engine: &Arc<Engine>, ty: &Arc<TypeState>) -> Informer<Raw
     if *kind == kind::PERSISTENT_VOLUME_CLAIM {
         informer.add_index(BY_VOLUME, index_by(|c| vec![c.str_at(&["spec", "volumeName"]).to_owned()]));
     }
+    if *kind == kind::ENDPOINT_SLICE {
+        informer.add_index(BY_SERVICE, |slice: &RawObject, out: &mut Vec<Str>| {
+            if let Some(service) = slice.metadata.labels.get(SERVICE_NAME_LABEL) {
+                out.push(format!("{}/{service}", slice.metadata.namespace).into());
+            }
+        });
+    }
     let (of_type, patches) = (ty.clone(), engine.patches(kind).to_vec());
     let gateway = kind.group == GATEWAY_GROUP && matches!(kind.plural.as_ref(), "gateways" | "referencegrants");
     let refers = ty.ty.refers() || patches.iter().any(|p| matches!(p.mode, crate::patches::Mode::Reference { .. }));
@@ -513,10 +522,8 @@ fn watch_virtual_dependencies(engine: &Arc<Engine>) {
             engine.api_queue.add(super::api_service::KEY);
         }
         if let Some(slices) = engine.virtual_side.cache(&kind::ENDPOINT_SLICE) {
-            for slice in slices.list_namespace(&service.namespace) {
-                if slice.to_tree().is_ok_and(|s| service_of(&s) == service.name.as_str()) {
-                    engine.enqueue(&kind::ENDPOINT_SLICE, &slice.metadata.namespace, &slice.metadata.name);
-                }
+            for slice in slices.by_index(BY_SERVICE, &format!("{}/{}", service.namespace, service.name)) {
+                engine.enqueue(&kind::ENDPOINT_SLICE, &slice.metadata.namespace, &slice.metadata.name);
             }
         }
     });

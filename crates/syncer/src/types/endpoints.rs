@@ -11,7 +11,8 @@ use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
 use crate::types::{Context, Desired, Refusal, ToHost, copy_members, object};
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// On an EndpointSlice: its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const SLICE_MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// Endpoints or EndpointSlices.

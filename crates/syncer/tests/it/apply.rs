@@ -165,3 +165,69 @@ async fn an_edit_that_was_not_seen_yet_is_not_overwritten() {
     .await;
     syncer.shutdown().await;
 }
+
+/// The same requests to a kube-apiserver: `ALCOVE_TEST_HOST=http://127.0.0.1:8001` with `kubectl proxy` beside it.
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server without nodes"]
+async fn a_real_api_server_takes_what_is_applied() {
+    let url = std::env::var("ALCOVE_TEST_HOST").expect("ALCOVE_TEST_HOST has the address");
+    let client = kube::Client::try_from(kube::Config::new(url.parse().expect("an address"))).expect("a client");
+    let host_api = Api::new(client.clone());
+    // Both sides have one range of addresses.
+    let ranges = Resource::new("networking.k8s.io", "v1", "servicecidrs");
+    let range = host_api.get(&ranges, "", "kubernetes").await.expect("the host's range");
+    let range = range.array_at(&["spec", "cidrs"])[0].as_str().unwrap_or_default().to_owned();
+    let config = apiserver::Config { service_cluster_ip_range: range, ..apiserver::Config::default() };
+    // A name of its own for each run: nobody finishes namespaces there.
+    let name: &'static str = Box::leak(format!("real-{}", std::process::id()).into_boxed_str());
+    let tenant = Virtual::start_with(name, &host_api, config).await;
+    let script = Arc::new(Script::default());
+    let syncer = tenant.sync_with(script.wrap(client.clone()), tenant.config()).await;
+    let at = settings(&tenant, &host_api).await;
+    for (n, patch) in [json!({"data": {"a": "2"}}), json!({"data": {"b": null, "c": "1"}})].into_iter().enumerate() {
+        let label = json!({"metadata": {"labels": {"n": (n.to_string())}}});
+        tenant.api.patch(&CONFIG_MAPS, "default", "settings", patch).await;
+        tenant.api.patch(&CONFIG_MAPS, "default", "settings", label).await;
+        host_has(&host_api, &CONFIG_MAPS, &at, "the change is on the host", |o| {
+            o["metadata"]["labels"]["n"] == n.to_string().as_str()
+        })
+        .await;
+    }
+    host_has(&host_api, &CONFIG_MAPS, &at, "the data too", |o| o["data"] == json!({"a": "2", "c": "1"})).await;
+    let object = host_api.get(&CONFIG_MAPS, &at.namespace, &at.name).await.expect("it is there");
+    assert_eq!(managers(&object), [("alcove".to_owned(), "Apply".to_owned())]);
+
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [
+        {"name": "a", "port": 80}, {"name": "b", "port": 81, "protocol": "UDP"}]}});
+    tenant.api.create(&SERVICES, "default", service).await;
+    let web = tenant.on_host("default", "web");
+    host_has(&host_api, &SERVICES, &web, "the Service is on the host", |_| true).await;
+    for (change, kind, ports) in [
+        (json!({"type": "NodePort"}), "NodePort", 2),
+        (json!({"type": "LoadBalancer", "ports": [{"name": "a", "port": 80}]}), "LoadBalancer", 1),
+        (json!({"selector": {"app": "other"}, "sessionAffinity": "ClientIP"}), "LoadBalancer", 1),
+        (json!({"type": "ClusterIP", "ports": [{"name": "a", "port": 80}, {"name": "c", "port": 82}]}), "ClusterIP", 2),
+        (json!({"type": "ExternalName", "externalName": "x.example"}), "ExternalName", 2),
+    ] {
+        tenant.api.patch(&SERVICES, "default", "web", json!({ "spec": change })).await;
+        host_has(&host_api, &SERVICES, &web, &format!("{kind} is on the host"), |o| {
+            o.str_at(&["spec", "type"]) == kind && o.array_at(&["spec", "ports"]).len() == ports
+        })
+        .await;
+    }
+    tenant.api.create(&PODS, "default", simple_pod("web")).await;
+    host_has(&host_api, &PODS, &web, "the pod is on the host", |_| true).await;
+    let change = json!({"metadata": {"labels": {"app": null, "new": "1"}},
+        "spec": {"containers": [{"name": "app", "image": "nginx:2"}]}});
+    let strategic = PatchType::Strategic;
+    tenant.api.0.patch(&PODS, "", "default", "web", strategic, &change).await.expect("the tenant changes it");
+    host_has(&host_api, &PODS, &web, "the pod's change is on the host", |o| {
+        o.array_at(&["spec", "containers"])[0]["image"] == "nginx:2" && o["metadata"]["labels"].get("app").is_none()
+    })
+    .await;
+    let merges = script.writes.read().iter().filter(|(_, _, kind, _)| kind == MERGE).count();
+    let applies = script.writes.read().iter().filter(|(_, _, kind, _)| kind == APPLY).count();
+    println!("{applies} applies, {merges} merge patches");
+    syncer.shutdown().await;
+    host_api.delete(&NAMESPACES, "", &tenant.host_namespace).await;
+}

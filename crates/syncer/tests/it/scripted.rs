@@ -44,6 +44,8 @@ impl Gate {
 pub enum What {
     /// Not carried out, answered with a 500.
     Refuse,
+    /// Not carried out, answered with a 403 and this message.
+    Forbid(&'static str),
     /// Carried out, but nobody hears of it.
     Lose,
     /// Waits before it is carried out.
@@ -110,11 +112,10 @@ struct Scripted {
     script: Arc<Script>,
 }
 
-fn status(code: u16, reason: &str) -> Response<Ending> {
-    let text = format!(
-        r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","code":{code},"reason":"{reason}","message":"scripted"}}"#
-    );
-    let body = Ending { inner: Body::from(text.into_bytes()), end: None };
+fn status(code: u16, reason: &str, message: &str) -> Response<Ending> {
+    let status = apimachinery::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": (i64::from(code)), "reason": reason, "message": message});
+    let body = Ending { inner: Body::from(status.to_vec()), end: None };
     Response::builder().status(code).header("content-type", "application/json").body(body).expect("a response")
 }
 
@@ -145,16 +146,17 @@ impl Service<Request<Body>> for Scripted {
             // A held watch may meet the next rule when it goes on.
             while let Some(rule) = script.strike(&method, &path) {
                 match &rule.what {
-                    What::Refuse => return Ok(status(500, "InternalError")),
-                    What::Expire => return Ok(status(410, "Expired")),
+                    What::Refuse => return Ok(status(500, "InternalError", "scripted")),
+                    What::Forbid(message) => return Ok(status(403, "Forbidden", message)),
+                    What::Expire => return Ok(status(410, "Expired", "scripted")),
                     What::Lose => {
                         let _ = client.send(request).await;
-                        return Ok(status(504, "Timeout"));
+                        return Ok(status(504, "Timeout", "scripted"));
                     }
                     What::HoldAndLose(gate) => {
                         let _ = client.send(request).await;
                         gate.pass().await;
-                        return Ok(status(504, "Timeout"));
+                        return Ok(status(504, "Timeout", "scripted"));
                     }
                     What::HoldBefore(gate) => gate.pass().await,
                     What::Drop(path) => {
