@@ -67,7 +67,9 @@ impl Etcdctl {
         };
         // How long a lease still has.
         let text = match text.split_once("remaining(") {
-            Some((before, rest)) => format!("{before}remaining({}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
+            Some((before, rest)) => {
+                format!("{before}remaining({}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
             None => text,
         };
         // Numbers of members, clusters and leases.
