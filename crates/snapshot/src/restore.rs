@@ -317,4 +317,39 @@ mod tests {
             store.close().await;
         }
     }
+
+    /// The same on real servers, each read again by another process's eyes: a store opened afterwards.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[allow(clippy::print_stdout, reason = "skipped servers, shown when a test fails")]
+    async fn a_store_on_a_server_holds_what_the_snapshot_holds() {
+        use store::servers::{Kind, Server, StartError};
+        use store::{Endpoint, TlsFiles};
+        let folder = tempfile::tempdir().unwrap();
+        for kind in [Kind::Postgres, Kind::Mysql, Kind::Etcd] {
+            let server = match Server::start(kind, folder.path()) {
+                Ok(server) => server,
+                Err(StartError::NotInstalled(what)) => {
+                    println!("skipped: {what} is not installed");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let endpoint = Endpoint::parse(&server.url("restored")).unwrap();
+            let tls = TlsFiles::default();
+            let content = content(Some(500));
+            let want: Vec<_> = content.entries.clone().into_iter().collect();
+            let store = endpoint.open(&tls, Options::default()).await.unwrap();
+            put(&store, "/registry/a").await;
+            put(&store, "/registry/gone").await;
+            let before = store.current_revision();
+            let restored = into_store(&store, &content).await.unwrap();
+            assert!(restored.revision >= before.max(500) + REVISION_BUMP, "{kind:?}: {restored:?} after {before}");
+            store.close().await;
+            let store = endpoint.open(&tls, Options::default()).await.unwrap();
+            assert_eq!(holds(&store).await, want, "{kind:?}");
+            assert_eq!(store.current_revision(), restored.revision, "{kind:?}");
+            put(&store, "/registry/late").await;
+            store.close().await;
+        }
+    }
 }
