@@ -35,8 +35,8 @@ const MASTER_LEASES: &[u8] = b"/registry/masterleases/";
 const PODS: &[u8] = b"/registry/pods/";
 const CONFIG_MAPS: &[u8] = b"/registry/configmaps/";
 const ROOT_CA: &[u8] = b"/kube-root-ca.crt";
-/// Written and removed again to get to a revision.
-const BUMP_KEY: &str = "/alcove/restore";
+/// Written and removed again to get to a revision. Several keys: writes to one of them at the same time are in each other's way.
+const BUMP_KEYS: &str = "/alcove/restore/";
 
 /// Why a snapshot was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -207,10 +207,10 @@ pub async fn into_store(store: &Store, content: &Content) -> Result<Restored, Re
     if missing > BUMP_WRITES_MAX {
         tracing::warn!(missing, "the restored store stays behind the revision of the snapshot");
     }
-    let bump = (0..missing.min(BUMP_WRITES_MAX))
-        .map(|_| (Bytes::from_static(BUMP_KEY.as_bytes()), Op::Put { value: Bytes::new(), lease: 0 }));
-    apply(store, bump).await?;
-    store.txn(Bytes::from_static(BUMP_KEY.as_bytes()), Expect::Any, Op::Delete).await?;
+    let bump_keys: Vec<Bytes> = (0..WRITES).map(|number| Bytes::from(format!("{BUMP_KEYS}{number}"))).collect();
+    let bump = (0..missing.min(BUMP_WRITES_MAX)).zip(bump_keys.iter().cycle());
+    apply(store, bump.map(|(_, key)| (key.clone(), Op::Put { value: Bytes::new(), lease: 0 }))).await?;
+    apply(store, bump_keys.into_iter().map(|key| (key, Op::Delete))).await?;
     let revision = store.current_revision();
     if let Err(error) = store.compact(revision).await {
         // Only history stays readable a little longer.
