@@ -716,7 +716,29 @@ section! { HostPathMapper { enabled: bool, central: bool, } }
 section! { Experimental { deny_proxy_requests: Vec<DenyRule>, sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
 section! { SyncSettings { set_owner: bool, } }
 section! { ExperimentalDeploy { host: InitManifests, vcluster: InitManifests, } }
-section! { InitManifests { manifests: String, manifests_template: String, } }
+section! { InitManifests { manifests: String, manifests_template: String, helm: Vec<HelmChart>, } }
+section! {
+    /// A chart to be deployed into the virtual cluster.
+    #[derive(serde::Serialize)]
+    HelmChart { chart: HelmSource, release: HelmRelease, values: String, timeout: String, bundle: String, }
+}
+section! {
+    /// Where a chart is.
+    #[derive(serde::Serialize)]
+    HelmSource {
+        name: String,
+        repo: String,
+        insecure: bool,
+        version: String,
+        username: String,
+        password: String,
+    }
+}
+section! {
+    /// What a chart is installed as.
+    #[derive(serde::Serialize)]
+    HelmRelease { name: String, namespace: String, }
+}
 section! { Deletion { prevent: bool, } }
 
 /// Where the virtual cluster's data is kept.

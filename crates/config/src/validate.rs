@@ -61,6 +61,20 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "controlPlane.distro.k8s.apiServer.enabled",
         "must be true: without it there is no API",
     );
+    for (index, chart) in config.experimental.deploy.vcluster.helm.iter().enumerate() {
+        let path = format!("experimental.deploy.vcluster.helm[{index}]");
+        check(chart.bundle.is_empty() && chart.chart.name.is_empty(), &path, "must have chart.name or a bundle");
+        check(
+            chart.release.name.is_empty() && chart.chart.name.is_empty(),
+            &format!("{path}.release.name"),
+            "must be set for a bundle without chart.name",
+        );
+        check(
+            !chart.timeout.is_empty() && crate::duration(&chart.timeout).is_none(),
+            &format!("{path}.timeout"),
+            "must be a duration such as 180s",
+        );
+    }
     let version = &k8s.version;
     let minor = version.trim_start_matches('v').strip_prefix("1.").and_then(|rest| {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;

@@ -12,6 +12,7 @@
 mod backing_store;
 mod central;
 mod certificates;
+mod charts;
 mod deny;
 mod distro;
 pub mod dns;
@@ -376,6 +377,7 @@ impl ControlPlane {
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
             upstream: distro.is_some(),
+            helm: binaries.as_ref().map(|folder| (folder.join("helm"), loopback(address))),
         });
         let mut control_plane = ControlPlane {
             access,
@@ -591,6 +593,11 @@ impl ControlPlane {
             etcd.stop().await;
         }
     }
+}
+
+/// How programs beside this process reach the API.
+pub(crate) fn loopback(front: SocketAddr) -> String {
+    if front.ip().is_unspecified() { format!("https://127.0.0.1:{}", front.port()) } else { format!("https://{front}") }
 }
 
 /// What a cluster starts with.

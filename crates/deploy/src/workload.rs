@@ -154,7 +154,9 @@ fn template(release: &Release<'_>) -> Result<Value, RenderError> {
 /// Does the pod run upstream's programs, which come in an image of their own?
 fn upstream(release: &Release<'_>) -> bool {
     let control_plane = &release.config.control_plane;
-    control_plane.distro.k8s.enabled || control_plane.backing_store.etcd.embedded.enabled
+    control_plane.distro.k8s.enabled
+        || control_plane.backing_store.etcd.embedded.enabled
+        || !release.config.experimental.deploy.vcluster.helm.is_empty()
 }
 
 /// Copies upstream's binaries to where the control plane starts them.

@@ -211,12 +211,10 @@ impl Distro {
     fn servers(&self, front: SocketAddr) -> Servers {
         let direct = format!("https://{}", self.upstream.address());
         let metrics = self.config.at("integrations.metricsServer.enabled").and_then(serde_json::Value::as_bool);
-        let through = if front.ip().is_unspecified() {
-            format!("https://127.0.0.1:{}", front.port())
-        } else {
-            format!("https://{front}")
-        };
-        Servers { controller_manager: if metrics == Some(true) { through } else { direct.clone() }, scheduler: direct }
+        Servers {
+            controller_manager: if metrics == Some(true) { crate::loopback(front) } else { direct.clone() },
+            scheduler: direct,
+        }
     }
 
     /// Serves the store as etcd; returns its URL.

@@ -301,8 +301,13 @@ impl Engine {
     fn map(&self, kind: &Kind, key: &NamespacedName, host_name: &NamespacedName, exists: bool, host: Option<&Value>) {
         let decisions = &self.mappings.decisions;
         match (exists, host) {
-            (true, Some(_)) => {
-                if !decisions.record(kind, key, host_name) {
+            (true, Some(host)) => {
+                // What the host makes under the same name, such as Endpoints of a synced Service, is not ours.
+                let ours = match crate::metadata::owner(host, kind, &self.names) {
+                    crate::metadata::Owner::Ours { name, .. } => name == *key,
+                    crate::metadata::Owner::Foreign => false,
+                };
+                if ours && !decisions.record(kind, key, host_name) {
                     tracing::warn!(kind = %kind.kind, host = %host_name, "two virtual objects have one host name");
                 }
             }

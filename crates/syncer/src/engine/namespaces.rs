@@ -7,7 +7,7 @@ use informer::Outcome;
 
 use super::{Engine, SyncError};
 use crate::kind;
-use crate::metadata::{IMPORTED_ANNOTATION, MANAGED_BY_LABEL, annotation, is_deleting, label, uid_of};
+use crate::metadata::{IMPORTED_ANNOTATION, MANAGED_BY_LABEL, NAME_ANNOTATION, annotation, is_deleting, label, uid_of};
 use crate::names::NamespacedName;
 
 const VIRTUAL_CLUSTER_LABEL: &str = "vcluster.loft.sh/vcluster-name";
@@ -117,6 +117,8 @@ impl Engine {
         }
         // Whatever a patch says: it is this cluster's namespace under this name.
         wanted["metadata"]["name"] = name.name.as_str().into();
+        let of = virtual_.str_at(&["metadata", "name"]);
+        wanted.set_at(&["metadata", "annotations", NAME_ANNOTATION], of.into());
         let labels = wanted["metadata"].make_object().object_mut("labels");
         for (key, value) in self.namespace_labels() {
             labels.insert(key, value);

@@ -4,7 +4,6 @@
 //! [`crate::plan::plan`] decides as always. That is done after every listing of either side (an object that came and went
 //! while a watch was broken is told by nothing else) and from time to time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -78,14 +77,12 @@ impl Engine {
         for ty in self.all_types() {
             self.look_at_strays(&ty);
         }
+        self.collect_mappings();
+        self.virtual_side.purge();
+        self.host_side.purge();
         if self.names.syncs_namespaces() {
             self.remove_stray_namespaces().await?;
         }
-        if self.mappings.is_on() {
-            self.collect_mappings();
-        }
-        self.virtual_side.purge();
-        self.host_side.purge();
         Ok(Outcome::After(LOOK_EVERY))
     }
 
@@ -94,14 +91,15 @@ impl Engine {
         let Some(virtual_) = self.virtual_side.cache(&kind::NAMESPACE).filter(|c| c.has_synced()) else {
             return Ok(());
         };
-        let keys = virtual_.keys();
-        let wanted: BTreeSet<String> = keys.iter().filter_map(|k| self.names.mapped_namespace(&k.name)).collect();
         let selector = format!("{MANAGED_BY_LABEL}={}", self.names.cluster_marker());
         self.host_side.requests.fetch_add(1, Ordering::Relaxed);
         let on_host = self.host_side.rest.list_as::<Value>(&resource(&kind::NAMESPACE), "", &selector, "").await;
         for host in on_host? {
             let name = crate::metadata::name_of(&host);
-            let stays = wanted.contains(&name.name)
+            // Whatever the rules say now: what is in it is the tenant's as long as the virtual namespace is there.
+            let of = crate::metadata::annotation(&host, NAME_ANNOTATION);
+            let stays = of.is_empty()
+                || virtual_.get(&ObjectKey::cluster(of)).is_some()
                 || crate::metadata::annotation(&host, IMPORTED_ANNOTATION) == "true"
                 || crate::metadata::is_deleting(&host);
             if !stays && self.owns_namespace(&host) {

@@ -37,7 +37,7 @@ impl Faults {
         z ^ (z >> 31)
     }
 
-    fn strikes(&self) -> bool {
+    pub fn strikes(&self) -> bool {
         let strikes = self.next() % 1000 < self.per_mille.load(Ordering::Relaxed);
         if strikes {
             self.injected.fetch_add(1, Ordering::Relaxed);

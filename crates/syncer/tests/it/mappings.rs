@@ -9,27 +9,39 @@ use syncer::names::NamespacedName;
 use syncer::{MappingStore, SyncerConfig};
 
 use crate::cluster::*;
+use crate::faults::Faults;
 
+/// A store that fails as often as the faults say.
 #[derive(Default)]
-struct Kept(Mutex<BTreeMap<String, Vec<u8>>>);
+pub struct Kept(pub Mutex<BTreeMap<String, Vec<u8>>>, pub Option<Arc<Faults>>);
 
 #[async_trait::async_trait]
 impl MappingStore for Kept {
     async fn load(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+        self.strike()?;
         let all = self.0.lock();
         Ok(all.iter().filter(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
     async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), String> {
+        self.strike()?;
         self.0.lock().insert(key.to_owned(), value);
         Ok(())
     }
     async fn delete(&self, key: &str) -> Result<(), String> {
+        self.strike()?;
         self.0.lock().remove(key);
         Ok(())
     }
 }
 
 impl Kept {
+    fn strike(&self) -> Result<(), String> {
+        match &self.1 {
+            Some(faults) if faults.strikes() => Err("injected".into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The host name that is kept under a key.
     fn host_name(&self, key: &str) -> Option<String> {
         let value = Value::from_slice(self.0.lock().get(key)?).expect("JSON");

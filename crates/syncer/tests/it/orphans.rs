@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use apimachinery::{Value, json};
 use syncer::metadata::{UID_ANNOTATION, annotation, uid_of};
-use syncer::names::NamespacedName;
+use syncer::names::{NamespaceRule, NamespacedName};
 
 use crate::cluster::*;
 use crate::scripted::{Gate, Script, What};
@@ -210,4 +210,49 @@ async fn a_host_service_that_no_virtual_one_follows_goes_after_a_while() {
     assert!(!asked.str_at(&["spec", "clusterIP"]).is_empty(), "the tenant's Service gets the host's address");
     agree("nothing is left", &tenant, &host_api, &at, false).await;
     syncer.shutdown().await;
+}
+
+/// Namespaces of the host that were made for virtual ones, while the syncer was away.
+#[tokio::test(start_paused = true)]
+async fn a_mapped_namespace_goes_with_its_virtual_one_and_not_with_its_rule() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let namespace = |name: &str| json!({"metadata": {"name": name}});
+    let config = |to: &str| {
+        let rule = NamespaceRule { from: "team-*".into(), to: to.into() };
+        let mut config = tenant.config();
+        config.names = config.names.with_namespace_rules(vec![rule]);
+        config
+    };
+    // One was there before.
+    host_api.create(&NAMESPACES, "", namespace("one-old")).await;
+    let first = tenant.sync_with(host.client(), config("one-*")).await;
+    for name in ["team-a", "team-b", "team-old"] {
+        tenant.api.create(&NAMESPACES, "", namespace(name)).await;
+    }
+    let there = |name: &'static str, want: bool| {
+        let api = host_api.clone();
+        async move {
+            let found = api.get(&NAMESPACES, "", name).await;
+            let ours = found.as_ref().is_some_and(|n| !annotation(n, "vcluster.loft.sh/object-name").is_empty());
+            (ours == want).then_some(())
+        }
+    };
+    for name in ["one-a", "one-b", "one-old"] {
+        eventually(name, || there(name, true)).await;
+    }
+    first.shutdown().await;
+    for name in ["team-a", "team-old"] {
+        tenant.api.delete(&NAMESPACES, "", name).await;
+        eventually("it is gone", || async { tenant.api.get(&NAMESPACES, "", name).await.is_none().then_some(()) })
+            .await;
+    }
+    // With other rules.
+    let second = tenant.sync_with(host.client(), config("two-*")).await;
+    eventually("its namespace is gone", || there("one-a", false)).await;
+    eventually("the new rule is followed", || there("two-b", true)).await;
+    assert!(there("one-b", true).await.is_some(), "what is in it is still the tenant's");
+    assert!(there("one-old", true).await.is_some(), "it was there before");
+    second.shutdown().await;
 }

@@ -3,13 +3,16 @@
 //! `SIM_STEPS` choose. `cargo test --release -p syncer -- --ignored a_million_steps` is the long run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use apimachinery::{Value, json};
-use syncer::metadata;
+use parking_lot::Mutex;
+use syncer::{SyncerConfig, metadata};
 
 use crate::cluster::*;
 use crate::faults::Faults;
+use crate::mappings::Kept;
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
@@ -50,8 +53,11 @@ async fn simulate(seed: u64, steps: u64) {
     let host_faults = Faults::new(seed, 60);
     let virtual_faults = Faults::new(seed + 1000, 30);
     let dice = Faults::new(seed + 2000, 0);
+    // The syncer's names survive it in a store that fails as well.
+    let kept = Arc::new(Kept(Mutex::default(), Some(Faults::new(seed + 3000, 50))));
+    let store_faults = kept.1.clone().expect("just given");
     let start = || {
-        let config = tenant.config();
+        let config = SyncerConfig { mappings: Some(kept.clone()), ..tenant.config() };
         syncer::Syncer::start(virtual_faults.wrap(tenant.client()), host_faults.wrap(host.client()), config)
             .expect("the syncer starts")
     };
@@ -139,14 +145,15 @@ async fn simulate(seed: u64, steps: u64) {
 
     host_faults.per_mille.store(0, Ordering::Relaxed);
     virtual_faults.per_mille.store(0, Ordering::Relaxed);
+    store_faults.per_mille.store(0, Ordering::Relaxed);
     let disagreement = std::sync::Mutex::new(String::new());
-    let agreed = tokio::time::timeout(std::time::Duration::from_secs(90), async {
+    let agreed = tokio::time::timeout(std::time::Duration::from_secs(240), async {
         loop {
-            match disagreements(&tenant, &host_api).await {
+            match disagreements(&tenant, &host_api, &kept).await {
                 None => return,
                 Some(what) => *disagreement.lock().expect("not poisoned") = what,
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     })
     .await;
@@ -174,7 +181,7 @@ fn by_name(objects: Vec<Value>) -> BTreeMap<String, Value> {
 }
 
 /// What is not as it should be.
-async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
+async fn disagreements(tenant: &Virtual, host: &Api, kept: &Kept) -> Option<String> {
     let pods = by_name(tenant.api.list(&PODS, "default").await);
     let host_pods = by_name(host.list(&PODS, &tenant.host_namespace).await);
     for (name, pod) in &pods {
@@ -215,6 +222,11 @@ async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
             return Some(format!("service {name} has another selector on the host"));
         }
     }
+    let own = host_services.get(tenant.name);
+    match (services.get("kubernetes"), own) {
+        (Some(service), Some(own)) if service["spec"]["clusterIP"] == own["spec"]["clusterIP"] => {}
+        (service, _) => return Some(format!("the API's own service has not the host's address: {service:?}")),
+    }
     // The control plane's own and those of the tenant.
     if host_services.len() != services.len() {
         let known: BTreeSet<String> = services.keys().map(|n| tenant.on_host("default", n).name).collect();
@@ -245,6 +257,20 @@ async fn disagreements(tenant: &Virtual, host: &Api) -> Option<String> {
             }
             Some(_) => {}
         }
+    }
+    // Every pair on the host is kept, and nothing else.
+    let keys: BTreeSet<String> = kept.0.lock().keys().cloned().collect();
+    let of = |kind: &str, name: &str| format!("/vcluster/mappings/v1/{kind}/default/{name}");
+    let mut wanted_keys: BTreeSet<String> = pods.keys().map(|n| of("pod", n)).collect();
+    wanted_keys.extend(services.keys().filter(|n| *n != "kubernetes").map(|n| of("service", n)));
+    wanted_keys.extend(ours.keys().map(|n| of("configmap", n)));
+    if let Some(missing) = wanted_keys.iter().find(|k| !keys.contains(*k)) {
+        return Some(format!("{missing} is not kept"));
+    }
+    // A name that something refers to stays.
+    let unneeded = |k: &&String| !wanted_keys.contains(*k) && !k.contains("/configmap/");
+    if let Some(extra) = keys.iter().find(unneeded) {
+        return Some(format!("{extra} is kept for nothing"));
     }
     ours.keys()
         .find(|name| !wanted.contains(*name))
