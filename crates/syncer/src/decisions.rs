@@ -249,16 +249,6 @@ impl Decisions {
         all.sort_by_cached_key(|(pair, _)| key(pair));
         all
     }
-
-    /// Forgets what was only asked for.
-    pub fn forget_unrecorded(&self) {
-        for table in self.tables.write().values_mut() {
-            let asked = table.by_virtual.iter().filter(|(_, e)| !e.recorded).map(|(v, _)| v.clone());
-            for virtual_ in asked.collect::<Vec<_>>() {
-                table.remove(&virtual_);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -101,7 +101,6 @@ impl Mappings {
     /// Reads what was kept before. What contradicts the host's own objects, or another pair, is dropped.
     pub async fn load(&self) -> Result<(), MappingError> {
         let Some(store) = &self.store else { return Ok(()) };
-        self.decisions.forget_unrecorded();
         for (key, value) in store.load(PREFIX).await.map_err(MappingError)? {
             let pair = decode(&value).filter(|p| Key::of(p).encode() == key);
             let kept = pair
@@ -135,16 +134,20 @@ impl Mappings {
 pub struct MappingError(String);
 
 impl Engine {
-    /// A host object of ours whose name the rules would not give: it was made under other rules, or when another object had
-    /// the name. It keeps it, also when the store has nothing about it.
+    /// A host object of ours has the name that it has: also when the store has nothing about it, when other rules gave the
+    /// name, and when another object would get it by the rules of now.
     pub(super) fn adopt_name(&self, kind: &Kind, virtual_: &NamespacedName, host: &ObjectMeta) {
         let at = NamespacedName::new(host.namespace.as_str(), host.name.as_str());
+        if self.mappings.decisions.known(kind, virtual_).is_some_and(|known| known == at) {
+            return;
+        }
         let says = |key| host.annotations.get(key).unwrap_or_default();
         // A copy that some controller made carries the annotations of the original.
         let original = says(HOST_NAME_ANNOTATION) == at.name && says(HOST_NAMESPACE_ANNOTATION) == at.namespace;
         if original
             && kind.naming != Naming::Mirror
-            && kind.rule(&self.names, virtual_) != at
+            // A Service decides for its Endpoints.
+            && (deciding(kind) == kind || kind.rule(&self.names, virtual_) != at)
             && (at.namespace.is_empty() || self.names.is_target_namespace(&at.namespace))
         {
             let kind = deciding(kind);
