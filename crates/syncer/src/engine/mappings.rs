@@ -118,6 +118,19 @@ impl Mappings {
         Ok(())
     }
 
+    /// Looks for what the store holds and nobody decided: a replica that stops may write once more after another one has read.
+    pub async fn compare(&self) -> Result<(), MappingError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        for (_, value) in store.load(PREFIX).await.map_err(MappingError)? {
+            let Some(pair) = decode(&value) else { continue };
+            let key = Key::of(&pair);
+            if self.decisions.recorded(&key.group, &key.version, &key.kind, &key.virtual_) != Some(pair) {
+                self.queue.add(key);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the store hold what is decided.
     pub async fn write(&self, key: &Key, sender: &str) -> Result<Outcome, MappingError> {
         let Some(store) = &self.store else { return Ok(Outcome::Done) };
@@ -155,13 +168,13 @@ impl Engine {
         }
     }
 
-    /// Drops pairs whose two objects are gone, and names that nothing refers to any more.
-    pub(super) fn collect_mappings(&self) {
+    /// Drops pairs whose two objects are gone, and names that nothing refers to any more. At the start not all kinds are known.
+    pub(super) fn collect_mappings(&self, at_start: bool) {
         let types = self.all_types();
         for (pair, _) in self.mappings.decisions.all() {
             let of = types.iter().find(|t| t.ty.kind().kind == pair.kind && t.ty.kind().group == pair.group);
             // Of a kind that is not synced any more nothing is known.
-            let gone = of.is_none_or(|t| {
+            let gone = of.map_or(!at_start, |t| {
                 let kind = t.ty.kind();
                 self.virtual_side.get(kind, &pair.virtual_).is_none()
                     && self.host_side.get(kind, &pair.host).is_none()

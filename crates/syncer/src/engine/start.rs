@@ -233,6 +233,7 @@ async fn run(engine: Arc<Engine>, cancel: CancellationToken, tasks: TaskTracker)
             () = tokio::time::sleep(backoff.next_delay()) => {}
         }
     }
+    engine.collect_mappings(true);
     for ty in engine.all_types() {
         run_type(&engine, &ty);
     }

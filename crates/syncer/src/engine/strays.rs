@@ -77,9 +77,12 @@ impl Engine {
         for ty in self.all_types() {
             self.look_at_strays(&ty);
         }
-        self.collect_mappings();
+        self.collect_mappings(false);
         self.virtual_side.purge();
         self.host_side.purge();
+        if let Err(error) = self.mappings.compare().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not compare the mappings");
+        }
         if self.names.syncs_namespaces() {
             self.remove_stray_namespaces().await?;
         }

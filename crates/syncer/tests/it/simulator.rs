@@ -165,7 +165,8 @@ async fn simulate(seed: u64, steps: u64) {
     );
     assert!(injected > 0, "nothing failed");
     if let Some(running) = &running {
-        assert_eq!(running.strays(), [], "seed {seed}");
+        // Its caches may be a moment behind.
+        eventually(&format!("no strays (seed {seed})"), || async { running.strays().is_empty().then_some(()) }).await;
     }
     println!("seed {seed}: {injected} faults, {} ms of the clusters' time", began.elapsed().as_millis());
     let still =
