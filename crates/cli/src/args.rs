@@ -159,7 +159,7 @@ pub enum Command {
         after_help = "Examples:\n  alcove serve                                        in a pod made by `alcove create` or the chart\n  alcove serve --name team-a -n team-a --kubeconfig host.kubeconfig --config vcluster.yaml --data-dir ./data --port 0"
     )]
     Serve(serve::ServeArgs),
-    /// Keep links from a tenant's names to a node's logs and volumes, in a DaemonSet on the host
+    /// Keep links from tenants' names to a node's files, in a DaemonSet on the host
     #[command(
         after_help = "Examples:\n  alcove hostpath-mapper                         in a pod made by the chart (controlPlane.hostPathMapper)\n  alcove hostpath-mapper --name team-a -n team-a --node worker-1 --root /host"
     )]

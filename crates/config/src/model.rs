@@ -477,7 +477,16 @@ section! { Database {
     cert_file: String,
     ca_file: String,
 } }
-section! { Etcds { embedded: EnableOnly, deploy: DeployedEtcd, external: ExternalEtcd, } }
+section! { Etcds { embedded: EmbeddedEtcd, deploy: DeployedEtcd, external: ExternalEtcd, } }
+section! {
+    /// An etcd member in each pod of the control plane.
+    EmbeddedEtcd {
+        enabled: bool,
+        migrate_from_deployed_etcd: bool,
+        snapshot_count: u64,
+        extra_args: Vec<String>,
+    }
+}
 section! {
     /// An etcd of the cluster's own, in pods beside it.
     DeployedEtcd {
@@ -707,7 +716,29 @@ section! { HostPathMapper { enabled: bool, central: bool, } }
 section! { Experimental { deny_proxy_requests: Vec<DenyRule>, sync_settings: SyncSettings, deploy: ExperimentalDeploy, } }
 section! { SyncSettings { set_owner: bool, } }
 section! { ExperimentalDeploy { host: InitManifests, vcluster: InitManifests, } }
-section! { InitManifests { manifests: String, manifests_template: String, } }
+section! { InitManifests { manifests: String, manifests_template: String, helm: Vec<HelmChart>, } }
+section! {
+    /// A chart to be deployed into the virtual cluster.
+    #[derive(serde::Serialize)]
+    HelmChart { chart: HelmSource, release: HelmRelease, values: String, timeout: String, bundle: String, }
+}
+section! {
+    /// Where a chart is.
+    #[derive(serde::Serialize)]
+    HelmSource {
+        name: String,
+        repo: String,
+        insecure: bool,
+        version: String,
+        username: String,
+        password: String,
+    }
+}
+section! {
+    /// What a chart is installed as.
+    #[derive(serde::Serialize)]
+    HelmRelease { name: String, namespace: String, }
+}
 section! { Deletion { prevent: bool, } }
 
 /// Where the virtual cluster's data is kept.

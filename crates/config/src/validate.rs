@@ -27,6 +27,14 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         "controlPlane.statefulSet.highAvailability.replicas",
         "must be 1 with the embedded database; choose another controlPlane.backingStore for more replicas",
     );
+    let etcd = &config.control_plane.backing_store.etcd;
+    check(
+        etcd.embedded.enabled
+            && etcd.embedded.migrate_from_deployed_etcd
+            && (!etcd.deploy.enabled || config.control_plane.stateful_set.high_availability.replicas > 1),
+        "controlPlane.backingStore.etcd.embedded.migrateFromDeployedEtcd",
+        "needs controlPlane.backingStore.etcd.deploy.enabled until the data has moved, and one replica",
+    );
     check(
         !config.control_plane.service.enabled,
         "controlPlane.service.enabled",
@@ -52,6 +60,30 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
         k8s.enabled && !k8s.api_server.enabled,
         "controlPlane.distro.k8s.apiServer.enabled",
         "must be true: without it there is no API",
+    );
+    for (index, chart) in config.experimental.deploy.vcluster.helm.iter().enumerate() {
+        let path = format!("experimental.deploy.vcluster.helm[{index}]");
+        check(chart.bundle.is_empty() && chart.chart.name.is_empty(), &path, "must have chart.name or a bundle");
+        check(
+            chart.release.name.is_empty() && chart.chart.name.is_empty(),
+            &format!("{path}.release.name"),
+            "must be set for a bundle without chart.name",
+        );
+        check(
+            !chart.timeout.is_empty() && crate::duration(&chart.timeout).is_none(),
+            &format!("{path}.timeout"),
+            "must be a duration such as 180s",
+        );
+    }
+    let version = &k8s.version;
+    let minor = version.trim_start_matches('v').strip_prefix("1.").and_then(|rest| {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse::<u32>().ok()
+    });
+    check(
+        !version.is_empty() && minor.is_none_or(|minor| minor < 30),
+        "controlPlane.distro.k8s.version",
+        "must be a version of Kubernetes from v1.30 on, such as v1.36.0",
     );
     let central = &config.policies.central_admission;
     check(

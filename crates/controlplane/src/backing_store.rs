@@ -7,6 +7,7 @@ use store::{Endpoint, EndpointError, Store, TlsFiles};
 
 use crate::StartError;
 use crate::certificates::Certificates;
+use crate::embedded_etcd::EmbeddedEtcd;
 
 /// What is wrong with the configured store.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +21,9 @@ pub enum BackingStoreError {
     #[error("{path} is missing")]
     Missing { path: &'static str },
     #[error(
-        "{path} is not built in this version; use controlPlane.backingStore.etcd.deploy, etcd.external or a database"
+        "{path} needs a pod of the cluster's own, which a hub has not; use controlPlane.backingStore.etcd.deploy, etcd.external or a database"
     )]
-    NotBuilt { path: &'static str },
+    NoPod { path: &'static str },
 }
 
 /// Which cluster a store belongs to.
@@ -33,6 +34,9 @@ pub(crate) struct Owner<'a> {
     pub default: Option<&'a (Endpoint, TlsFiles)>,
     /// Where an etcd of its own is reached, when not by its Service.
     pub etcd: Option<&'a str>,
+    /// The etcd member of this pod.
+    pub embedded: Option<&'a EmbeddedEtcd>,
+    pub data_dir: Option<&'a Path>,
     pub certificates: &'a Certificates,
 }
 
@@ -54,6 +58,10 @@ impl Owner<'_> {
 /// Opens the store of a configuration; none for the embedded one.
 pub(crate) async fn open(config: &Config, owner: &Owner<'_>) -> Result<Option<(Store, String)>, StartError> {
     let address = owner.etcd_address(config);
+    if let Some(embedded) = owner.embedded {
+        let store = embedded.open(config, owner.data_dir, &address).await?;
+        return Ok(Some((store, "the embedded etcd".to_string())));
+    }
     let named = endpoint(config, &address)?;
     let Some((endpoint, mut tls)) = named.or_else(|| owner.default.cloned()) else { return Ok(None) };
     // Keys are read when the store is opened, and kept nowhere after that.
@@ -98,7 +106,7 @@ fn endpoint(config: &Config, etcd: &str) -> Result<Option<(Endpoint, TlsFiles)>,
             ("controlPlane.backingStore.etcd.external.endpoint", &etcd.endpoint, files)
         }
         StoreType::EmbeddedEtcd => {
-            return Err(BackingStoreError::NotBuilt { path: "controlPlane.backingStore.etcd.embedded" });
+            return Err(BackingStoreError::NoPod { path: "controlPlane.backingStore.etcd.embedded" });
         }
         StoreType::DeployedEtcd => {
             let path = "controlPlane.backingStore.etcd.deploy";

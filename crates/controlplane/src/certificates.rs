@@ -74,9 +74,10 @@ pub(crate) fn fixed_names(name: &str, config: &Config, host: Option<&Host>, publ
     names
 }
 
-/// The names of an etcd that is deployed beside the cluster.
+/// The names of an etcd of the cluster's own, beside it or inside.
 fn etcd_names(name: &str, host: Option<&Host>) -> Vec<String> {
     let (service, headless) = (format!("{name}-etcd"), format!("{name}-etcd-headless"));
+    let embedded = deploy::names::headless_service(name);
     let mut names = vec!["localhost".to_string(), "127.0.0.1".to_string(), service.clone(), format!("*.{headless}")];
     if let Some(host) = host {
         let namespace = &host.namespace;
@@ -85,6 +86,9 @@ fn etcd_names(name: &str, host: Option<&Host>) -> Vec<String> {
             format!("{service}.{namespace}.svc"),
             format!("*.{headless}.{namespace}"),
             format!("*.{headless}.{namespace}.svc"),
+            // Members in the pods of the control plane.
+            format!("*.{embedded}.{namespace}"),
+            format!("*.{embedded}.{namespace}.svc"),
         ]);
     }
     names

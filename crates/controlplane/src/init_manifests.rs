@@ -4,7 +4,9 @@
 //! which are no longer among the manifests are removed, and so that what a tenant changes stays changed until the manifests
 //! change. The same ConfigMap says how it went.
 //!
-//! Follows: vCluster `pkg/controllers/deploy`; helm charts are not deployed (the configuration refuses them).
+//! Charts come after them: [`crate::charts`].
+//!
+//! Follows: vCluster `pkg/controllers/deploy`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
@@ -18,6 +20,8 @@ use base64::engine::general_purpose::STANDARD;
 use config::Config;
 use informer::{ApiError, Backoff, DeleteOptions, PatchType, Resource, Rest};
 use tokio_util::sync::CancellationToken;
+
+use crate::charts::{ChartError, Charts};
 
 const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
 const NAMESPACE: &str = "kube-system";
@@ -39,6 +43,8 @@ enum DeployError {
     Delete { object: String, source: ApiError },
     #[error("cannot keep the status: {0}")]
     Status(ApiError),
+    #[error(transparent)]
+    Chart(#[from] ChartError),
 }
 
 /// Applies the manifests of one cluster.
@@ -47,6 +53,8 @@ pub(crate) struct InitManifests {
     pub host_namespace: String,
     pub config: Arc<Config>,
     pub server: ApiServer,
+    /// Who deploys charts; nobody in a hub.
+    pub charts: Option<Charts>,
 }
 
 /// What tells an object from others.
@@ -117,7 +125,8 @@ impl InitManifests {
         let map = match rest.get(&CONFIG_MAPS, NAMESPACE, NAME).await {
             Ok(map) => map,
             Err(error) if error.is_not_found() => {
-                if deploy.manifests.is_empty() && deploy.manifests_template.is_empty() {
+                let charts = self.charts.is_some() && !deploy.helm.is_empty();
+                if deploy.manifests.is_empty() && deploy.manifests_template.is_empty() && !charts {
                     return Ok(());
                 }
                 let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}});
@@ -137,8 +146,16 @@ impl InitManifests {
         };
         let result: Result<String, DeployError> = result.await;
         let kept = result.as_ref().map_or(applied.as_str(), String::as_str);
-        self.tell(rest, &before, kept, result.as_ref().err()).await?;
-        result.map(drop)
+        let earlier = before.array_at(&["charts"]);
+        let (charts, chart_error) = match (&self.charts, &result) {
+            (Some(charts), Ok(_)) => charts.deploy(rest, &deploy.helm, earlier).await,
+            _ => (earlier.to_vec(), None),
+        };
+        self.tell(rest, &before, kept, result.as_ref().err(), charts).await?;
+        match chart_error {
+            Some(error) => Err(error.into()),
+            None => result.map(drop),
+        }
     }
 
     async fn tell(
@@ -147,12 +164,22 @@ impl InitManifests {
         before: &Value,
         applied: &str,
         error: Option<&DeployError>,
+        charts: Vec<Value>,
     ) -> Result<(), DeployError> {
         let mut manifests = match error {
             None => json!({"phase": "Success"}),
             Some(error) => json!({"phase": "Failed", "reason": "InstallFailed", "message": (error.to_string())}),
         };
-        let mut status = manifests.clone();
+        let failed = charts.iter().find(|chart| chart.str_at(&["phase"]) != "Success");
+        let mut status = match failed.filter(|_| error.is_none()) {
+            Some(chart) => {
+                json!({"phase": "Failed", "reason": (chart["reason"].clone()), "message": (chart["message"].clone())})
+            }
+            None => manifests.clone(),
+        };
+        if !charts.is_empty() {
+            status["charts"] = Value::Array(charts);
+        }
         if !applied.is_empty() {
             manifests["lastAppliedManifests"] = compress(applied).into();
         }
@@ -296,7 +323,7 @@ mod tests {
         let config = Arc::new(Config::from_yaml("t", values).unwrap());
         let rest = Rest::new(server.kube_client(UserInfo::admin()), "alcove");
         let server = server.clone();
-        (InitManifests { name: "team-a".into(), host_namespace: "host".into(), config, server }, rest)
+        (InitManifests { name: "team-a".into(), host_namespace: "host".into(), config, server, charts: None }, rest)
     }
 
     async fn status(rest: &Rest) -> Value {

@@ -12,9 +12,11 @@
 mod backing_store;
 mod central;
 mod certificates;
+mod charts;
 mod deny;
 mod distro;
 pub mod dns;
+mod embedded_etcd;
 mod follow;
 mod gate;
 mod host;
@@ -54,6 +56,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
 use crate::distro::Distro;
+use crate::embedded_etcd::EmbeddedEtcd;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
@@ -61,6 +64,7 @@ pub use backing_store::BackingStoreError;
 pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
 pub use distro::DistroError;
+pub use embedded_etcd::EmbeddedEtcdError;
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
@@ -127,6 +131,7 @@ pub struct ControlPlane {
     operations: Arc<Operations>,
     dns: Option<dns::ClusterDns>,
     distro: Option<Distro>,
+    etcd: Option<EmbeddedEtcd>,
 }
 
 /// Why a control plane did not start.
@@ -146,6 +151,8 @@ pub enum StartError {
     Secure(#[from] apiserver::secure::SecureError),
     #[error("controlPlane.backingStore")]
     BackingStore(#[from] BackingStoreError),
+    #[error("controlPlane.backingStore.etcd.embedded")]
+    EmbeddedEtcd(#[from] EmbeddedEtcdError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
@@ -306,6 +313,19 @@ impl ControlPlane {
             Some(host) if !shared => host.awaited_data(&name).await?,
             _ => None,
         };
+        let embedded = match &binaries {
+            Some(binaries) if !shared && embedded_etcd::is_wanted(&config) => {
+                let place = embedded_etcd::Place {
+                    name: &name,
+                    namespace,
+                    data_dir: data_dir.as_deref(),
+                    binaries,
+                    replica: replica.as_ref(),
+                };
+                Some(EmbeddedEtcd::start(&config, &place, &certificates)?)
+            }
+            _ => None,
+        };
         let (store, found) = match store {
             Some(store) => (store, Found::Own),
             None => {
@@ -314,6 +334,8 @@ impl ControlPlane {
                     namespace,
                     default: database.as_ref(),
                     etcd: etcd.as_deref(),
+                    embedded: embedded.as_ref(),
+                    data_dir: data_dir.as_deref(),
                     certificates: &certificates,
                 };
                 open_restored(data_dir.as_deref(), &config, &owner, awaited.as_deref()).await?
@@ -355,6 +377,7 @@ impl ControlPlane {
             host: host.clone().zip(service).zip(link).map(|((host, service), link)| (host, service, link)),
             state,
             upstream: distro.is_some(),
+            helm: binaries.as_ref().map(|folder| (folder.join("helm"), loopback(address))),
         });
         let mut control_plane = ControlPlane {
             access,
@@ -373,6 +396,7 @@ impl ControlPlane {
             operations,
             dns: None,
             distro,
+            etcd: embedded,
         };
         let started = async {
             if found == Found::Nothing {
@@ -565,7 +589,15 @@ impl ControlPlane {
         if !self.shared {
             self.store.close().await;
         }
+        if let Some(etcd) = &self.etcd {
+            etcd.stop().await;
+        }
     }
+}
+
+/// How programs beside this process reach the API.
+pub(crate) fn loopback(front: SocketAddr) -> String {
+    if front.ip().is_unspecified() { format!("https://127.0.0.1:{}", front.port()) } else { format!("https://{front}") }
 }
 
 /// What a cluster starts with.

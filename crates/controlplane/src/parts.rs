@@ -7,6 +7,7 @@
 //!   last renewal, others wait for `lease_duration`.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::StartError;
 use crate::certificates::Certificates;
+use crate::charts::Charts;
 use crate::host::{Host, HostService};
 use crate::init_manifests::InitManifests;
 use crate::kubeconfigs::Kubeconfigs;
@@ -55,6 +57,8 @@ pub(crate) struct Parts {
     pub state: Arc<State>,
     /// kube-controller-manager and kube-scheduler run: ours do not.
     pub upstream: bool,
+    /// The `helm` program, and where it reaches the API.
+    pub helm: Option<(PathBuf, String)>,
 }
 
 /// Parts that work.
@@ -111,6 +115,11 @@ impl Parts {
             host_namespace: self.host.as_ref().map(|(host, ..)| host.namespace.clone()).unwrap_or_default(),
             config: Arc::clone(&self.config),
             server: self.server.clone(),
+            charts: self.helm.as_ref().map(|(program, server)| Charts {
+                program: program.clone(),
+                server: server.clone(),
+                certificates: Arc::clone(&self.certificates),
+            }),
         };
         tasks.spawn(manifests.run(cancel.clone()));
         Ok(Working { manager, scheduler: self.scheduler(), cancel, tasks })

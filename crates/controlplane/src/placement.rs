@@ -1,7 +1,7 @@
 //! What must hold on the host before a cluster is started there.
 
 use apimachinery::Value;
-use config::Config;
+use config::{Config, StoreType};
 use deploy::names;
 use informer::PatchType;
 
@@ -16,6 +16,10 @@ pub enum PlacementError {
     Taken { namespace: String, other: String },
     #[error("the data of this virtual cluster is in a store of kind {before}; it cannot be changed to {now}")]
     Store { before: String, now: &'static str },
+    #[error(
+        "the data of this virtual cluster is in a store of kind {before}; it is moved to {now} with one replica only"
+    )]
+    Several { before: String, now: &'static str },
     #[error("the host cluster")]
     Host(#[from] HostError),
 }
@@ -43,6 +47,10 @@ pub async fn check(host: &Host, name: &str, config: &Config) -> Result<(), Place
     let now = config.store_type();
     if !before.is_empty() && !now.may_follow(before) {
         return Err(PlacementError::Store { before: before.to_string(), now: now.as_str() });
+    }
+    let replicas = config.control_plane.stateful_set.high_availability.replicas;
+    if before == StoreType::EmbeddedDatabase.as_str() && now == StoreType::EmbeddedEtcd && replicas > 1 {
+        return Err(PlacementError::Several { before: before.to_string(), now: now.as_str() });
     }
     if before != now.as_str() {
         let mut patch = apimachinery::json!({"metadata": {"annotations": {}}});

@@ -9,9 +9,10 @@ use syncer::names::{Names, NamespaceRule, NamespacedName};
 use syncer::patches::{Mode, Patch, Path};
 use syncer::script::Script;
 use syncer::settings::{
-    CustomImport, CustomKind, GatewayImport, GatewaySettings, Import, ImportMapping, Nodes, PodSettings,
+    CustomImport, CustomKind, GatewayImport, GatewaySettings, Import, ImportMapping, Isolation, Nodes, PodSettings,
     ReplicatedService, RewriteHosts, RouteOverride, RoutePolicy, Settings, Wanted,
 };
+use syncer::types::address_block::AddressBlock;
 
 /// A value of the configuration that the syncer cannot act on.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,7 @@ pub(crate) fn settings(name: &str, config: &Config, own_image: Option<&str>) -> 
             _ => None,
         },
         host_path_mapper: config.control_plane.host_path_mapper.enabled,
-        isolate_network: config.policies.network_policy.enabled,
+        isolate_network: isolation(config),
         replicate_to_host: config
             .networking
             .replicate_services
@@ -183,6 +184,29 @@ pub(crate) fn settings(name: &str, config: &Config, own_image: Option<&str>) -> 
         proxy_kubelets_by_hostname: config.networking.advanced.proxy_kubelets.by_hostname,
         proxy_kubelets_by_ip: config.networking.advanced.proxy_kubelets.by_ip,
         ..Settings::default()
+    })
+}
+
+/// Addresses that the cloud hands credentials out on are never public.
+const LINK_LOCAL: &str = "169.254.0.0/16";
+
+fn isolation(config: &Config) -> Option<Isolation> {
+    let policy = &config.policies.network_policy;
+    let public = &policy.workload.public_egress;
+    policy.enabled.then(|| {
+        let mut blocks = Vec::new();
+        if public.enabled {
+            let mut block = AddressBlock { cidr: public.cidr.clone(), except: public.except.clone() };
+            let everything = public.cidr == "0.0.0.0/0";
+            if everything && !block.except.iter().any(|range| range == LINK_LOCAL) {
+                block.except.push(LINK_LOCAL.into());
+            }
+            blocks.push(block);
+            if everything {
+                blocks.push(AddressBlock::new("::/0", &["::1/128", "fc00::/7", "fe80::/10"]));
+            }
+        }
+        Isolation { public: blocks }
     })
 }
 
@@ -475,7 +499,6 @@ networking:
     toHost: [{from: default/web, to: edge/web}]
     fromHost: [{from: shared/db, to: tools/db}]
 policies: {podSecurityStandard: restricted, networkPolicy: {enabled: true}}
-controlPlane: {hostPathMapper: {enabled: true}}
 sync:
   toHost:
     pods:
@@ -516,8 +539,10 @@ sync:
         .unwrap();
         assert_eq!(all.replicate_to_host[0].to, NamespacedName::new("edge", "web"));
         assert_eq!(all.replicate_from_host[0].from, NamespacedName::new("shared", "db"));
-        assert_eq!((all.pod_security, all.isolate_network), (Some(Level::Restricted), true));
-        assert!(all.host_path_mapper && all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
+        assert_eq!(all.pod_security, Some(Level::Restricted));
+        let public = all.isolate_network.as_ref().map(|isolation| isolation.public.clone()).unwrap_or_default();
+        assert!(public[0].except.contains(&"169.254.0.0/16".to_owned()) && public.len() == 2, "{public:?}");
+        assert!(all.persistent_volumes && all.resource_claims && all.virtual_scheduler);
         assert!(all.pods.rewrite_hosts.as_ref().is_some_and(|r| r.image.ends_with("busybox")), "{:?}", all.pods);
         assert_eq!(all.pods.host_schedulers, ["gpu"]);
         assert_eq!(all.patches["pods"].len(), 1);
@@ -536,6 +561,8 @@ sync:
         assert_eq!((gateways.policy, gateways.hide_certificates), (RoutePolicy::None, true));
         assert_eq!(gateways.overrides[0].policy, Some(RoutePolicy::All));
         assert_eq!(all.import_custom_resources.len(), 2);
+        let mapper = read("controlPlane: {hostPathMapper: {enabled: true}}");
+        assert!(settings("a", &mapper, None).unwrap().host_path_mapper);
         let config =
             read("sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {\"team-*\": \"${name}-*\"}}}}}");
         assert_eq!(names("a", "h", &config).host_namespace("team-x"), "a-x");

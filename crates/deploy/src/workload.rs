@@ -151,9 +151,12 @@ fn template(release: &Release<'_>) -> Result<Value, RenderError> {
     Ok(json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}))
 }
 
-/// Does the pod run upstream's kube-apiserver, which comes in an image of its own?
+/// Does the pod run upstream's programs, which come in an image of their own?
 fn upstream(release: &Release<'_>) -> bool {
-    release.config.control_plane.distro.k8s.enabled
+    let control_plane = &release.config.control_plane;
+    control_plane.distro.k8s.enabled
+        || control_plane.backing_store.etcd.embedded.enabled
+        || !release.config.experimental.deploy.vcluster.helm.is_empty()
 }
 
 /// Copies upstream's binaries to where the control plane starts them.

@@ -357,7 +357,7 @@ mod tests {
             let (_, code, length) = CODES.iter().find(|(character, _, _)| *character == byte).unwrap();
             bits += &format!("{code:0width$b}", width = *length as usize);
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let bytes: Vec<u8> =

@@ -35,8 +35,8 @@ const MASTER_LEASES: &[u8] = b"/registry/masterleases/";
 const PODS: &[u8] = b"/registry/pods/";
 const CONFIG_MAPS: &[u8] = b"/registry/configmaps/";
 const ROOT_CA: &[u8] = b"/kube-root-ca.crt";
-/// Written and removed again to get to a revision.
-const BUMP_KEY: &str = "/alcove/restore";
+/// Written and removed again to get to a revision. Several keys: writes to one of them at the same time are in each other's way.
+const BUMP_KEYS: &str = "/alcove/restore/";
 
 /// Why a snapshot was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -207,10 +207,10 @@ pub async fn into_store(store: &Store, content: &Content) -> Result<Restored, Re
     if missing > BUMP_WRITES_MAX {
         tracing::warn!(missing, "the restored store stays behind the revision of the snapshot");
     }
-    let bump = (0..missing.min(BUMP_WRITES_MAX))
-        .map(|_| (Bytes::from_static(BUMP_KEY.as_bytes()), Op::Put { value: Bytes::new(), lease: 0 }));
-    apply(store, bump).await?;
-    store.txn(Bytes::from_static(BUMP_KEY.as_bytes()), Expect::Any, Op::Delete).await?;
+    let bump_keys: Vec<Bytes> = (0..WRITES).map(|number| Bytes::from(format!("{BUMP_KEYS}{number}"))).collect();
+    let bump = (0..missing.min(BUMP_WRITES_MAX)).zip(bump_keys.iter().cycle());
+    apply(store, bump.map(|(_, key)| (key.clone(), Op::Put { value: Bytes::new(), lease: 0 }))).await?;
+    apply(store, bump_keys.into_iter().map(|key| (key, Op::Delete))).await?;
     let revision = store.current_revision();
     if let Err(error) = store.compact(revision).await {
         // Only history stays readable a little longer.
@@ -314,6 +314,41 @@ mod tests {
             assert!(restored.revision >= before + REVISION_BUMP);
             assert_eq!(holds(&store).await, want);
             assert_eq!(store.compact_revision(), restored.revision);
+            store.close().await;
+        }
+    }
+
+    /// The same on real servers, each read again by another process's eyes: a store opened afterwards.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[allow(clippy::print_stdout, reason = "skipped servers, shown when a test fails")]
+    async fn a_store_on_a_server_holds_what_the_snapshot_holds() {
+        use store::servers::{Kind, Server, StartError};
+        use store::{Endpoint, TlsFiles};
+        let folder = tempfile::tempdir().unwrap();
+        for kind in [Kind::Postgres, Kind::Mysql, Kind::Etcd] {
+            let server = match Server::start(kind, folder.path()) {
+                Ok(server) => server,
+                Err(StartError::NotInstalled(what)) => {
+                    println!("skipped: {what} is not installed");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let endpoint = Endpoint::parse(&server.url("restored")).unwrap();
+            let tls = TlsFiles::default();
+            let content = content(Some(500));
+            let want: Vec<_> = content.entries.clone().into_iter().collect();
+            let store = endpoint.open(&tls, Options::default()).await.unwrap();
+            put(&store, "/registry/a").await;
+            put(&store, "/registry/gone").await;
+            let before = store.current_revision();
+            let restored = into_store(&store, &content).await.unwrap();
+            assert!(restored.revision >= before.max(500) + REVISION_BUMP, "{kind:?}: {restored:?} after {before}");
+            store.close().await;
+            let store = endpoint.open(&tls, Options::default()).await.unwrap();
+            assert_eq!(holds(&store).await, want, "{kind:?}");
+            assert_eq!(store.current_revision(), restored.revision, "{kind:?}");
+            put(&store, "/registry/late").await;
             store.close().await;
         }
     }

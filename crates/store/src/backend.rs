@@ -13,6 +13,8 @@
 //! - What `load` says after a crash contains every batch that was answered, and a newest revision that is not below any
 //!   revision ever answered, even if compaction has removed the rows.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use bytes::Bytes;
@@ -97,10 +99,49 @@ pub struct Batch {
     pub leases: Vec<LeaseChange>,
 }
 
+/// A batch as rows of a database that keeps a log, where each key is in it, and leases.
+pub(crate) struct Rows<'a> {
+    pub log: Vec<LogRow<'a>>,
+    /// Where each key is afterwards; none: gone.
+    pub live: BTreeMap<&'a Bytes, Option<Position>>,
+    /// The time in seconds of each lease afterwards; none: gone.
+    pub leases: BTreeMap<i64, Option<i64>>,
+}
+
+/// A record in the log.
+pub(crate) struct LogRow<'a> {
+    pub place: Position,
+    /// Where the write before it to the same key is, 0 when there is none; none: the database knows.
+    pub prev: Option<Position>,
+    pub record: &'a Record,
+}
+
 impl Batch {
     /// The records with their positions.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (Position, &Record)> {
         positions(self.records.iter().map(Record::revision)).into_iter().zip(&self.records)
+    }
+
+    /// The rows to be written.
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        let mut live = BTreeMap::new();
+        let log = self.placed().map(|(place, record)| {
+            let own = live.insert(&record.kv.key, (!record.deleted).then_some(place));
+            let prev = match (record.prev_revision, own) {
+                (0, _) => Some(0),
+                // Written by this batch: where, or not any more.
+                (_, Some(own)) => Some(own.unwrap_or(0)),
+                (_, None) => None,
+            };
+            LogRow { place, prev, record }
+        });
+        let log = log.collect();
+        // The last change of a lease counts.
+        let leases = self.leases.iter().map(|change| match change {
+            LeaseChange::Grant(lease) => (lease.id, Some(lease.ttl_seconds)),
+            LeaseChange::Revoke { id } => (*id, None),
+        });
+        Rows { log, live, leases: leases.collect() }
     }
 }
 

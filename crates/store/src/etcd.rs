@@ -58,6 +58,8 @@ pub struct Etcd {
 struct Watching {
     /// Kept: the stream ends with it.
     _requests: mpsc::Sender<pb::WatchRequest>,
+    /// The member that tells.
+    member: usize,
     stream: Streaming<pb::WatchResponse>,
     events: VecDeque<pb::Event>,
     /// The compaction that ended the watch.
@@ -144,8 +146,9 @@ impl Etcd {
         let gone = |_| BackendError::new(format!("watch {}", self.shown), "the stream ended at once");
         requests.send(create).await.map_err(gone)?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let member = self.client.member();
         let stream = self.client.watch(stream).await.map_err(self.failure("watch"))?;
-        let mut watching = Watching { _requests: requests, stream, events: VecDeque::new(), compacted: None };
+        let mut watching = Watching { _requests: requests, member, stream, events: VecDeque::new(), compacted: None };
         let late = |_| BackendError::new(format!("watch {}", self.shown), "it did not begin in time");
         // The first answer says that the watch is there.
         tokio::time::timeout(BEGIN, self.receive(&mut watching)).await.map_err(late)??;
@@ -154,8 +157,13 @@ impl Etcd {
 
     /// Takes the next answer into the buffer.
     async fn receive(&self, watching: &mut Watching) -> Result<(), BackendError> {
-        let answer = watching.stream.message().await.map_err(self.failure("watch"))?;
         let ended = |why: &str| BackendError::new(format!("watch {}", self.shown), why);
+        let answer = tokio::select! {
+            biased;
+            answer = watching.stream.message() => answer.map_err(self.failure("watch"))?,
+            // It has not answered somebody: what it would tell may come never, or late.
+            () = self.client.left(watching.member) => return Err(ended("another member is asked now")),
+        };
         let answer = answer.ok_or_else(|| ended("the stream ended"))?;
         if answer.compact_revision > 0 {
             watching.compacted = Some(unsigned(answer.compact_revision));

@@ -63,6 +63,16 @@ pub struct Server {
     folder: PathBuf,
     port: u16,
     tls: Option<ServerTls>,
+    member: Option<Member>,
+}
+
+/// One of several members of an etcd cluster.
+#[derive(Clone, Debug)]
+struct Member {
+    name: String,
+    peer: String,
+    /// All of them, as `--initial-cluster` has it.
+    cluster: String,
 }
 
 /// Why there is no server.
@@ -207,8 +217,8 @@ impl Server {
             Kind::Etcd => {}
         }
         let port = free_port().map_err(io)?;
-        let (child, _parent) = Server::spawn(kind, &folder, port, tls.as_ref())?;
-        let mut server = Server { kind, child, _parent, folder, port, tls };
+        let (child, _parent) = Server::spawn(kind, &folder, port, tls.as_ref(), None)?;
+        let mut server = Server { kind, child, _parent, folder, port, tls, member: None };
         server.wait()?;
         Ok(server)
     }
@@ -220,13 +230,42 @@ impl Server {
         std::fs::create_dir_all(&folder).map_err(io)?;
         std::fs::rename(data, folder.join("data")).map_err(io)?;
         let port = free_port().map_err(io)?;
-        let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port, None)?;
-        let mut server = Server { kind: Kind::Etcd, child, _parent, folder, port, tls: None };
+        let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port, None, None)?;
+        let mut server = Server { kind: Kind::Etcd, child, _parent, folder, port, tls: None, member: None };
         server.wait()?;
         Ok(server)
     }
 
-    fn spawn(kind: Kind, folder: &Path, port: u16, tls: Option<&ServerTls>) -> Result<(Child, Sender<()>), StartError> {
+    /// Starts an etcd cluster of so many members. Blocks.
+    pub fn start_etcd_members(folder: &Path, count: usize) -> Result<Vec<Server>, StartError> {
+        let io = |source| StartError::Program { program: "etcd".to_string(), source };
+        let mut peers = Vec::new();
+        for number in 0..count {
+            peers.push((format!("member-{number}"), format!("http://127.0.0.1:{}", free_port().map_err(io)?)));
+        }
+        let cluster: Vec<String> = peers.iter().map(|(name, peer)| format!("{name}={peer}")).collect();
+        let mut servers = Vec::new();
+        for (name, peer) in peers {
+            let folder = folder.join(format!("etcd-{:08x}", rand::random::<u32>()));
+            std::fs::create_dir_all(&folder).map_err(io)?;
+            let port = free_port().map_err(io)?;
+            let member = Member { name, peer, cluster: cluster.join(",") };
+            let (child, _parent) = Server::spawn(Kind::Etcd, &folder, port, None, Some(&member))?;
+            let member = Some(member);
+            servers.push(Server { kind: Kind::Etcd, child, _parent, folder, port, tls: None, member });
+        }
+        // None answers before most of them are there.
+        servers.iter_mut().try_for_each(Server::wait)?;
+        Ok(servers)
+    }
+
+    fn spawn(
+        kind: Kind,
+        folder: &Path,
+        port: u16,
+        tls: Option<&ServerTls>,
+        member: Option<&Member>,
+    ) -> Result<(Child, Sender<()>), StartError> {
         let (certificate, key, authorities) = (folder.join("tls.crt"), folder.join("tls.key"), folder.join("ca.crt"));
         let clients = tls.is_some_and(|tls| tls.client_authorities.is_some());
         let data = folder.join("data");
@@ -279,14 +318,21 @@ impl Server {
                 let mut command = command(&program, "");
                 let scheme = if tls.is_some() { "https" } else { "http" };
                 let client = format!("{scheme}://127.0.0.1:{port}");
-                // Nobody dials the only member's peer address, but it has to be free.
-                let peer = format!("http://127.0.0.1:{}", free_port().map_err(io)?);
-                command.arg("--data-dir").arg(&data).args(["--name", "default", "--log-level", "error"]);
+                let member = match member {
+                    Some(member) => member.clone(),
+                    // Nobody dials the only member's peer address, but it has to be free.
+                    None => {
+                        let peer = format!("http://127.0.0.1:{}", free_port().map_err(io)?);
+                        Member { name: "default".to_string(), cluster: format!("default={peer}"), peer }
+                    }
+                };
+                let peer = &member.peer;
+                command.arg("--data-dir").arg(&data).args(["--name", &member.name, "--log-level", "error"]);
                 // Our largest value is larger than what etcd takes by default.
                 command.args(["--max-request-bytes", "8388608"]);
                 command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-                command.args(["--initial-cluster", &format!("default={peer}")]);
+                command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+                command.args(["--initial-cluster", &member.cluster]);
                 if tls.is_some() {
                     command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
                 }
@@ -424,7 +470,10 @@ impl Server {
     pub fn restart(&mut self) -> Result<(), StartError> {
         let until = Instant::now() + START;
         loop {
-            (self.child, self._parent) = Server::spawn(self.kind, &self.folder, self.port, self.tls.as_ref())?;
+            (self.child, self._parent) = {
+                let (tls, member) = (self.tls.as_ref(), self.member.as_ref());
+                Server::spawn(self.kind, &self.folder, self.port, tls, member)?
+            };
             match self.wait() {
                 // Processes of the one that was killed may need a moment to end.
                 Err(StartError::Silent { .. }) if self.has_ended() && Instant::now() < until => {

@@ -87,6 +87,15 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendErro
     Ok(found)
 }
 
+/// A client's configuration that takes any certificate: the connection is encrypted, and that is all. For servers that have
+/// certificates of their own making, and for users who ask for it.
+pub fn unchecked_client_config() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }));
+    Ok(builder.with_no_client_auth())
+}
+
 /// A client's configuration.
 pub(crate) fn client_config(files: &TlsFiles, trust: Trust) -> Result<ClientConfig, BackendError> {
     let provider = Arc::new(aws_lc_rs::default_provider());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use apimachinery::Value;
 
 use crate::names::NamespacedName;
+use crate::types::address_block::AddressBlock;
 
 /// Which objects of a kind go to the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +187,13 @@ pub struct ReplicatedService {
     pub to: NamespacedName,
 }
 
+/// What the administrator leaves open to a tenant whose pods are closed to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// Addresses beyond the virtual cluster (`policies.networkPolicy.workload.publicEgress`).
+    pub public: Vec<AddressBlock>,
+}
+
 /// Everything the syncer is told. Defaults are vCluster's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -261,7 +269,7 @@ pub struct Settings {
     /// Paths of the host that show other tenants' data are replaced by this cluster's own (`controlPlane.hostPathMapper`).
     pub host_path_mapper: bool,
     /// The host closes the tenant's pods to others by default (`policies.networkPolicy`): no rule of the tenant opens them.
-    pub isolate_network: bool,
+    pub isolate_network: Option<Isolation>,
     /// Kubernetes versions as `(major, minor)`, when known.
     pub host_version: Option<(u32, u32)>,
     pub virtual_version: Option<(u32, u32)>,
@@ -323,7 +331,7 @@ impl Default for Settings {
             allow_external_ips: false,
             pod_security: None,
             host_path_mapper: false,
-            isolate_network: false,
+            isolate_network: None,
             host_version: None,
             virtual_version: None,
             kubelet_version: "v1.36.0".into(),

@@ -229,3 +229,109 @@ async fn programs_that_are_missing_or_end_at_once_are_named() {
     assert!(said.contains("kube-apiserver ended") && said.contains("exit status: 2"), "{said}");
     world.host.stop().await;
 }
+
+// A skipped test says so.
+#[allow(clippy::print_stdout)]
+#[tokio::test(flavor = "multi_thread")]
+async fn data_moves_from_the_file_into_an_embedded_etcd_and_survives_kill_9() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let Some(binaries) = std::env::split_paths(&paths).find(|folder| folder.join("etcd").is_file()) else {
+        println!("skipped: etcd is not installed");
+        return;
+    };
+    let binaries = binaries.display().to_string();
+    let more = ["--binaries", binaries.as_str()];
+    let world = World::new("").await;
+    let served = world.serve("data", "team-a-0").await;
+    let tenant = world.tenant(&served).await;
+    create_pod(&tenant, "one").await;
+    runs(&tenant, "one").await;
+    let before = tenant.get(&PODS, "default", "one").await.unwrap();
+    end(served).await;
+
+    use_config(&world, "controlPlane: {backingStore: {etcd: {embedded: {enabled: true}}}}");
+    let served = world.serve_with("data", "team-a-0", &more).await;
+    let tenant = world.tenant(&served).await;
+    let moved = tenant.get(&PODS, "default", "one").await.unwrap();
+    assert_eq!(moved["metadata"]["uid"], before["metadata"]["uid"]);
+    let data = world.home.path().join("data");
+    assert!(data.join("state.db.moved").exists() && !data.join("state.db").exists());
+    tenant.create(&CONFIG_MAPS, "default", &config_map("kept")).await.unwrap();
+    let text = std::fs::read_to_string(data.join("etcd.pid")).unwrap();
+    let member: u32 = text.trim().parse().unwrap();
+    served.kill();
+    assert!(is_running(member), "nobody has told it to end");
+
+    // The member that was left behind gives way to the new one.
+    let served = world.serve_with("data", "team-a-0", &more).await;
+    assert!(!is_running(member));
+    let tenant = world.tenant(&served).await;
+    tenant.get(&CONFIG_MAPS, "default", "kept").await.unwrap();
+    runs(&tenant, "one").await;
+    end(served).await;
+    assert!(!data.join("etcd.pid").exists(), "a member was left behind");
+
+    // An etcd is not given up for a file.
+    use_config(&world, "");
+    let said = world.refused(&[]);
+    assert!(said.contains("embedded-etcd") && said.contains("cannot be changed"), "{said}");
+    world.host.stop().await;
+}
+
+/// A chart with one ConfigMap, packed as helm wants it, in base64.
+fn chart(home: &Path) -> String {
+    use base64::Engine;
+    let folder = home.join("greeting");
+    std::fs::create_dir_all(folder.join("templates")).unwrap();
+    std::fs::write(folder.join("Chart.yaml"), "apiVersion: v2\nname: greeting\nversion: 0.1.0\n").unwrap();
+    std::fs::write(folder.join("values.yaml"), "word: hello\n").unwrap();
+    let template =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {word: {{ .Values.word }}}\n";
+    std::fs::write(folder.join("templates/map.yaml"), template).unwrap();
+    let packed = std::process::Command::new("tar").args(["-czf", "chart.tgz", "greeting"]).current_dir(home).status();
+    assert!(packed.unwrap().success());
+    base64::engine::general_purpose::STANDARD.encode(std::fs::read(home.join("chart.tgz")).unwrap())
+}
+
+// A skipped test says so.
+#[allow(clippy::print_stdout)]
+#[tokio::test(flavor = "multi_thread")]
+async fn charts_of_the_configuration_are_installed_upgraded_and_uninstalled() {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let Some(binaries) = std::env::split_paths(&paths).find(|folder| folder.join("helm").is_file()) else {
+        println!("skipped: there is no helm");
+        return;
+    };
+    let binaries = binaries.display().to_string();
+    let more = ["--binaries", binaries.as_str()];
+    let world = World::new("").await;
+    let bundle = chart(world.home.path());
+    let with = |values: &str| {
+        format!(
+            "experimental: {{deploy: {{vcluster: {{helm: [{{release: {{name: hi, namespace: greetings}}, values: '{values}', bundle: {bundle}}}]}}}}}}"
+        )
+    };
+    let mut word = None;
+    for (config, want) in [(with(""), Some("hello")), (with("word: servus"), Some("servus")), ("{}".to_string(), None)]
+    {
+        use_config(&world, &config);
+        let served = world.serve_with("data", "team-a-0", &more).await;
+        let tenant = world.tenant(&served).await;
+        eventually("what the configuration says", async || {
+            let found = tenant.get(&CONFIG_MAPS, "greetings", "hi").await;
+            word = found.ok().map(|map| map.str_at(&["data", "word"]).to_string());
+            (word.as_deref() == want).then_some(())
+        })
+        .await;
+        eventually("the status", async || {
+            let map = tenant.get(&CONFIG_MAPS, "kube-system", "vcluster-deploy").await.ok()?;
+            let text = map.str_at(&["metadata", "annotations", "vcluster.loft.sh/status"]);
+            let status = Value::from_slice(text.as_bytes()).ok()?;
+            let charts = status.array_at(&["charts"]).len();
+            (status.str_at(&["phase"]) == "Success" && charts == usize::from(want.is_some())).then_some(())
+        })
+        .await;
+        end(served).await;
+    }
+    world.host.stop().await;
+}

@@ -12,6 +12,7 @@ mod life;
 mod lifecycle;
 mod moving;
 mod serve;
+mod shared_store;
 mod snapshots;
 mod stores;
 mod support;

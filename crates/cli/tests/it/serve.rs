@@ -195,7 +195,7 @@ impl World {
         secret["data"].as_object().unwrap().iter().map(|(key, value)| (key.to_string(), decode(value))).collect()
     }
 
-    async fn host_pods(&self) -> BTreeMap<String, String> {
+    pub async fn host_pods(&self) -> BTreeMap<String, String> {
         let pods: Vec<Value> = self.rest.list_as(&PODS, NAMESPACE, "", "").await.unwrap();
         let text = |pod: &Value, path: &[&str]| pod.str_at(path).to_owned();
         pods.iter().map(|pod| (text(pod, &["metadata", "name"]), text(pod, &["metadata", "uid"]))).collect()
@@ -226,7 +226,7 @@ pub struct Served {
 
 impl Served {
     /// As when the node loses power.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -19,7 +19,6 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::flags::CommandLine;
 use super::lines;
 
 /// The pause before a program is started again; it is forgotten when the program has run for long enough.
@@ -31,7 +30,7 @@ const OWNER: &str = "ALCOVE_PROGRAM_OF";
 
 /// What is known of a program.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// 0: it does not run.
     pid: AtomicU64,
     starts: AtomicU64,
@@ -55,9 +54,10 @@ impl Health {
 }
 
 /// A program to be kept running.
-pub(super) struct Program {
+pub(crate) struct Program {
     pub name: &'static str,
-    pub line: CommandLine,
+    /// The program and its arguments.
+    pub line: Vec<String>,
     /// The directory of the cluster's data: where the program runs, and whose it is.
     pub folder: PathBuf,
     /// How long it may take to end.

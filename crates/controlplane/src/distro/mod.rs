@@ -8,7 +8,7 @@
 //! - kube-apiserver starts before what uses it and ends after it; the store's etcd face ends last.
 //! - Nothing that upstream's programs do ends this process: they are started again.
 
-mod child;
+pub(crate) mod child;
 mod files;
 mod flags;
 mod lines;
@@ -45,9 +45,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(300);
 const READY_PERIOD: Duration = Duration::from_millis(100);
 /// A program that ends this often before it was ever ready is not going to be.
 const FIRST_STARTS_MAX: u64 = 5;
-/// How long the programs may take to end. Together they stay below the pod's grace period.
-const GRACE: Duration = Duration::from_secs(4);
-const API_SERVER_GRACE: Duration = Duration::from_secs(6);
+/// How long the programs may take to end. Together with the requests that are waited for that is the pod's grace period.
+const GRACE: Duration = Duration::from_secs(3);
+const API_SERVER_GRACE: Duration = Duration::from_secs(4);
 /// The service range when the host's is not known. Source: `--service-cluster-ip-range` of kubeadm.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 
@@ -211,12 +211,10 @@ impl Distro {
     fn servers(&self, front: SocketAddr) -> Servers {
         let direct = format!("https://{}", self.upstream.address());
         let metrics = self.config.at("integrations.metricsServer.enabled").and_then(serde_json::Value::as_bool);
-        let through = if front.ip().is_unspecified() {
-            format!("https://127.0.0.1:{}", front.port())
-        } else {
-            format!("https://{front}")
-        };
-        Servers { controller_manager: if metrics == Some(true) { through } else { direct.clone() }, scheduler: direct }
+        Servers {
+            controller_manager: if metrics == Some(true) { crate::loopback(front) } else { direct.clone() },
+            scheduler: direct,
+        }
     }
 
     /// Serves the store as etcd; returns its URL.

@@ -65,6 +65,13 @@ impl Etcdctl {
             Some((before, _)) => before.to_string(),
             None => text,
         };
+        // How long a lease still has.
+        let text = match text.split_once("remaining(") {
+            Some((before, rest)) => {
+                format!("{before}remaining({}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
+            None => text,
+        };
         // Numbers of members, clusters and leases.
         let mut words = Vec::new();
         for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {

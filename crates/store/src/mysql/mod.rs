@@ -9,7 +9,6 @@
 
 mod connect;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use tokio::time::Instant;
 
 use self::connect::{Address, rows};
 use crate::backend::{
-    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, Record, last_position, positions, revision_of,
+    Backend, Batch, Followed, HistoryRange, LogRow, Position, Record, last_position, positions, revision_of,
 };
 use crate::error::{AppendError, BackendError, HistoryError, OpenError};
 use crate::tls::TlsFiles;
@@ -37,7 +36,7 @@ const FOLLOW_EVENTS: usize = 1000;
 /// Longest key of an InnoDB index.
 const KEY_BYTES: usize = 3072;
 
-/// Rows and bytes of one statement; a packet of the server is not larger than 16 MiB by default.
+/// Statement and bytes of one statement; a packet of the server is not larger than 16 MiB by default.
 const ROWS_MAX: usize = 64;
 const BYTES_MAX: usize = 4 << 20;
 
@@ -338,22 +337,16 @@ impl Mysql {
     }
 
     async fn insert(&self, connection: &mut Conn, batch: &Batch) -> Result<(), Error> {
-        // Where each key is afterwards; none: gone.
-        let mut live: HashMap<Bytes, Option<i64>> = HashMap::new();
-        let mut log = Rows::new(
+        let rows = batch.rows();
+        let mut log = Statement::new(
             "INSERT INTO alcove_log VALUES ",
             "(?, ?, COALESCE(?, (SELECT pos FROM alcove_live WHERE name = ?), 0), ?, ?, ?, ?, ?, ?)",
             "",
         );
-        for (place, record) in batch.placed() {
+        for LogRow { place, prev, record } in rows.log {
             let kv = &record.kv;
-            let own = live.insert(kv.key.clone(), (!record.deleted).then_some(sql(place)));
-            let prev = match (record.prev_revision, own) {
-                (0, _) => Value::Int(0),
-                (_, Some(own)) => Value::Int(own.unwrap_or(0)),
-                // To be looked up.
-                (_, None) => Value::NULL,
-            };
+            // None: to be looked up.
+            let prev = prev.map_or(Value::NULL, |prev| Value::Int(sql(prev)));
             let key = Value::Bytes(kv.key.to_vec());
             let row = vec![
                 Value::Int(sql(place)),
@@ -371,26 +364,24 @@ impl Mysql {
         }
         log.flush(connection).await?;
         let mut put =
-            Rows::new("INSERT INTO alcove_live VALUES ", "(?, ?)", " ON DUPLICATE KEY UPDATE pos = VALUES(pos)");
-        let mut gone = Rows::new("DELETE FROM alcove_live WHERE name IN (", "?", ")");
-        for (key, place) in live {
+            Statement::new("INSERT INTO alcove_live VALUES ", "(?, ?)", " ON DUPLICATE KEY UPDATE pos = VALUES(pos)");
+        let mut gone = Statement::new("DELETE FROM alcove_live WHERE name IN (", "?", ")");
+        for (key, place) in rows.live {
             let (size, key) = (key.len(), Value::Bytes(key.to_vec()));
             match place {
-                Some(place) => put.push(connection, vec![key, Value::Int(place)], size).await?,
+                Some(place) => put.push(connection, vec![key, Value::Int(sql(place))], size).await?,
                 None => gone.push(connection, vec![key], size).await?,
             }
         }
         put.flush(connection).await?;
         gone.flush(connection).await?;
-        for change in &batch.leases {
-            match change {
-                LeaseChange::Grant(lease) => {
+        for (id, ttl_seconds) in rows.leases {
+            match ttl_seconds {
+                Some(ttl_seconds) => {
                     let grant = "REPLACE INTO alcove_lease VALUES (?, ?, UTC_TIMESTAMP(3))";
-                    connection.exec_drop(grant, (lease.id, lease.ttl_seconds)).await?;
+                    connection.exec_drop(grant, (id, ttl_seconds)).await?;
                 }
-                LeaseChange::Revoke { id } => {
-                    connection.exec_drop("DELETE FROM alcove_lease WHERE id = ?", (*id,)).await?;
-                }
+                None => connection.exec_drop("DELETE FROM alcove_lease WHERE id = ?", (id,)).await?,
             }
         }
         Ok(())
@@ -459,8 +450,8 @@ impl Mysql {
     }
 }
 
-/// Rows on their way into one statement after the other.
-struct Rows {
+/// Statement on their way into one statement after the other.
+struct Statement {
     head: &'static str,
     shape: &'static str,
     tail: &'static str,
@@ -469,9 +460,9 @@ struct Rows {
     values: Vec<Value>,
 }
 
-impl Rows {
+impl Statement {
     fn new(head: &'static str, shape: &'static str, tail: &'static str) -> Self {
-        Rows { head, shape, tail, count: 0, size_bytes: 0, values: Vec::new() }
+        Statement { head, shape, tail, count: 0, size_bytes: 0, values: Vec::new() }
     }
 
     async fn push(&mut self, connection: &mut Conn, row: Vec<Value>, size_bytes: usize) -> Result<(), Error> {
@@ -530,8 +521,8 @@ impl Backend for Mysql {
             return Err(OpenError::NotEmpty { revision: head.revision });
         }
         let fill = async {
-            let mut log = Rows::new("INSERT INTO alcove_log VALUES ", "(?, ?, 0, ?, ?, ?, FALSE, ?, ?)", "");
-            let mut live = Rows::new("INSERT INTO alcove_live VALUES ", "(?, ?)", "");
+            let mut log = Statement::new("INSERT INTO alcove_log VALUES ", "(?, ?, 0, ?, ?, ?, FALSE, ?, ?)", "");
+            let mut live = Statement::new("INSERT INTO alcove_live VALUES ", "(?, ?)", "");
             for (place, kv) in positions(snapshot.kvs.iter().map(|kv| kv.mod_revision)).into_iter().zip(&snapshot.kvs) {
                 let key = Value::Bytes(kv.key.to_vec());
                 let row = vec![

@@ -15,7 +15,6 @@
 mod connect;
 mod sql;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,9 +27,7 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{Client, IsolationLevel, Row, SimpleQueryMessage, Transaction};
 
 use self::connect::{Address, Link};
-use crate::backend::{
-    Backend, Batch, Followed, HistoryRange, LeaseChange, Position, Record, last_position, positions, revision_of,
-};
+use crate::backend::{Backend, Batch, Followed, HistoryRange, Position, Record, last_position, positions, revision_of};
 use crate::error::{AppendError, BackendError, HistoryError, OpenError};
 use crate::tls::TlsFiles;
 use crate::types::{Event, EventKind, KeyRange, KeyValue, LeaseRecord, Revision, Snapshot};
@@ -301,20 +298,10 @@ impl Postgres {
         (before, after): (Revision, Revision),
         (fence, lease_epoch): (i64, i64),
     ) -> Result<bool, AppendError> {
-        let count = batch.records.len();
-        let (mut places, mut prevs) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        // Where each key is afterwards; none: gone.
-        let mut live: HashMap<&[u8], Option<i64>> = HashMap::new();
-        for (place, record) in batch.placed() {
-            let own = live.insert(&record.kv.key, (!record.deleted).then_some(sql(place)));
-            places.push(sql(place));
-            prevs.push(match (record.prev_revision, own) {
-                (0, _) => 0,
-                (_, Some(own)) => own.unwrap_or(0),
-                // To be looked up.
-                (_, None) => -1,
-            });
-        }
+        let rows = batch.rows();
+        let places: Vec<i64> = rows.log.iter().map(|row| sql(row.place)).collect();
+        // -1: to be looked up.
+        let prevs: Vec<i64> = rows.log.iter().map(|row| row.prev.map_or(-1, sql)).collect();
         let records = || batch.records.iter();
         let keys: Vec<&[u8]> = records().map(|record| &record.kv.key[..]).collect();
         let creates: Vec<i64> = records().map(|record| sql(record.kv.create_revision)).collect();
@@ -323,19 +310,11 @@ impl Postgres {
         let deleted: Vec<bool> = records().map(|record| record.deleted).collect();
         let values: Vec<&[u8]> = records().map(|record| &record.kv.value[..]).collect();
         let (put_keys, put_places): (Vec<&[u8]>, Vec<i64>) =
-            live.iter().filter_map(|(key, place)| place.map(|place| (*key, place))).unzip();
-        let gone: Vec<&[u8]> = live.iter().filter(|(_, place)| place.is_none()).map(|(key, _)| *key).collect();
-        // The last change of a lease counts.
-        let mut changes: HashMap<i64, Option<i64>> = HashMap::new();
-        for change in &batch.leases {
-            match change {
-                LeaseChange::Grant(lease) => changes.insert(lease.id, Some(lease.ttl_seconds)),
-                LeaseChange::Revoke { id } => changes.insert(*id, None),
-            };
-        }
+            rows.live.iter().filter_map(|(key, place)| Some((&key[..], sql((*place)?)))).unzip();
+        let gone: Vec<&[u8]> = rows.live.iter().filter(|(_, place)| place.is_none()).map(|(key, _)| &key[..]).collect();
         let (granted, ttls): (Vec<i64>, Vec<i64>) =
-            changes.iter().filter_map(|(id, ttl)| ttl.map(|ttl| (*id, ttl))).unzip();
-        let revoked: Vec<i64> = changes.iter().filter(|(_, ttl)| ttl.is_none()).map(|(id, _)| *id).collect();
+            rows.leases.iter().filter_map(|(id, ttl)| ttl.map(|ttl| (*id, ttl))).unzip();
+        let revoked: Vec<i64> = rows.leases.iter().filter(|(_, ttl)| ttl.is_none()).map(|(id, _)| *id).collect();
         let (before, after) = (sql(before), sql(after));
         let answer = tokio::time::timeout(
             connect::ANSWER,

@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod external;
 mod full;
+mod members;
 mod model;
 mod sqlite;
 mod tls;

@@ -11,6 +11,7 @@ use crate::names::{Names, NamespacedName};
 use crate::plan::{Action, LastSeen};
 use crate::settings::Settings;
 
+pub mod address_block;
 pub mod classes;
 pub mod configs;
 pub mod custom;

@@ -1,7 +1,8 @@
 //! NetworkPolicies: the tenant's rules about the tenant's pods, on the one network all pods share.
 //!
 //! Invariant: where the host keeps tenants apart, no rule of a tenant opens its pods to others. A rule without peers means
-//! "everyone" in a cluster of one's own; there it means everyone in the virtual cluster and the public internet.
+//! "everyone" in a cluster of one's own; there it means everyone in the virtual cluster and what the administrator calls public,
+//! and blocks of addresses are cut down to that.
 
 use apimachinery::{Value, json};
 
@@ -9,6 +10,7 @@ use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules};
 use crate::plan::{Action, LastSeen};
 use crate::selectors::{bind_selector, host_namespace_selector, host_selector, is_empty, merge_selectors};
+use crate::types::address_block::AddressBlock;
 use crate::types::{Context, Desired, Refusal, ToHost, object};
 
 pub struct NetworkPolicies;
@@ -16,9 +18,15 @@ pub struct NetworkPolicies;
 fn peers(peers: &[Value], namespace: &str, ctx: &Context<'_>) -> Vec<Value> {
     peers
         .iter()
-        .map(|peer| {
+        .flat_map(|peer| {
             if let Some(block) = peer.get("ipBlock").filter(|b| !b.is_null()) {
-                return json!({ "ipBlock": block });
+                return match &ctx.settings.isolate_network {
+                    None => vec![json!({ "ipBlock": block })],
+                    // Pods of others and the cloud's metadata have addresses too.
+                    Some(isolation) => {
+                        isolation.public.iter().filter_map(|public| Some(public.common(block)?.peer())).collect()
+                    }
+                };
             }
             let mut selector = match peer.get("podSelector").filter(|s| !s.is_null()) {
                 Some(selector) => host_selector(selector, ctx.names),
@@ -34,9 +42,9 @@ fn peers(peers: &[Value], namespace: &str, ctx: &Context<'_>) -> Vec<Value> {
             bind_selector(&mut selector, bound_to, ctx.names);
             if ctx.names.syncs_namespaces() {
                 // Pods of other virtual namespaces are in other host namespaces; the marker keeps it to this cluster.
-                return json!({"podSelector": selector, "namespaceSelector": {}});
+                return vec![json!({"podSelector": selector, "namespaceSelector": {}})];
             }
-            json!({ "podSelector": selector })
+            vec![json!({ "podSelector": selector })]
         })
         .collect()
 }
@@ -50,27 +58,28 @@ fn spec(policy: &Value, ctx: &Context<'_>) -> Value {
         let Some(list) = policy.at(&["spec", rules]).and_then(Value::as_array) else { continue };
         let list: Vec<Value> = list
             .iter()
-            .map(|rule| {
+            .filter_map(|rule| {
                 let mut host_rule = Value::object();
                 if let Some(ports) = rule.get("ports").filter(|p| !p.is_null()) {
                     host_rule["ports"] = ports.clone();
                 }
                 let listed = rule.array_at(&[side]);
-                if listed.is_empty() && !ctx.settings.isolate_network {
+                let translated = match (&ctx.settings.isolate_network, listed.is_empty()) {
                     // Everyone, as it is without any policy.
-                } else if listed.is_empty() {
-                    let mut everyone = Value::object();
-                    bind_selector(&mut everyone, None, ctx.names);
-                    host_rule[side] = json!([
-                        {"podSelector": everyone},
-                        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",
-                            "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]}},
-                        {"ipBlock": {"cidr": "::/0", "except": ["::1/128", "fc00::/7", "fe80::/10"]}},
-                    ]);
-                } else {
-                    host_rule[side] = Value::Array(peers(listed, namespace, ctx));
-                }
-                host_rule
+                    (None, true) => return Some(host_rule),
+                    (Some(isolation), true) => {
+                        let mut everyone = Value::object();
+                        bind_selector(&mut everyone, None, ctx.names);
+                        let own = json!({ "podSelector": everyone });
+                        std::iter::once(own).chain(isolation.public.iter().map(AddressBlock::peer)).collect()
+                    }
+                    (_, false) => peers(listed, namespace, ctx),
+                };
+                // A rule whose peers are all out of reach opens nothing; without peers it would open everything.
+                (!translated.is_empty()).then(|| {
+                    host_rule[side] = Value::Array(translated);
+                    host_rule
+                })
             })
             .collect();
         out[rules] = Value::Array(list);

@@ -6,7 +6,8 @@ use syncer::kind::{self, GATEWAY_GROUP};
 use syncer::metadata::{self, Owner};
 use syncer::names::{Names, NamespacedName};
 use syncer::plan::{Action, LastSeen, plan};
-use syncer::settings::{Import, Nodes, Settings, Wanted};
+use syncer::settings::{Import, Isolation, Nodes, Settings, Wanted};
+use syncer::types::address_block::AddressBlock;
 use syncer::types::classes::OwnClasses;
 use syncer::types::configs::Configs;
 use syncer::types::custom::Custom;
@@ -49,7 +50,22 @@ fn settings() -> Settings {
         pod_disruption_budgets: true,
         priority_classes: true,
         storage_classes: true,
-        isolate_network: true,
+        isolate_network: Some(Isolation {
+            public: vec![
+                AddressBlock::new(
+                    "0.0.0.0/0",
+                    &[
+                        "10.0.0.0/8",
+                        "100.64.0.0/10",
+                        "127.0.0.0/8",
+                        "169.254.0.0/16",
+                        "172.16.0.0/12",
+                        "192.168.0.0/16",
+                    ],
+                ),
+                AddressBlock::new("::/0", &["::1/128", "fc00::/7", "fe80::/10"]),
+            ],
+        }),
         gateway_api: syncer::settings::GatewaySettings { gateways: true, ..Default::default() },
         import_ingress_classes: Import::On(json!({"matchLabels": {"for": "tenants"}})),
         import_runtime_classes: Import::On(json!({"matchLabels": {"for": "tenants"}})),
@@ -608,6 +624,32 @@ fn others() -> Vec<Row> {
                 {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
                     "172.16.0.0/12", "192.168.0.0/16"]}},
                 {"ipBlock": {"cidr": "::/0", "except": ["::1/128", "fc00::/7", "fe80::/10"]}}]}]),
+            ),
+        ),
+        (
+            "policy opens to the cloud's metadata by its address",
+            Box::new(NetworkPolicies),
+            policy(json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}]}]})),
+            At(&["spec", "egress"], json!([])),
+        ),
+        (
+            "policy opens to the pods of others by their addresses",
+            Box::new(NetworkPolicies),
+            policy(
+                json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}, {"podSelector": {}}]}]}),
+            ),
+            Without("10.0.0.0"),
+        ),
+        (
+            "policy opens to all addresses",
+            Box::new(NetworkPolicies),
+            policy(
+                json!({"podSelector": {}, "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["8.8.8.8/32"]}}]}]}),
+            ),
+            At(
+                &["spec", "egress"],
+                json!([{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",
+                    "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "8.8.8.8/32"]}}]}]),
             ),
         ),
         (

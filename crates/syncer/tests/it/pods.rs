@@ -147,3 +147,38 @@ async fn claims_are_bound_and_events_are_told() {
     assert_eq!(event.str_at(&["message"]), "cannot mount data of default/db");
     syncer.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubelet_has_seen_what_the_tenant_wrote() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let syncer = tenant.sync(&host).await;
+    tenant.api.create(&PODS, "default", simple_pod("web")).await;
+    // The pod's own generation, whatever the host counts.
+    let seen = || async {
+        let pod = tenant.api.get(&PODS, "default", "web").await?;
+        let (generation, observed) =
+            (pod.at(&["metadata", "generation"]).cloned()?, pod.at(&["status", "observedGeneration"]).cloned()?);
+        (pod.str_at(&["status", "phase"]) == "Running" && generation == observed).then_some(generation)
+    };
+    let before = eventually("the pod runs and was seen", seen).await;
+    let on_host = tenant.on_host("default", "web");
+    // A change of the host alone is none of the tenant's.
+    let tolerate = async |api: &Api, namespace: &str, name: &str, key: &str| {
+        let pod = api.get(&PODS, namespace, name).await.unwrap_or_default();
+        let mut list = pod.array_at(&["spec", "tolerations"]).to_vec();
+        list.push(json!({"key": key, "operator": "Exists"}));
+        api.patch(&PODS, namespace, name, json!({"spec": {"tolerations": list}})).await;
+    };
+    tolerate(&host_api, &on_host.namespace, &on_host.name, "host").await;
+    tolerate(&tenant.api, "default", "web", "tenant").await;
+    eventually("the change is on the host and was seen there", || async {
+        let pod = host_api.get(&PODS, &on_host.namespace, &on_host.name).await?;
+        let has = |key: &str| pod.array_at(&["spec", "tolerations"]).iter().any(|t| t.str_at(&["key"]) == key);
+        let after = seen().await?;
+        (has("tenant") && has("host") && after != before).then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}

@@ -1,6 +1,6 @@
 //! Services and what belongs to them, end to end.
 
-use apimachinery::json;
+use apimachinery::{Value, json};
 use syncer::names::NamespacedName;
 use syncer::settings::ReplicatedService;
 
@@ -147,6 +147,67 @@ async fn single_services_are_replicated_both_ways() {
         let there = host_api.get(&SERVICES, &tenant.host_namespace, "tenant-web").await;
         let here = tenant.api.get(&SERVICES, "tools", "shared").await;
         (there.is_none() && here.is_none()).then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_headless_services_are_replicated_both_ways() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let mut config = tenant.config();
+    config.settings.replicate_to_host = vec![ReplicatedService {
+        from: NamespacedName::new("default", "web"),
+        to: NamespacedName::new("", "tenant-web"),
+    }];
+    config.settings.replicate_from_host =
+        vec![ReplicatedService { from: NamespacedName::new("default", "db"), to: NamespacedName::new("tools", "db") }];
+    let syncer = tenant.sync_with(host.client(), config).await;
+    let addresses = |endpoints: &Value| -> Vec<String> {
+        let subsets = endpoints.array_at(&["subsets"]).iter().flat_map(|s| s.array_at(&["addresses"]));
+        let mut all: Vec<String> = subsets.map(|a| a.str_at(&["ip"]).to_owned()).collect();
+        all.sort();
+        all
+    };
+    let headless = |name: &str, selector: Value| json!({"metadata": {"name": name}, "spec": {"clusterIP": "None", "selector": selector}});
+    // The tenant's pods are behind the host's Service.
+    tenant.api.create(&SERVICES, "default", headless("web", json!({"app": "web"}))).await;
+    for name in ["web-0", "web-1"] {
+        let mut pod = simple_pod(name);
+        pod["metadata"]["labels"] = json!({"app": "web"});
+        tenant.api.create(&PODS, "default", pod).await;
+    }
+    let both = |count: usize| {
+        let (tenant, host_api) = (&tenant, &host_api);
+        move || async move {
+            let here = tenant.api.get(&ENDPOINTS, "default", "web").await?;
+            let there = host_api.get(&ENDPOINTS, &tenant.host_namespace, "tenant-web").await?;
+            (addresses(&here).len() == count && addresses(&here) == addresses(&there)).then_some(())
+        }
+    };
+    eventually("both sides have the two addresses", both(2)).await;
+    tenant.api.delete(&PODS, "default", "web-1").await;
+    eventually("both sides have one", both(1)).await;
+
+    // The host's addresses, as they come and go.
+    host_api.create(&SERVICES, "default", headless("db", Value::Null)).await;
+    let subsets =
+        |ips: &[&str]| json!([{"addresses": (ips.iter().map(|ip| json!({ "ip": (*ip) })).collect::<Vec<_>>())}]);
+    let endpoints = json!({"metadata": {"name": "db"}, "subsets": (subsets(&["10.9.0.1", "10.9.0.2"]))});
+    host_api.create(&ENDPOINTS, "default", endpoints).await;
+    let shown = |want: &'static [&'static str]| {
+        let api = &tenant.api;
+        move || async move { (addresses(&api.get(&ENDPOINTS, "tools", "db").await?) == want).then_some(()) }
+    };
+    eventually("the host's addresses are shown", shown(&["10.9.0.1", "10.9.0.2"])).await;
+    host_api.patch(&ENDPOINTS, "default", "db", json!({"subsets": (subsets(&["10.9.0.3"]))})).await;
+    eventually("they follow", shown(&["10.9.0.3"])).await;
+    host_api.delete(&SERVICES, "default", "db").await;
+    eventually("Service and Endpoints are gone", || async {
+        let service = tenant.api.get(&SERVICES, "tools", "db").await;
+        (service.is_none() && tenant.api.get(&ENDPOINTS, "tools", "db").await.is_none()).then_some(())
     })
     .await;
     syncer.shutdown().await;
