@@ -33,7 +33,7 @@ async fn whatever_fails_both_sides_agree_in_the_end() {
 
 /// Rounds of 10,000 steps, each between new clusters with a seed of its own.
 #[tokio::test(start_paused = true)]
-#[ignore = "takes an hour; SIM_STEPS chooses another length"]
+#[ignore = "takes twenty minutes; SIM_STEPS chooses another length"]
 async fn a_million_steps_end_in_agreement() {
     let (steps, first) = (from_env("SIM_STEPS", 1_000_000), from_env("SIM_SEED", 1));
     let rounds = steps.div_ceil(10_000);
