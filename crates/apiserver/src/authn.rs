@@ -258,7 +258,7 @@ mod tests {
             if let Some(certificate) = certificate {
                 parts.extensions.insert(certificate);
             }
-            let got = headers.authenticate(&parts).await.map_err(drop);
+            let got = headers.authenticate(&parts).await.map_err(|_| ());
             assert_eq!(got.as_ref().ok().map(|u| u.as_ref().map(|u| u.name.as_str())), want.ok());
             if let Ok(Some(user)) = got {
                 assert_eq!(user.groups, ["dev", ALL_AUTHENTICATED]);

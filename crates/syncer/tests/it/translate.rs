@@ -339,6 +339,41 @@ fn an_observed_generation_is_the_virtual_pods() {
 }
 
 #[test]
+fn a_pod_that_finalizers_hold_has_ended_when_the_hosts_is_gone() {
+    let world = World::new();
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let ended = json!({"terminated": {"exitCode": 0}});
+    // (phase, state of the container, phase afterwards)
+    for (phase, state, want) in [
+        ("Running", running.clone(), Some("Failed")),
+        ("Running", ended.clone(), Some("Succeeded")),
+        ("Pending", json!({"waiting": {"reason": "ContainerCreating"}}), Some("Failed")),
+        ("Succeeded", ended, None),
+        ("Failed", running, None),
+    ] {
+        let mut held = pod(json!({"nodeName": "node-1"}));
+        let metadata = json!({"metadata": {"finalizers": ["a.b/c"], "deletionTimestamp": "2026-01-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 0}, "status": {"phase": phase, "startTime": "2026-01-01T00:00:00Z",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [{"name": "c", "ready": true, "state": state}]}});
+        merge(&mut held, &metadata);
+        let last = LastSeen { on_host: true, ..LastSeen::default() };
+        let actions = world.plan(&Pods, Some(&held), None, &last).actions;
+        let status = actions.iter().find_map(|action| match action {
+            Action::PatchVirtual { patch, subresource: "status" } => Some(patch["status"].clone()),
+            _ => None,
+        });
+        assert_eq!(status.as_ref().map(|status| status.str_at(&["phase"])), want, "{phase} {state}");
+        if let Some(status) = status {
+            assert_eq!(status["conditions"][0]["status"], "False", "{status}");
+            assert_eq!(status["conditions"][1]["status"], "True", "{status}");
+            let unknown = status["containerStatuses"][0].at(&["state", "terminated"]);
+            assert_eq!(unknown.is_some(), want == Some("Failed"), "{status}");
+        }
+    }
+}
+
+#[test]
 fn what_can_change_on_a_running_pod() {
     let world = World::new();
     let before = pod(json!({"nodeName": "n", "schedulingGates": [{"name": "g"}]}));

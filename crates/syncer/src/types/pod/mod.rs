@@ -126,9 +126,17 @@ impl ToHost for Pods {
         if !(last.on_host || started || is_deleting(pod)) {
             return None;
         }
-        // Already told to go at once: only finalizers hold it.
+        // Already told to go at once: only finalizers hold it. Whoever set them waits for the end of the pod.
         if is_deleting(pod) && pod.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64) == Some(0) {
-            return Some(Vec::new());
+            let (mut actions, mut shown) = (Vec::new(), pod.clone());
+            if !pod.array_at(&["metadata", "finalizers"]).is_empty() {
+                update::end(&mut shown);
+            }
+            crate::plan::push_patches(&mut actions, pod, &shown, |patch, subresource| Action::PatchVirtual {
+                patch,
+                subresource,
+            });
+            return Some(actions);
         }
         Some(vec![Action::delete_virtual(pod, Some(0))])
     }

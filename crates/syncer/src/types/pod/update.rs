@@ -202,6 +202,40 @@ pub fn reflect_status(pod: &mut Value, host: &Value, sent: bool, ctx: &Context<'
     pod["status"] = status;
 }
 
+/// The status of a pod whose host pod is gone before its last status was seen: it has ended, as the kubelet says of
+/// containers that it cannot find any more.
+pub fn end(pod: &mut Value) {
+    if matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed") {
+        return;
+    }
+    let mut failed = pod.array_at(&["status", "containerStatuses"]).is_empty();
+    for member in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
+        let Some(list) = pod.at_mut(&["status", member]).and_then(Value::as_array_mut) else { continue };
+        for container in list {
+            let code = container.at(&["state", "terminated", "exitCode"]).and_then(Value::as_i64);
+            failed |= member == "containerStatuses" && code != Some(0);
+            if code.is_none() {
+                container["state"] = json!({"terminated": {
+                    "exitCode": 137, "reason": "ContainerStatusUnknown",
+                    "message": "The container could not be located when the pod was terminated",
+                    "startedAt": null, "finishedAt": null,
+                }});
+                container["ready"] = false.into();
+                container["started"] = false.into();
+            }
+        }
+    }
+    pod.set_at(&["status", "phase"], if failed { "Failed" } else { "Succeeded" }.into());
+    if let Some(conditions) = pod.at_mut(&["status", "conditions"]).and_then(Value::as_array_mut) {
+        for condition in conditions {
+            if matches!(condition.str_at(&["type"]), "Ready" | "ContainersReady") && condition["status"] != "False" {
+                condition["status"] = "False".into();
+                condition["reason"] = if failed { "PodFailed" } else { "PodCompleted" }.into();
+            }
+        }
+    }
+}
+
 fn gate_conditions(pod: &Value, status_of: &Value) -> Vec<Value> {
     let gates = pod.array_at(&["spec", "readinessGates"]);
     status_of
