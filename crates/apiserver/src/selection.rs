@@ -53,6 +53,53 @@ impl Selection {
         self.fields.requires_exact_match("metadata.name")
     }
 
+    /// Must [`Selection::read_fields`] come before [`Selection::matches`]?
+    pub fn needs_reading(&self, resource: &Resource) -> bool {
+        self.needs_object && resource.strategy.converts_fields()
+    }
+
+    /// Converts objects that are stored in another version, so that [`Selection::matches`] knows what their fields are in
+    /// the one that is asked for. Fails when a webhook does.
+    pub async fn read_fields(
+        &self,
+        resource: &Resource,
+        entries: impl IntoIterator<Item = &Arc<Entry>>,
+    ) -> StatusResult<()> {
+        if !self.needs_reading(resource) {
+            return Ok(());
+        }
+        let api_version = resource.api_version();
+        let fields: Vec<&str> = self.fields.requirements().iter().map(|r| r.field.as_str()).collect();
+        let unread = |entry: &&Arc<Entry>| fields.iter().any(|field| !entry.knows_field(&api_version, field));
+        let entries: Vec<&Arc<Entry>> = entries.into_iter().filter(unread).collect();
+        let objects = entries.iter().map(|entry| entry.to_value()).collect();
+        let objects = resource.strategy.all_to_version(objects, &resource.gvk).await?;
+        for (entry, object) in entries.into_iter().zip(&objects) {
+            for field in &fields {
+                entry.learn_field(&api_version, field, &resource.strategy.field_value(object, field));
+            }
+        }
+        Ok(())
+    }
+
+    /// A first look, which needs no conversion: objects that pass may still not match.
+    pub fn may_match(&self, resource: &Resource, entry: &Entry) -> bool {
+        if self.needs_reading(resource) {
+            self.labels.is_empty() || self.labels.matches(entry)
+        } else {
+            self.matches(resource, entry)
+        }
+    }
+
+    /// Drops the objects that passed the first look only.
+    pub async fn narrow(&self, resource: &Resource, entries: &mut Vec<Arc<Entry>>) -> StatusResult<()> {
+        if self.needs_reading(resource) {
+            self.read_fields(resource, &*entries).await?;
+            entries.retain(|entry| self.matches(resource, entry));
+        }
+        Ok(())
+    }
+
     pub fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
         // An empty selector matches everything; only what is given is looked at.
         if !self.labels.is_empty() && !self.labels.matches(entry) {

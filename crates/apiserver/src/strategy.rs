@@ -107,6 +107,11 @@ pub trait Strategy: Send + Sync {
     fn convert_field_label(&self, label: &str) -> Result<String, String>;
     /// What a field selector compares.
     fn field_value(&self, object: &Value, label: &str) -> String;
+    /// [`Strategy::field_value`] takes objects in the resource's own version only, and only
+    /// [`Strategy::all_to_version`] can make them.
+    fn converts_fields(&self) -> bool {
+        false
+    }
 
     /// The column definitions of a Table.
     fn table_columns(&self) -> Vec<Value>;

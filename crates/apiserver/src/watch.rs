@@ -143,9 +143,10 @@ pub async fn start(
     };
     if initial_wanted || from_now {
         let progress = watch.storage.caches.progress();
-        let snapshot = watch
+        let mut snapshot = watch
             .cache
-            .snapshot(&watch.namespace, progress, |e| initial_wanted && watch.selection.matches(&watch.resource, e));
+            .snapshot(&watch.namespace, progress, |e| initial_wanted && watch.selection.may_match(&watch.resource, e));
+        watch.selection.narrow(&watch.resource, &mut snapshot.entries).await?;
         watch.after = snapshot.revision;
         watch.initial = snapshot.entries.into();
         if request.send_initial_events == Some(true) && request.allow_bookmarks {
@@ -261,6 +262,13 @@ impl Watch {
     async fn push(&mut self, event: &Event) {
         let Some(some) = event.current.as_ref().or(event.previous.as_ref()) else { return };
         if !self.namespace.is_empty() && some.namespace() != self.namespace {
+            return;
+        }
+        let both = event.current.iter().chain(&event.previous);
+        if let Err(status) = self.selection.read_fields(&self.resource, both).await {
+            self.done = true;
+            let frame = self.frame("ERROR", &status.to_value());
+            self.pending.push_back(frame);
             return;
         }
         let is = self.selection.matches_some(&self.resource, event.current.as_ref());

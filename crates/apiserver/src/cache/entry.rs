@@ -106,13 +106,24 @@ impl Entry {
         }
         let value = read(&self.to_value());
         let equal = value == wanted;
-        let mut fields = fields.lock();
+        self.learn_field(api_version, field, &value);
+        equal
+    }
+
+    /// Has [`Entry::field_is`] or [`Entry::learn_field`] been told the value in this version?
+    pub fn knows_field(&self, api_version: &str, field: &str) -> bool {
+        let Some(fields) = self.fields.get() else { return false };
+        fields.lock().iter().any(|f| *f.field == *field && *f.api_version == *api_version)
+    }
+
+    /// Remembers what a selectable field of the object is in one version.
+    pub fn learn_field(&self, api_version: &str, field: &str, value: &str) {
+        let mut fields = self.fields.get_or_init(Box::default).lock();
         // Somebody else may have been faster.
-        if !fields.iter().any(|f| known(&f)) {
+        if !fields.iter().any(|f| *f.field == *field && *f.api_version == *api_version) {
             fields.push(FieldValue { api_version: api_version.into(), field: field.into(), value: value.into() });
             fields.shrink_to_fit();
         }
-        equal
     }
 
     /// Reads the index of a stored value. `key` is the part behind the resource's prefix.

@@ -515,6 +515,10 @@ impl Strategy for CustomStrategy {
         }
     }
 
+    fn converts_fields(&self) -> bool {
+        matches!(self.definition.converter, super::convert::Converter::Webhook(_))
+    }
+
     fn table_columns(&self) -> Vec<Value> {
         super::columns::definitions(&self.version().columns)
     }

@@ -494,8 +494,9 @@ pub async fn delete_collection(cx: &Cx, body: RequestBody) -> StatusResult<Respo
     let options = DeleteOptions::read(cx, body).await?;
     default_propagation_warning(cx, &options);
     let namespace = if cx.resource.namespaced { cx.info.namespace.as_str() } else { "" };
-    let keep = |entry: &Entry| selection.matches(&cx.resource, entry);
-    let page = cx.server.storage.list(&cx.resource, namespace, &list.request, keep).await?;
+    let keep = |entry: &Entry| selection.may_match(&cx.resource, entry);
+    let mut page = cx.server.storage.list(&cx.resource, namespace, &list.request, keep).await?;
+    selection.narrow(&cx.resource, &mut page.entries).await?;
     for entry in &page.entries {
         match delete_object(cx, entry.namespace(), entry.name(), &options).await {
             Ok(_) => {}

@@ -149,8 +149,9 @@ pub async fn list(cx: &Cx) -> StatusResult<Response<Body>> {
     let selection = selection(cx)?;
     options.request.selective = !selection.is_everything();
     let namespace = if cx.resource.namespaced { cx.info.namespace.as_str() } else { "" };
-    let keep = |entry: &crate::cache::Entry| selection.matches(&cx.resource, entry);
-    let page = cx.server.storage.list(&cx.resource, namespace, &options.request, keep).await?;
+    let keep = |entry: &crate::cache::Entry| selection.may_match(&cx.resource, entry);
+    let mut page = cx.server.storage.list(&cx.resource, namespace, &options.request, keep).await?;
+    selection.narrow(&cx.resource, &mut page.entries).await?;
     let meta = ListMeta { revision: page.revision, continue_token: page.continue_token, remaining: page.remaining };
     output::list_response(&cx.resource, &form, &meta, &page.entries).await
 }

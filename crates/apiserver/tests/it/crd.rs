@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use apiserver::{ApiServer, UserInfo};
 use futures::StreamExt;
 use http_body_util::{BodyExt, Full};
+use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, WatchEvent, WatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
@@ -220,6 +221,58 @@ async fn a_webhook_converts_between_versions() {
         assert_eq!(get(&server, &path("v1", "/a")).await.unwrap()["spec"], json!({"old": "changed"}));
         server.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn field_selectors_see_objects_in_the_version_that_is_asked_for() {
+    let (address, ca, _) = conversion_server().await;
+    let server = crate::server().await;
+    let client_config = json!({"url": format!("https://{address}/convert"), "caBundle": ca});
+    let mut definition = things(&client_config, &json!(["v1"]), "v1");
+    for (i, field) in ["old", "new"].iter().enumerate() {
+        definition["spec"]["versions"][i]["selectableFields"] = json!([{"jsonPath": format!(".spec.{field}")}]);
+    }
+    post(&server, DEFINITIONS, definition).await.unwrap();
+    eventually(&server, &path("v2", ""), |_| true).await;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v2", "Thing"));
+    let newer: Api<DynamicObject> = Api::namespaced_with(server.kube_client(UserInfo::admin()), "default", &resource);
+    let params = WatchParams::default().disable_bookmarks().fields("spec.new=x");
+    let mut live = newer.watch(&params, "0").await.unwrap().boxed();
+    for (name, value) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        post(&server, &path("v1", ""), thing("v1", name, "old", value)).await.unwrap();
+    }
+    let named = |list: Value| -> Vec<String> {
+        let name = |item: &Value| item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        list["items"].as_array().into_iter().flatten().map(name).collect()
+    };
+    for (version, selector, want) in [
+        ("v1", "spec.old=x", vec!["a", "c"]),
+        ("v2", "spec.new=x", vec!["a", "c"]),
+        ("v2", "spec.new!=x", vec!["b"]),
+        ("v2", "spec.new=z", vec![]),
+    ] {
+        let list = get(&server, &path(version, &format!("?fieldSelector={selector}"))).await.unwrap();
+        assert_eq!(named(list), want, "{version} {selector}");
+    }
+    // A watch that was there before, and one that begins with what there is.
+    let mut late = newer.watch(&params, "0").await.unwrap().boxed();
+    let change = json!({"spec": {"new": "z"}});
+    ask(&server, "PATCH", &path("v2", "/c"), MERGE, Some(&change)).await.unwrap();
+    for watch in [&mut live, &mut late] {
+        for want in ["added a", "added c", "deleted c"] {
+            let seen = match tokio::time::timeout(PATIENCE, watch.next()).await.expect("an event comes") {
+                Some(Ok(WatchEvent::Added(object))) => format!("added {}", object.name_any()),
+                Some(Ok(WatchEvent::Deleted(object))) => format!("deleted {}", object.name_any()),
+                other => panic!("not {want}: {other:?}"),
+            };
+            assert_eq!(seen, want);
+        }
+    }
+    let removed = ask(&server, "DELETE", &path("v2", "?fieldSelector=spec.new=x"), "application/json", None).await;
+    assert_eq!(named(removed.unwrap()), ["a"]);
+    assert_eq!(named(get(&server, &path("v1", "")).await.unwrap()), ["b", "c"]);
+    drop((live, late));
+    server.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

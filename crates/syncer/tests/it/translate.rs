@@ -287,7 +287,8 @@ fn a_pods_status_comes_back() {
     let world = World::new();
     let mut virtual_ = pod(json!({"nodeName": "node-1"}));
     virtual_["status"] = json!({"qosClass": "BestEffort", "phase": "Pending",
-        "conditions": [{"type": "mine/gate", "status": "True"}, {"type": "Ready", "status": "True"}]});
+        "conditions": [{"type": "mine/gate", "status": "True"}, {"type": "Ready", "status": "True"},
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]});
     let mut host = world.stored(&Pods, &virtual_);
     host["status"] = json!({
         "phase": "Running", "podIP": "10.1.1.1", "qosClass": "Burstable", "observedGeneration": 4,
@@ -303,7 +304,8 @@ fn a_pods_status_comes_back() {
         patch["status"],
         json!({
             "phase": "Running", "podIP": "10.1.1.1",
-            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "mine/gate", "status": "True"}],
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "mine/gate", "status": "True"},
+                {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}],
             "containerStatuses": [{"name": "c", "ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff",
                 "message": "back-off restarting failed container=c pod=web_default(u-1)"}}}],
         })

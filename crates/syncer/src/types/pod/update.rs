@@ -9,14 +9,14 @@ use crate::names::NAMESPACE_LABEL_PREFIX;
 use crate::plan::{Action, LastSeen};
 use crate::types::{Context, Desired, Refusal};
 
-/// Conditions that the host's kubelet and scheduler own: what they say, or no longer say, holds.
-const HOST_CONDITIONS: [&str; 9] = [
+/// Conditions that the host's kubelet and scheduler own: what they say, or no longer say, holds. `DisruptionTarget` is not one
+/// of them: an eviction in the virtual cluster sets it before the pod goes, and a Job's failure policy asks for it.
+const HOST_CONDITIONS: [&str; 8] = [
     "PodScheduled",
     "Initialized",
     "ContainersReady",
     "Ready",
     "PodReadyToStartContainers",
-    "DisruptionTarget",
     "PodResizePending",
     "PodResizeInProgress",
     "AllContainersRestarting",
