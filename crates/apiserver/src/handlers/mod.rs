@@ -177,7 +177,7 @@ pub async fn body_bytes(body: RequestBody) -> StatusResult<Bytes> {
 }
 
 /// Whether the resource or subresource has this verb at this kind of path; 405 when not.
-fn check_verb(resource: &Resource, info: &RequestInfo) -> StatusResult<()> {
+fn check_verb(resource: &Resource, info: &RequestInfo, method: &http::Method) -> StatusResult<()> {
     let refuse = || Err(Box::new(Status::method_not_allowed()));
     let collection = info.name.is_empty() || info.name_from_selector;
     if !info.subresource.is_empty() {
@@ -190,8 +190,9 @@ fn check_verb(resource: &Resource, info: &RequestInfo) -> StatusResult<()> {
         if !resource.builtin && !subresource.verbs.contains(&info.verb) {
             return Err(Box::new(Status::method_not_supported(&resource.group_resource(), &info.verb)));
         }
-        // A proxy passes on every method.
-        return if subresource.verbs.contains(&info.verb) { Ok(()) } else { refuse() };
+        // A proxy passes on OPTIONS too, which is no verb.
+        let passed_on = info.subresource == "proxy" && *method == http::Method::OPTIONS;
+        return if passed_on || subresource.verbs.contains(&info.verb) { Ok(()) } else { refuse() };
     }
     let in_place = match info.verb.as_str() {
         "create" => collection && (info.namespace.is_empty() != resource.namespaced || !resource.namespaced),
@@ -217,7 +218,7 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     if named && cx.resource.namespaced && info.namespace.is_empty() {
         return Err(Box::new(Status::path_not_found()));
     }
-    check_verb(&cx.resource, info)?;
+    check_verb(&cx.resource, info, &cx.method)?;
     if !info.subresource.is_empty() {
         return subresources::dispatch(cx, body).await;
     }

@@ -268,6 +268,16 @@ async fn webhooks_are_asked_about_connections() {
         assert_eq!(status.code, want.0, "{path}: {}", status.message);
         assert!(status.message.ends_with(want.1), "{path}: {}", status.message);
     }
+    // A proxy passes on every method that HTTP servers know, and no other.
+    for (method, code) in [("OPTIONS", 404), ("PATCH", 404), ("DELETE", 404), ("TRACE", 405)] {
+        for path in ["services/s/proxy/path", "pods/p/proxy"] {
+            let uri = format!("/api/v1/namespaces/default/{path}");
+            let request = http::Request::builder().method(method).uri(uri).body(Vec::new()).unwrap();
+            let error = client.request_text(request).await.unwrap_err();
+            let kube::Error::Api(status) = error else { panic!("{method} {path}: {error}") };
+            assert_eq!(status.code, code, "{method} {path}: {}", status.message);
+        }
+    }
     server.shutdown().await;
 }
 
