@@ -764,20 +764,6 @@ impl StoreType {
     }
 }
 
-impl StoreType {
-    /// May a cluster that was created with the store `before` (its word) be changed to this one?
-    pub fn may_follow(self, before: &str) -> bool {
-        before == self.as_str()
-            || match self {
-                StoreType::DeployedEtcd | StoreType::EmbeddedEtcd => {
-                    matches!(before, "external-etcd" | "deployed-etcd" | "embedded-database")
-                }
-                StoreType::ExternalDatabase => before == "embedded-database",
-                StoreType::EmbeddedDatabase | StoreType::ExternalEtcd => false,
-            }
-    }
-}
-
 impl Typed {
     pub fn store_type(&self) -> StoreType {
         let store = &self.control_plane.backing_store;
@@ -792,6 +778,17 @@ impl Typed {
         } else {
             StoreType::EmbeddedDatabase
         }
+    }
+
+    /// May a cluster that was created with the store `before` (the word of [`StoreType::as_str`]) have this configuration?
+    /// Only where its data comes along: with any other store it would seem to have lost everything.
+    pub fn store_may_follow(&self, before: &str) -> bool {
+        let embedded = &self.control_plane.backing_store.etcd.embedded;
+        let now = self.store_type();
+        before == now.as_str()
+            || now == StoreType::EmbeddedEtcd
+                && (before == StoreType::EmbeddedDatabase.as_str()
+                    || before == StoreType::DeployedEtcd.as_str() && embedded.migrate_from_deployed_etcd)
     }
 
     /// Does the virtual cluster schedule its own pods?

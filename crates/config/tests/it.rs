@@ -250,3 +250,28 @@ fn dns_is_embedded_unless_a_deployment_is_asked_for() {
         assert!(error.contains(want), "{error}");
     }
 }
+
+#[test]
+fn a_cluster_changes_its_store_only_where_its_data_comes_along() {
+    let etcd = |kind: &str| format!("controlPlane: {{backingStore: {{etcd: {{{kind}}}}}}}");
+    let embedded = etcd("embedded: {enabled: true}");
+    let taking = etcd("embedded: {enabled: true, migrateFromDeployedEtcd: true}, deploy: {enabled: true}");
+    let deployed = etcd("deploy: {enabled: true}");
+    let external =
+        "controlPlane: {backingStore: {database: {external: {enabled: true, dataSource: 'postgres://u@h/d'}}}}";
+    // (the new configuration, the store before, may it)
+    for (text, before, want) in [
+        ("", "embedded-database", true),
+        ("", "deployed-etcd", false),
+        (embedded.as_str(), "embedded-database", true),
+        (embedded.as_str(), "deployed-etcd", false),
+        (taking.as_str(), "deployed-etcd", true),
+        (embedded.as_str(), "external-etcd", false),
+        (deployed.as_str(), "embedded-database", false),
+        (deployed.as_str(), "deployed-etcd", true),
+        (external, "embedded-database", false),
+        (external, "external-database", true),
+    ] {
+        assert_eq!(read(text).unwrap().store_may_follow(before), want, "{before} to {text}");
+    }
+}

@@ -271,9 +271,9 @@ mod tests {
                 ("web", "default"),
             ),
             (
-                "{chart: {name: web, repo: 'oci://r.example/charts/', username: u, password: p, insecure: true}, release: {name: x, namespace: y}}",
+                "{chart: {name: web, repo: 'oci://r.example/charts/', username: u, password: p, insecure: true}, release: {name: x, namespace: apps}}",
                 vec!["oci://r.example/charts/web", "--username=u", "--password=p", "--insecure-skip-tls-verify"],
-                ("x", "y"),
+                ("x", "apps"),
             ),
             ("{release: {name: x}, bundle: 'YWJj'}", vec![bundle.as_str()], ("x", "default")),
         ] {

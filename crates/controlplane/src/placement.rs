@@ -45,7 +45,7 @@ pub async fn check(host: &Host, name: &str, config: &Config) -> Result<(), Place
     };
     let before = annotations.str_at(&["metadata", "annotations", deploy::STORE_ANNOTATION]);
     let now = config.store_type();
-    if !before.is_empty() && !now.may_follow(before) {
+    if !before.is_empty() && !config.store_may_follow(before) {
         return Err(PlacementError::Store { before: before.to_string(), now: now.as_str() });
     }
     let replicas = config.control_plane.stateful_set.high_availability.replicas;

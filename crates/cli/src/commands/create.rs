@@ -157,12 +157,12 @@ async fn check_changes(host: &Host, release: &Release<'_>) -> anyhow::Result<()>
     let Some(secret) = stored.map_err(|error| host::unreachable(&host.context, error))? else { return Ok(()) };
     let before = secret.metadata.annotations.unwrap_or_default().remove(deploy::STORE_ANNOTATION).unwrap_or_default();
     let now = release.config.store_type();
-    if !before.is_empty() && !now.may_follow(&before) {
+    if !before.is_empty() && !release.config.store_may_follow(&before) {
         return Err(Failure::invalid(format!(
             "the cluster keeps its data in {before}; it cannot change to {}",
             now.as_str()
         ))
-        .hint("create a new cluster for another controlPlane.backingStore")
+        .hint("take a snapshot, and create a cluster with the other controlPlane.backingStore from it: alcove create NAME --restore URL")
         .into());
     }
     Ok(())
