@@ -500,7 +500,16 @@ mod tests {
         let (cancel, ended) = running.remove(2);
         cancel.cancel();
         ended.await.unwrap();
-        second.txn(key.clone(), store::Expect::Any, put("two")).await.unwrap();
+        // The one that is gone may have led: etcd refuses writes until another does.
+        let begin = std::time::Instant::now();
+        loop {
+            match second.txn(key.clone(), store::Expect::Any, put("two")).await {
+                Ok(_) => break,
+                Err(store::WriteError::Unavailable { .. }) if begin.elapsed() < Duration::from_secs(60) => {}
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         first.synchronize().await.unwrap();
         assert_eq!(first.get(&key, 0).await.unwrap().unwrap().value, "two");
         first.close().await;
