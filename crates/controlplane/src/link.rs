@@ -114,6 +114,9 @@ async fn read(mut body: RequestBody) -> StatusResult<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What is read of the host's reason not to connect.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
 /// Logs and connections of pods, from the host.
 pub(crate) struct HostPods(pub Arc<Link>);
 
@@ -125,7 +128,8 @@ impl HostPods {
         container: &str,
         request: Request<RequestBody>,
     ) -> StatusResult<Response<Body>> {
-        let host_pod = self.0.syncer().and_then(|syncer| syncer.host_pod_for(pod)).ok_or_else(|| {
+        let syncer = self.0.syncer();
+        let host_pod = syncer.as_ref().and_then(|syncer| syncer.host_pod_for(pod)).ok_or_else(|| {
             let name = pod.str_at(&["metadata", "name"]);
             Box::new(Status::bad_request(format!("pod {name} does not run on the host yet")))
         })?;
@@ -156,7 +160,18 @@ impl HostPods {
         let answer = tunnel(&self.0.host_client, &host_pod, to_host)
             .await
             .map_err(|error| Box::new(Status::internal_error(chain(&error))))?;
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
+        if (parts.status.is_client_error() || parts.status.is_server_error())
+            && let Some(syncer) = syncer
+        {
+            // The host and its kubelet speak of the host pod.
+            let text = http_body_util::Limited::new(body, REFUSAL_BYTES_MAX).collect().await;
+            let text = text.map_err(|error| Box::new(Status::internal_error(error.to_string())))?.to_bytes();
+            let text = String::from_utf8_lossy(&text);
+            let text = syncer.names().to_virtual_text(&text, Some((&host_pod, &syncer::metadata::name_of(pod))));
+            parts.headers.remove(http::header::CONTENT_LENGTH);
+            return Ok(Response::from_parts(parts, Body::Full(Some(text.into()))));
+        }
         // A broken connection ends the answer; its head has been sent by then.
         let chunks = body.into_data_stream().take_while(|chunk| std::future::ready(chunk.is_ok()));
         let stream = chunks.filter_map(|chunk| std::future::ready(chunk.ok()));
