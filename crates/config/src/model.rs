@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::check::{Built, built};
 use crate::error::{ConfigError, Problem};
 use crate::merge::{merge, prune_nulls};
-use crate::table::{defaults_of, known_keys};
+use crate::table::{Kind, defaults_of, known_keys};
 use crate::{Source, stored, validate, yaml};
 
 /// A validated configuration.
@@ -118,11 +118,9 @@ impl Config {
         without_effect(&self.overrides, "", hub, &mut found);
         if self.dns_mode() == DnsMode::Embedded {
             for key in ["deployment", "priorityClassName", "security"] {
-                let path = format!("/controlPlane/coredns/{key}");
-                if self.overrides.pointer(&path).is_some()
-                    && self.values.pointer(&path) != default_of_coredns(key).as_ref()
-                {
-                    let path = path[1..].replace('/', ".");
+                let path = format!("controlPlane.coredns.{key}");
+                let set = self.overrides.pointer(&format!("/controlPlane/coredns/{key}"));
+                if set.is_some() && self.at(&path) != default_at(&path).as_ref() {
                     found.push((path, "DNS is embedded in the control plane and has no pods".to_string()));
                 }
             }
@@ -142,8 +140,13 @@ pub enum DnsMode {
     Deployed,
 }
 
-fn default_of_coredns(key: &str) -> Option<Value> {
-    defaults_of(known_keys()).pointer(&format!("/controlPlane/coredns/{key}")).cloned()
+/// The default of the key at a dotted path; `None` when there is no such key, or its default is to be absent.
+pub fn default_at(path: &str) -> Option<Value> {
+    let key = path.split('.').try_fold(known_keys(), |key, name| key.child(name))?;
+    match key.kind {
+        Kind::Object => Some(defaults_of(key)).filter(|value| value.as_object().is_some_and(|map| !map.is_empty())),
+        _ => key.default.clone(),
+    }
 }
 
 fn without_effect(value: &Value, path: &str, hub: bool, found: &mut Vec<(String, String)>) {

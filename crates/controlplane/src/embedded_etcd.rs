@@ -297,7 +297,6 @@ fn member(config: &Config, place: &Place<'_>, data: PathBuf, pki: &Path) -> Resu
 }
 
 fn flags(member: &Member, snapshot_count: u64) -> Vec<String> {
-    let file = |name: &str| member.pki.join(name).display().to_string();
     let flags = [
         ("name", member.name.clone()),
         ("data-dir", member.data.display().to_string()),
@@ -307,20 +306,11 @@ fn flags(member: &Member, snapshot_count: u64) -> Vec<String> {
         ("initial-advertise-peer-urls", member.advertise_peer.clone()),
         ("initial-cluster", member.cluster.join(",")),
         ("initial-cluster-token", member.token.clone()),
-        ("initial-cluster-state", "new".to_string()),
-        ("client-cert-auth", "true".to_string()),
-        ("cert-file", file("etcd-server.crt")),
-        ("key-file", file("etcd-server.key")),
-        ("trusted-ca-file", file("etcd-ca.crt")),
-        ("peer-client-cert-auth", "true".to_string()),
-        ("peer-cert-file", file("etcd-peer.crt")),
-        ("peer-key-file", file("etcd-peer.key")),
-        ("peer-trusted-ca-file", file("etcd-ca.crt")),
-        ("snapshot-count", if snapshot_count == 0 { 10_000 } else { snapshot_count }.to_string()),
-        // The largest object of the API with its headers is larger than what etcd takes by default.
-        ("max-request-bytes", "8388608".to_string()),
     ];
-    flags.map(|(flag, value)| format!("--{flag}={value}")).to_vec()
+    let snapshot_count = if snapshot_count == 0 { 10_000 } else { snapshot_count };
+    let file = |name: &str| member.pki.join(name).display().to_string();
+    let flags = flags.into_iter().chain(deploy::etcd::member_flags(file, snapshot_count));
+    flags.map(|(flag, value)| format!("--{flag}={value}")).collect()
 }
 
 /// Flags of `extra` take the place of the same flags.

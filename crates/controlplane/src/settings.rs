@@ -46,8 +46,9 @@ fn rewrite_hosts(config: &Config, own_image: Option<&str>) -> Option<RewriteHost
     }
     let advanced = &config.control_plane.advanced;
     let public = advanced.service_account.image_pull_secrets.is_empty();
+    let default = config::default_at("sync.toHost.pods.rewriteHosts.initContainer.image");
     let untouched =
-        rewrite.init_container.image == config::defaults().sync.to_host.pods.rewrite_hosts.init_container.image;
+        default.and_then(|image| serde_json::from_value(image).ok()).as_ref() == Some(&rewrite.init_container.image);
     let own = own_image.filter(|_| public && untouched);
     Some(RewriteHosts {
         image: own

@@ -73,12 +73,30 @@ fn apart(release: &Release<'_>) -> Value {
     ]}})
 }
 
+/// The flags that every member of a cluster's own etcd has, wherever it runs. `file` tells where a certificate or key is,
+/// `snapshot_count` after how many writes a member makes a snapshot of its own.
+pub fn member_flags(file: impl Fn(&str) -> String, snapshot_count: u64) -> [(&'static str, String); 11] {
+    [
+        ("initial-cluster-state", "new".to_string()),
+        ("client-cert-auth", "true".to_string()),
+        ("cert-file", file("etcd-server.crt")),
+        ("key-file", file("etcd-server.key")),
+        ("trusted-ca-file", file("etcd-ca.crt")),
+        ("peer-client-cert-auth", "true".to_string()),
+        ("peer-cert-file", file("etcd-peer.crt")),
+        ("peer-key-file", file("etcd-peer.key")),
+        ("peer-trusted-ca-file", file("etcd-ca.crt")),
+        ("snapshot-count", snapshot_count.to_string()),
+        // The largest object of the API with its headers is larger than what etcd takes by default.
+        ("max-request-bytes", "8388608".to_string()),
+    ]
+}
+
 fn command(release: &Release<'_>) -> Vec<String> {
     let set = &release.config.control_plane.backing_store.etcd.deploy.stateful_set;
     let (name, domain) = (release.name, format!("{}.{}", names::etcd_headless(release.name), release.namespace));
     let member = |index| format!("{name}-etcd-{index}=https://{name}-etcd-{index}.{domain}:2380");
     let members: Vec<String> = (0..set.high_availability.replicas).map(member).collect();
-    let file = |name: &str| format!("{CERTIFICATES}/{name}");
     let flags = [
         ("name", "$(NAME)".to_string()),
         ("data-dir", "/var/lib/etcd".to_string()),
@@ -89,19 +107,8 @@ fn command(release: &Release<'_>) -> Vec<String> {
         ("listen-metrics-urls", "http://0.0.0.0:2381".to_string()),
         ("initial-cluster", members.join(",")),
         ("initial-cluster-token", name.to_string()),
-        ("initial-cluster-state", "new".to_string()),
-        ("client-cert-auth", "true".to_string()),
-        ("cert-file", file("etcd-server.crt")),
-        ("key-file", file("etcd-server.key")),
-        ("trusted-ca-file", file("etcd-ca.crt")),
-        ("peer-client-cert-auth", "true".to_string()),
-        ("peer-cert-file", file("etcd-peer.crt")),
-        ("peer-key-file", file("etcd-peer.key")),
-        ("peer-trusted-ca-file", file("etcd-ca.crt")),
-        ("snapshot-count", "10000".to_string()),
-        // The largest object of the API with its headers is larger than what etcd takes by default.
-        ("max-request-bytes", "8388608".to_string()),
     ];
+    let flags = flags.into_iter().chain(member_flags(|name| format!("{CERTIFICATES}/{name}"), 10_000));
     let flags = flags.map(|(flag, value)| format!("--{flag}={value}"));
     std::iter::once("etcd".to_string()).chain(flags).chain(set.extra_args.iter().cloned()).collect()
 }

@@ -12,7 +12,7 @@
 //!
 //! Follows: the vCluster chart 0.36, `chart/templates`.
 
-mod etcd;
+pub mod etcd;
 pub mod hostpaths;
 pub mod hub;
 pub mod names;

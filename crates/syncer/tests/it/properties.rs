@@ -6,13 +6,15 @@ use apimachinery::{Value, json};
 use proptest::prelude::*;
 use syncer::metadata::{self, Owner};
 use syncer::names::{Names, NamespaceRule};
-use syncer::patches::{Mode, Patch, Path};
+use syncer::patches::Patch;
 use syncer::plan::{Action, LastSeen, plan};
 use syncer::registry::ENTRIES;
 use syncer::settings::{Settings, Wanted};
 use syncer::types::configs::Configs;
 use syncer::types::pod::Pods;
 use syncer::types::{Context, Facts, ToHost};
+
+use crate::configured;
 
 /// Virtual names that objects are referred to by; recognisable wherever they turn up.
 fn reference() -> impl Strategy<Value = String> {
@@ -311,7 +313,10 @@ fn case(name: &str) -> Option<Case> {
             }))
         },
         "custom resources" => Case {
-            patches: vec![reference_patch("spec.secretName", "Secret"), reference_patch("spec.items[*].configMap", "ConfigMap")],
+            patches: vec![
+                configured::reference("spec.secretName", "Secret"),
+                configured::reference("spec.items[*].configMap", "ConfigMap"),
+            ],
             ..Case::new(with(|a, b, n, _| {
                 json!({"spec": {"secretName": a, "items": [{"configMap": b}], "replicas": (n as i64), "dnsNames": ["a.example"]}})
             }))
@@ -324,20 +329,6 @@ fn case(name: &str) -> Option<Case> {
 fn route_status(parent: &Value) -> Value {
     json!({"parents": [{"parentRef": (parent.clone()), "controllerName": "example.com/c", "conditions": [
         {"type": "Accepted", "status": "True", "observedGeneration": 7}]}]})
-}
-
-fn reference_patch(path: &str, kind: &str) -> Patch {
-    Patch {
-        path: Path::parse(path).expect("a path"),
-        mode: Mode::Reference {
-            api_version: "v1".into(),
-            kind: kind.into(),
-            api_version_path: None,
-            kind_path: None,
-            name_path: None,
-            namespace_path: None,
-        },
-    }
 }
 
 struct World {

@@ -31,6 +31,14 @@ fn object(version: &str, kind: &str, name: &str, spec: Value) -> Value {
 }
 
 /// Defines kinds on the host: version, plural, kind.
+/// What shown Gateways and the routes to them need on the host.
+const GATEWAYS_AND_ROUTES: [(&str, &str, &str); 4] = [
+    ("v1", "gatewayclasses", "GatewayClass"),
+    ("v1", "gateways", "Gateway"),
+    ("v1", "httproutes", "HTTPRoute"),
+    ("v1beta1", "referencegrants", "ReferenceGrant"),
+];
+
 async fn define(host: &Api, kinds: &[(&str, &str, &str)]) {
     for (version, plural, kind) in kinds {
         let scope = if *kind == "GatewayClass" { "Cluster" } else { "Namespaced" };
@@ -161,16 +169,7 @@ async fn a_restart_does_not_take_routes_away() {
     let host = host().await;
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
-    define(
-        &host_api,
-        &[
-            ("v1", "gatewayclasses", "GatewayClass"),
-            ("v1", "gateways", "Gateway"),
-            ("v1", "httproutes", "HTTPRoute"),
-            ("v1beta1", "referencegrants", "ReferenceGrant"),
-        ],
-    )
-    .await;
+    define(&host_api, &GATEWAYS_AND_ROUTES).await;
     let config = || {
         let mut config = tenant.config();
         (config.settings.gateway_api.gateways, config.settings.gateway_api.http_routes) = (true, true);
@@ -261,16 +260,7 @@ async fn shown_gateways_take_the_routes_that_the_configuration_allows() {
     let host = host().await;
     let host_api = Api::new(host.client());
     let tenant = Virtual::start("vc", &host_api).await;
-    define(
-        &host_api,
-        &[
-            ("v1", "gatewayclasses", "GatewayClass"),
-            ("v1", "gateways", "Gateway"),
-            ("v1", "httproutes", "HTTPRoute"),
-            ("v1beta1", "referencegrants", "ReferenceGrant"),
-        ],
-    )
-    .await;
+    define(&host_api, &GATEWAYS_AND_ROUTES).await;
     let class = json!({"controllerName": "example.com/c", "parametersRef": {"group": "x", "kind": "X", "name": "secret-of-the-host"}});
     create_served(&host_api, &CLASSES, "", object("v1", "GatewayClass", "public", class)).await;
     let listener = |name: &str, namespaces: Value| {
