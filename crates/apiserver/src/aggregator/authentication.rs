@@ -28,6 +28,22 @@ pub struct ClientTrust {
     pub request_headers: Option<RequestHeaderOptions>,
 }
 
+impl ClientTrust {
+    /// With the headers that are usual, for a proxy named `front-proxy-client`.
+    pub fn with_front_proxy(client_ca: String, front_proxy_ca: String) -> ClientTrust {
+        let names = |name: &str| vec![name.to_owned()];
+        let request_headers = RequestHeaderOptions {
+            client_ca: front_proxy_ca,
+            allowed_names: names("front-proxy-client"),
+            users: names("X-Remote-User"),
+            groups: names("X-Remote-Group"),
+            uids: Vec::new(),
+            extra_prefixes: names("X-Remote-Extra-"),
+        };
+        ClientTrust { client_ca, request_headers: Some(request_headers) }
+    }
+}
+
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().collect()
 }
