@@ -86,7 +86,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_file_names_users_with_their_uid_and_groups() {
-        let text = "abc,alice,1,\"dev,ops\"\n\nq1, \"bob \"\"b\"\"\",2\n,nobody,3\nabc2,carol,4,one\nabc2,carol,5,two\n";
+        let text =
+            "abc,alice,1,\"dev,ops\"\n\nq1, \"bob \"\"b\"\"\",2\n,nobody,3\nabc2,carol,4,one\nabc2,carol,5,two\n";
         let file = TokenFile::parse(text).unwrap();
         for (token, want) in [
             ("abc", Some(("alice", "1", vec!["dev", "ops", ALL_AUTHENTICATED]))),
