@@ -2,6 +2,7 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/endpoints/discovery`, `k8s.io/kube-aggregator/pkg/apiserver/handler_discovery.go`.
 
+use apimachinery::schema::{self, ordered};
 use apimachinery::status::Status;
 use apimachinery::{Map, Value, json};
 use http::{HeaderMap, HeaderValue, Response, header};
@@ -28,6 +29,11 @@ pub fn version() -> Value {
     })
 }
 
+fn version_info() -> Response<Body> {
+    let info = schema::lookup_name("io.k8s.apimachinery.pkg.version.Info");
+    raw_response(200, "application/json", ordered::to_vec(&version(), info))
+}
+
 /// Answers a path that names no resource; `None` when it is not a discovery path.
 pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option<Response<Body>> {
     let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
@@ -39,7 +45,7 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
     }
     let answer = match parts.as_slice() {
         [""] => root(&resources),
-        ["version"] => return readonly(info).or_else(|| Some(json_response(200, &version()))),
+        ["version"] => return readonly(info).or_else(|| Some(version_info())),
         ["api"] => {
             if let Some(refused) = readonly(info) {
                 return Some(refused);
@@ -95,7 +101,7 @@ pub(crate) fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<
         Some(a) if a.encoding == Encoding::Yaml => {
             raw_response(200, Encoding::Yaml.media_type(), negotiate::to_yaml(&value.to_vec()))
         }
-        Some(_) => json_response(200, value),
+        Some(_) => raw_response(200, "application/json", ordered::meta_v1_to_vec(value)),
         None => status_response(&Status::not_acceptable(&[negotiate::supported(false)]), headers),
     }
 }

@@ -508,12 +508,6 @@ fn slice_endpoints(endpoints: &[Value], kind: &str, path: &FieldPath, errors: &m
         if let Some(node) = endpoint.os("nodeName") {
             check::dns_subdomain(node, &path.child("nodeName"), errors);
         }
-        let topology = endpoint.members("deprecatedTopology");
-        let at = path.child("deprecatedTopology");
-        if topology.len() > 16 {
-            errors.push(FieldError::too_many(&at, topology.len() as i64, 16));
-        }
-        check::labels(topology, &at, errors);
         if let Some(host) = endpoint.os("hostname") {
             check::dns_label(host, &path.child("hostname"), errors);
         }

@@ -7,9 +7,11 @@
 
 use super::access::{Fields, each, object_at, semantic_equal};
 use super::core::resources;
+use super::pod_warnings;
 use crate::gvk::GroupVersionKind;
 use crate::json;
 use crate::json::{Map, Value};
+use crate::names;
 
 /// Where kinds keep a pod spec.
 const POD_SPECS: &[&[&str]] = &[
@@ -28,6 +30,11 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
     };
     if !own.is_empty() && old.is_none_or(|o| o.at(own).is_none_or(Value::is_null)) {
         new.remove_at(own);
+    }
+    match kind {
+        "EndpointSlice" => drop_topology(new, old),
+        "ResourceSlice" => drop_device_members(new, old),
+        _ => {}
     }
     for path in POD_SPECS {
         let old = old.and_then(|o| o.at(path));
@@ -53,6 +60,45 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
             for list in lists {
                 for container in each(spec, list) {
                     container.remove_at(&["lifecycle", "stopSignal"]);
+                }
+            }
+        }
+    }
+}
+
+/// The topology of endpoints is not written through `v1`; the name of a node that it held moves to its field.
+fn drop_topology(new: &mut Value, old: Option<&Value>) {
+    const HOST: &str = "kubernetes.io/hostname";
+    if old.is_some_and(|old| semantic_equal(old.v("endpoints"), new.v("endpoints"))) {
+        return;
+    }
+    for endpoint in each(new, "endpoints") {
+        let Some(topology) = endpoint.remove_at(&["deprecatedTopology"]) else { continue };
+        let node = topology.s(HOST);
+        let known = old.is_some_and(|old| {
+            old.list("endpoints").iter().any(|e| !node.is_empty() && e.v("deprecatedTopology").s(HOST) == node)
+        });
+        if !endpoint.has("nodeName") && known && names::name_is_dns_subdomain(node, false).is_empty() {
+            endpoint.set_at(&["nodeName"], node.into());
+        }
+    }
+}
+
+/// Members of devices whose gates are off.
+fn drop_device_members(new: &mut Value, old: Option<&Value>) {
+    const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
+    const MAPPINGS: &str = "nodeAllocatableResourceMappings";
+    let before = old.map(|old| old.v("spec").list("devices")).unwrap_or_default();
+    let has_list = |device: &Value| device.members("attributes").values().any(|a| LISTS.iter().any(|l| a.has(l)));
+    let (lists, mappings) = (before.iter().any(has_list), before.iter().any(|device| device.has(MAPPINGS)));
+    for device in each(object_at(new, "spec"), "devices") {
+        if !mappings {
+            device.remove_at(&[MAPPINGS]);
+        }
+        if let Some(attributes) = device.get_mut("attributes").and_then(Value::as_object_mut).filter(|_| !lists) {
+            for attribute in attributes.values_mut() {
+                for list in LISTS {
+                    attribute.remove_at(&[list]);
                 }
             }
         }
@@ -407,6 +453,12 @@ fn pod_create(pod: &mut Value) {
     // Negative means at once: older versions took it so.
     if pod.v("spec").i("terminationGracePeriodSeconds") < 0 {
         pod.set_at(&["spec", "terminationGracePeriodSeconds"], 1.into());
+    }
+    for annotated in pod_warnings::annotated_profiles(pod) {
+        let Some(profile) = annotated.profile else { continue };
+        if let Some(container) = each(object_at(pod, "spec"), annotated.list).nth(annotated.index) {
+            container.set_at(&["securityContext", "appArmorProfile"], profile);
+        }
     }
     let qos = resources::qos_class(pod.v("spec"));
     let mut status = json!({"phase": "Pending", "qosClass": qos});

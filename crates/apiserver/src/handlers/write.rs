@@ -199,6 +199,7 @@ async fn check_create<'a>(
 ) -> StatusResult<()> {
     let strategy = &cx.resource.strategy;
     match_namespace(cx, object)?;
+    cx.warn_all(strategy.warnings_before_create(object));
     strategy.prepare_create(object);
     if cx.resource.builtin {
         set_by_server(cx, object);
