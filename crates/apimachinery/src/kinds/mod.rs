@@ -48,6 +48,8 @@ pub use validation::{error_group, validate_create, validate_create_with, validat
 pub use warnings::{warnings_before_create, warnings_create, warnings_update};
 
 #[cfg(test)]
+mod details;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod transitions;

@@ -32,6 +32,10 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
         new.remove_at(own);
     }
     match kind {
+        // Never used there, and not shown when older versions stored it.
+        "Service" if new.v("spec").s("type") == "ExternalName" => {
+            new.remove_at(&["spec", "internalTrafficPolicy"]);
+        }
         "EndpointSlice" => drop_topology(new, old),
         "ResourceSlice" => drop_device_members(new, old),
         _ => {}

@@ -238,10 +238,14 @@ mod tests {
         }
         let spec = compact(&json!({"hostNetwork": true}), core("PodSpec").unwrap());
         assert!(spec.contains(r#""SecurityContext":{"HostNetwork":true,"HostPID":false,"#), "{spec}");
-        let template = compact(&json!({"metadata": {"name": "n", "labels": {"a": "b"}}}), core("PodTemplateSpec").unwrap());
+        let template =
+            compact(&json!({"metadata": {"name": "n", "labels": {"a": "b"}}}), core("PodTemplateSpec").unwrap());
         assert!(template.starts_with(r#"{"name":"n","labels":{"a":"b"},"Spec":{"Volumes":null,"#), "{template}");
         let source = |name: &str| matches!(name, "nfs" | "hostPath");
         let part = pretty_part(&json!({"nfs": {"server": "s"}}), core("PersistentVolumeSpec").unwrap(), source);
-        assert_eq!(part, "{\n \"HostPath\": null,\n \"NFS\": {\n  \"Server\": \"s\",\n  \"Path\": \"\",\n  \"ReadOnly\": false\n }\n}");
+        assert_eq!(
+            part,
+            "{\n \"HostPath\": null,\n \"NFS\": {\n  \"Server\": \"s\",\n  \"Path\": \"\",\n  \"ReadOnly\": false\n }\n}"
+        );
     }
 }

@@ -62,7 +62,8 @@ mod tests {
             "categories": ["all"], "kind": "Pod", "name": "pods", "namespaced": true, "shortNames": ["po"],
             "singularName": "pod", "storageVersionHash": "x", "verbs": ["get"], "a": {"b": 1},
         });
-        let list = json!({"apiVersion": "v1", "groupVersion": "v1", "kind": "APIResourceList", "resources": [resource]});
+        let list =
+            json!({"apiVersion": "v1", "groupVersion": "v1", "kind": "APIResourceList", "resources": [resource]});
         assert_eq!(
             String::from_utf8(meta_v1_to_vec(&list)).unwrap(),
             concat!(

@@ -453,9 +453,7 @@ pub(crate) fn update_volume(new: &Value, old: &Value, errors: &mut Errors) {
         );
     }
     immutable(spec.v("volumeMode"), before.v("volumeMode"), &FieldPath::new("volumeMode"), errors);
-    if before.has("nodeAffinity")
-        && !same_but_stable_labels(spec.v("nodeAffinity"), before.v("nodeAffinity"))
-    {
+    if before.has("nodeAffinity") && !same_but_stable_labels(spec.v("nodeAffinity"), before.v("nodeAffinity")) {
         let shown = internal::core("VolumeNodeAffinity").filter(|_| spec.has("nodeAffinity"));
         errors.invalid(
             &FieldPath::new("nodeAffinity"),

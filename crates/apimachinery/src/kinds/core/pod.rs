@@ -1,7 +1,7 @@
 //! Pods: creating one, and what may change afterwards through each subresource.
 
-use super::pod_status;
 use super::pod_spec::{self, PodOptions};
+use super::pod_status;
 use super::{containers, resources, scheduling};
 use crate::field::{BadValue, FieldPath};
 use crate::json::{Map, Value};

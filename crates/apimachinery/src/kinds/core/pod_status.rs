@@ -18,7 +18,8 @@ pub(crate) fn extended_claim(pod: &Value, path: &FieldPath, errors: &mut Errors)
     let spec = pod.v("spec");
     for (i, mapping) in mappings.iter().enumerate() {
         let (at, name, resource) = (list.index(i), mapping.s("containerName"), mapping.s("resourceName"));
-        let container = ["containers", "initContainers"].iter().flat_map(|l| spec.list(l)).find(|c| c.s("name") == name);
+        let container =
+            ["containers", "initContainers"].iter().flat_map(|l| spec.list(l)).find(|c| c.s("name") == name);
         match container {
             None => errors.invalid(
                 &at.child("containerName"),

@@ -25,7 +25,13 @@ fn group_id(object: &Value, key: &str, path: &FieldPath, errors: &mut Errors) {
 }
 
 /// The security context of a pod.
-pub(crate) fn pod(spec: &Value, lenient_sysctls: bool, any_se_linux_policy: bool, path: &FieldPath, errors: &mut Errors) {
+pub(crate) fn pod(
+    spec: &Value,
+    lenient_sysctls: bool,
+    any_se_linux_policy: bool,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     let Some(context) = spec.o("securityContext") else { return };
     let path = path.child("securityContext");
     group_id(context, "fsGroup", &path, errors);
