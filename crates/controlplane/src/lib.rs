@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod aggregation;
 mod backing_store;
 mod central;
 mod certificates;
@@ -159,6 +160,8 @@ pub enum StartError {
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
     Listener(#[source] std::io::Error),
+    #[error("the certificate of the front proxy")]
+    FrontProxy(#[from] apiserver::aggregator::TrustError),
     #[error("TLS")]
     Tls(#[from] apiserver::tls::TlsError),
     #[error("the controllers did not start")]
@@ -257,6 +260,8 @@ impl ControlPlane {
         }
         let node_addresses = kubelets::NodeAddresses::default();
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
+        api_config.aggregation = aggregation::options(&certificates, link.as_ref(), &config)?;
+        let proxy_identity = api_config.aggregation.identity.clone();
         let state = Arc::new(State::default());
         if let Some(link) = &link {
             if config.sync.to_host.services.enabled {
@@ -426,6 +431,11 @@ impl ControlPlane {
         if let Err(error) = started.await {
             control_plane.stop().await;
             return Err(error);
+        }
+        if let Some(identity) = proxy_identity {
+            let cancel = control_plane.background.clone();
+            let follow = aggregation::follow(identity, Arc::clone(&certificates), cancel);
+            control_plane.background_tasks.spawn(follow);
         }
         control_plane.follow(certificates, host, fixed, node_ip, node_addresses);
         Ok(control_plane)
