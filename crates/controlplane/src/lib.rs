@@ -141,6 +141,8 @@ pub enum StartError {
     Certificates(#[from] CertificateError),
     #[error("the host cluster")]
     Host(#[from] HostError),
+    #[error("{0}")]
+    OwnNamespace(config::Problem),
     #[error("cannot make the data directory {path}")]
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
@@ -211,6 +213,10 @@ impl ControlPlane {
             replica,
             dns: dns_place,
         } = options;
+        let own = host.as_ref().and_then(|host| config.maps_into_own_namespace(&name, &host.namespace));
+        if let Some(problem) = own {
+            return Err(StartError::OwnNamespace(problem));
+        }
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {

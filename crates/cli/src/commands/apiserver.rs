@@ -10,6 +10,7 @@ use anyhow::Context;
 use apiserver::ApiServer;
 use apiserver::authn::{RequestHeaderOptions, RequestHeaders};
 use apiserver::tokens::bootstrap::BootstrapTokens;
+use apiserver::tokens::file::TokenFile;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use pki::ClusterCertificates;
@@ -67,6 +68,9 @@ pub struct ApiServerArgs {
     /// Accept the bootstrap tokens in Secrets of kube-system
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,
+    /// File with static tokens: lines of token,user,uid,"group1,group2"
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// Issuer of service account tokens
     #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
     pub service_account_issuer: String,
@@ -333,6 +337,11 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
         config.authenticators.insert(0, Arc::new(proxies));
+    }
+    if let Some(path) = &args.token_auth_file {
+        let tokens = TokenFile::parse(&read(path)?)
+            .map_err(|error| Failure::invalid(format!("--token-auth-file {}: {error}", path.display())))?;
+        config.token_authenticators.push(Arc::new(tokens));
     }
     if args.enable_bootstrap_token_auth {
         config.token_authenticators.push(Arc::new(BootstrapTokens::default()));
