@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::{Value, json, resources};
 use apiserver::UserInfo;
+use controlplane::dns::DnsPlace;
 use controlplane::{ControlPlane, Host, Options, Replica, acting_as, service_account_user};
 use deploy::{Placement, Release};
 use devhost::{DevHost, DevHostConfig};
@@ -72,6 +73,16 @@ impl World {
 
     /// Starts a replica on `store`, reaching the host over a port that can be cut.
     pub async fn start(&self, store: &Store, identity: &str, elects: bool) -> (ControlPlane, Wire) {
+        self.start_with_dns(store, identity, elects, None).await
+    }
+
+    pub async fn start_with_dns(
+        &self,
+        store: &Store,
+        identity: &str,
+        elects: bool,
+        dns: Option<DnsPlace>,
+    ) -> (ControlPlane, Wire) {
         let wire = Wire::to(self.host.address()).await;
         let access = self.host.access();
         let kubeconfig = deploy::secrets::AdminAccess {
@@ -97,7 +108,7 @@ impl World {
             binaries: None,
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             public_url: "https://localhost:8443".into(),
-            dns: None,
+            dns,
             replica: Some(Replica { identity: identity.into(), elects, pod_ip: None, node_ip: None }),
         };
         (ControlPlane::start(options, Some(host)).await.unwrap(), wire)
