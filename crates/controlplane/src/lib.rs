@@ -525,6 +525,11 @@ impl ControlPlane {
         self.dns.as_ref().and_then(dns::ClusterDns::address)
     }
 
+    /// The API server itself.
+    pub fn api_server(&self) -> &ApiServer {
+        &self.server
+    }
+
     /// A client of the cluster in this process: no socket, no TLS.
     pub fn kube_client(&self, user: UserInfo) -> kube::Client {
         self.server.kube_client(user)
