@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::AdmissionChain;
+use crate::aggregator;
 use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
 use crate::extension::Extension;
@@ -47,6 +48,8 @@ pub struct Config {
     pub extension: Option<Arc<dyn Extension>>,
     /// Answers for the kubelets of nodes: `nodes/proxy`, and requests to the host names of nodes.
     pub kubelets: Option<Arc<dyn Kubelets>>,
+    /// How APIServices with a service are reached, and what their servers are told.
+    pub aggregation: aggregator::Options,
     /// API groups beside the built-in and custom ones.
     pub groups: Vec<Arc<dyn ApiGroup>>,
     /// Checks of the health paths, beside the server's own.
@@ -85,6 +88,7 @@ impl Default for Config {
             upstream: None,
             extension: None,
             kubelets: None,
+            aggregation: aggregator::Options::default(),
             groups: Vec::new(),
             health_checks: Vec::new(),
             metrics: Vec::new(),

@@ -10,6 +10,7 @@
 
 pub mod activity;
 pub mod admission;
+pub mod aggregator;
 pub mod authn;
 pub mod authz;
 pub mod body;

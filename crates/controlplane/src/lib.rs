@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod aggregation;
 mod backing_store;
 mod central;
 mod certificates;
@@ -141,6 +142,8 @@ pub enum StartError {
     Certificates(#[from] CertificateError),
     #[error("the host cluster")]
     Host(#[from] HostError),
+    #[error("{0}")]
+    OwnNamespace(config::Problem),
     #[error("cannot make the data directory {path}")]
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
@@ -157,6 +160,8 @@ pub enum StartError {
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
     Listener(#[source] std::io::Error),
+    #[error("the certificate of the front proxy")]
+    FrontProxy(#[from] apiserver::aggregator::TrustError),
     #[error("TLS")]
     Tls(#[from] apiserver::tls::TlsError),
     #[error("the controllers did not start")]
@@ -211,6 +216,10 @@ impl ControlPlane {
             replica,
             dns: dns_place,
         } = options;
+        let own = host.as_ref().and_then(|host| config.maps_into_own_namespace(&name, &host.namespace));
+        if let Some(problem) = own {
+            return Err(StartError::OwnNamespace(problem));
+        }
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -251,6 +260,8 @@ impl ControlPlane {
         }
         let node_addresses = kubelets::NodeAddresses::default();
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
+        api_config.aggregation = aggregation::options(&certificates, link.as_ref(), &config)?;
+        let proxy_identity = api_config.aggregation.identity.clone();
         let state = Arc::new(State::default());
         if let Some(link) = &link {
             if config.sync.to_host.services.enabled {
@@ -421,6 +432,11 @@ impl ControlPlane {
             control_plane.stop().await;
             return Err(error);
         }
+        if let Some(identity) = proxy_identity {
+            let cancel = control_plane.background.clone();
+            let follow = aggregation::follow(identity, Arc::clone(&certificates), cancel);
+            control_plane.background_tasks.spawn(follow);
+        }
         control_plane.follow(certificates, host, fixed, node_ip, node_addresses);
         Ok(control_plane)
     }
@@ -507,6 +523,11 @@ impl ControlPlane {
     /// The bound address of the embedded DNS server.
     pub fn dns_address(&self) -> Option<SocketAddr> {
         self.dns.as_ref().and_then(dns::ClusterDns::address)
+    }
+
+    /// The API server itself.
+    pub fn api_server(&self) -> &ApiServer {
+        &self.server
     }
 
     /// A client of the cluster in this process: no socket, no TLS.

@@ -64,9 +64,47 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
             for list in lists {
                 for container in each(spec, list) {
                     container.remove_at(&["lifecycle", "stopSignal"]);
+                    if container.v("lifecycle").as_object().is_some_and(Map::is_empty) {
+                        container.make_object().remove("lifecycle");
+                    }
                 }
             }
         }
+    }
+}
+
+/// Members of a pod's status whose gates are off.
+fn drop_disabled_status(new: &mut Value, old: &Value) {
+    const CLAIMS: &str = "nodeAllocatableResourceClaimStatuses";
+    if !old.v("status").has(CLAIMS) {
+        new.remove_at(&["status", CLAIMS]);
+    }
+    const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let mounts = |container: &Value| container.list("volumeMounts").iter().any(|mount| mount.has("volumeStatus"));
+    if LISTS.iter().flat_map(|list| old.v("status").list(list)).any(mounts) {
+        return;
+    }
+    for list in LISTS {
+        for container in each(object_at(new, "status"), list) {
+            for mount in each(container, "volumeMounts") {
+                mount.make_object().remove("volumeStatus");
+            }
+        }
+    }
+}
+
+/// Taints of devices say since when they are there.
+fn date_device_taints(object: &mut Value, now: &Value) {
+    let date = |taint: &mut Value| {
+        if taint.is_object() && !taint.has("timeAdded") {
+            taint.make_object().insert("timeAdded", now.clone());
+        }
+    };
+    if let Some(taint) = object.at_mut(&["spec", "taint"]) {
+        date(taint);
+    }
+    for device in each(object_at(object, "spec"), "devices") {
+        each(device, "taints").for_each(date);
     }
 }
 
@@ -216,6 +254,12 @@ pub fn prepare_create(gvk: &GroupVersionKind, object: &mut Value) {
     }
     drop_disabled(kind, object, None);
     match (group, kind) {
+        ("resource.k8s.io", "ResourceSlice" | "DeviceTaintRule") => {
+            let now = object.v("metadata").v("creationTimestamp").clone();
+            if !now.is_null() {
+                date_device_taints(object, &now);
+            }
+        }
         ("", "Pod") => pod_create(object),
         ("", "Namespace") => {
             let spec = object_at(object, "spec").make_object();
@@ -334,6 +378,9 @@ pub fn prepare_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value
         }
     }
     drop_disabled(kind, new, Some(old));
+    if group == "resource.k8s.io" && matches!(kind, "ResourceSlice" | "DeviceTaintRule") {
+        date_device_taints(new, &now.into());
+    }
     let changed = match generation_rule(group, kind) {
         Generation::Members(members) => {
             members.iter().any(|m| !semantic_equal(new.v(m), old.v(m)))
@@ -379,6 +426,7 @@ fn prepare_status(group: &str, kind: &str, new: &mut Value, old: &Value, now: &s
                 copy_member(new, old, &["status", "qosClass"]);
             }
             pod_observed_generations(new, old);
+            drop_disabled_status(new, old);
         }
         ("", "Node") if !old.v("status").has("config") => {
             new.remove_at(&["status", "config"]);

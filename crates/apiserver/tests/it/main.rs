@@ -1,5 +1,6 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
+mod aggregation;
 mod crd;
 mod custom_objects;
 mod explosions;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::ApiServer;
+use apiserver::aggregator::{self, ClientTrust, ProxyIdentity};
 use apiserver::authn::{RequestHeaderOptions, RequestHeaders};
 use apiserver::tokens::bootstrap::BootstrapTokens;
 use apiserver::tokens::file::TokenFile;
@@ -65,6 +66,12 @@ pub struct ApiServerArgs {
     /// What headers with more about the user begin with
     #[arg(long, value_delimiter = ',', value_name = "PREFIXES", default_value = "X-Remote-Extra-")]
     pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Certificate with which extension API servers are told who asks [default: our own]
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Accept the bootstrap tokens in Secrets of kube-system
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,
@@ -195,8 +202,6 @@ const UNUSED_FLAGS: &[&str] = &[
     "kubelet-client-key",
     "kubelet-preferred-address-types",
     "kubelet-timeout",
-    "proxy-client-cert-file",
-    "proxy-client-key-file",
     "service-account-lookup",
     "service-account-extend-token-expiration",
     "service-account-max-token-expiration",
@@ -304,11 +309,12 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         client_ca.push_str(&read(path)?);
     }
     let proxies = request_headers(args)?;
-    if let Some((_, authorities)) = &proxies {
-        client_ca.push('\n');
-        client_ca.push_str(authorities);
+    let mut shown_ca = client_ca.clone();
+    if let Some((_, options)) = &proxies {
+        shown_ca.push('\n');
+        shown_ca.push_str(&options.client_ca);
     }
-    let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(client_ca.as_bytes()))
+    let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(shown_ca.as_bytes()))
         .context("cannot use the certificates")?;
     if let Endpoint::Sqlite(path) = &endpoint
         && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
@@ -346,6 +352,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     if args.enable_bootstrap_token_auth {
         config.token_authenticators.push(Arc::new(BootstrapTokens::default()));
     }
+    config.aggregation = aggregation(args, &certificates, &client_ca)?;
     config.anonymous = args.anonymous_auth;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
@@ -383,8 +390,38 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who may name users in headers, and their authorities.
-fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeaders, String)>> {
+/// As whom extension API servers are asked, and what they are told: what the flags say, else our own front proxy.
+fn aggregation(
+    args: &ApiServerArgs,
+    certificates: &ClusterCertificates,
+    client_ca: &str,
+) -> anyhow::Result<aggregator::Options> {
+    let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
+    let (certificate, key, own) = match (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
+        (Some(certificate), Some(key)) => (read(certificate)?, read(key)?, false),
+        _ => (file("front-proxy-client.crt"), file("front-proxy-client.key"), true),
+    };
+    let identity = ProxyIdentity::new(&certificate, &key)
+        .map_err(|error| Failure::invalid(format!("--proxy-client-cert-file: {error}")))?;
+    let trust = match request_headers(args)? {
+        Some((_, mut options)) => {
+            if own {
+                options.client_ca.push('\n');
+                options.client_ca.push_str(&file("front-proxy-ca.crt"));
+                if !options.allowed_names.is_empty() {
+                    options.allowed_names.push("front-proxy-client".into());
+                }
+            }
+            ClientTrust { client_ca: client_ca.to_owned(), request_headers: Some(options) }
+        }
+        None if own => ClientTrust::with_front_proxy(client_ca.to_owned(), file("front-proxy-ca.crt")),
+        None => ClientTrust { client_ca: client_ca.to_owned(), request_headers: None },
+    };
+    Ok(aggregator::Options { identity: Some(identity), trust: Some(Arc::new(trust)), ..Default::default() })
+}
+
+/// Who may name users in headers, and what that was made of.
+fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeaders, RequestHeaderOptions)>> {
     let Some(path) = &args.requestheader_client_ca_file else { return Ok(None) };
     let options = RequestHeaderOptions {
         client_ca: read(path)?,
@@ -396,7 +433,7 @@ fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeader
     };
     let headers = RequestHeaders::new(&options)
         .map_err(|error| Failure::invalid(format!("--requestheader-client-ca-file {}: {error}", path.display())))?;
-    Ok(Some((headers, options.client_ca)))
+    Ok(Some((headers, options)))
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {

@@ -79,7 +79,8 @@ pub(crate) fn claim_spec(spec: &Value, path: &FieldPath, options: ClaimOptions, 
         }
     }
     if let (Some(source), Some(reference)) = (source, reference) {
-        let shown = path.child("dataSource").to_string();
+        // Upstream prints a path as a value here, which shows nothing.
+        let shown = BadValue::Printed("{}".to_owned());
         if !reference.s("namespace").is_empty() {
             errors.invalid(path, shown, "may not be specified when dataSourceRef.namespace is specified");
         } else if ["apiGroup", "kind", "name"].iter().any(|k| source.os(k) != reference.os(k)) {

@@ -129,7 +129,7 @@ pub(crate) fn create(node: &Value, errors: &mut Errors) {
 }
 
 pub(crate) fn update(new: &Value, old: &Value, errors: &mut Errors) {
-    validate(new, errors);
+    create(new, errors);
     update_status(new, old, errors);
 }
 
