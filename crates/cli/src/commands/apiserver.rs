@@ -337,8 +337,8 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         api_audiences: args.api_audiences.clone(),
         enable_admission_plugins: args.enable_admission_plugins.clone(),
         disable_admission_plugins: args.disable_admission_plugins.clone(),
-        // As in kube-apiserver: without RBAC in the list nobody is refused.
-        always_allow: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysAllow"),
+        // As in kube-apiserver: the modes are asked one after the other, and this one never says no.
+        always_allow: args.authorization_mode.iter().any(|mode| mode == "AlwaysAllow"),
     };
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
