@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::schema;
 use apimachinery::status::Status;
 use apimachinery::{Map, Value, json, resources as builtin};
 use http::{HeaderMap, HeaderValue, Response, header};
@@ -31,6 +32,11 @@ pub fn version() -> Value {
         "buildDate": "2026-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
     })
+}
+
+fn version_info() -> Response<Body> {
+    let info = schema::lookup_name("io.k8s.apimachinery.pkg.version.Info");
+    raw_response(200, "application/json", schema::ordered::to_vec(&version(), info))
 }
 
 /// Who answers for a version of a group.
@@ -89,7 +95,7 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
     }
     let answer = match parts.as_slice() {
         [""] => root(server, &resources),
-        ["version"] => return readonly(info).or_else(|| Some(json_response(200, &version()))),
+        ["version"] => return readonly(info).or_else(|| Some(version_info())),
         ["api"] => {
             if let Some(refused) = readonly(info) {
                 return Some(refused);
@@ -145,7 +151,7 @@ pub(crate) fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<
         Some(a) if a.encoding == Encoding::Yaml => {
             raw_response(200, Encoding::Yaml.media_type(), negotiate::to_yaml(&value.to_vec()))
         }
-        Some(_) => json_response(200, value),
+        Some(_) => raw_response(200, "application/json", schema::ordered::meta_v1_to_vec(value)),
         None => status_response(&Status::not_acceptable(&[negotiate::supported(false)]), headers),
     }
 }

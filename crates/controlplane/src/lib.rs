@@ -145,6 +145,8 @@ pub enum StartError {
     Certificates(#[from] CertificateError),
     #[error("the host cluster")]
     Host(#[from] HostError),
+    #[error("{0}")]
+    OwnNamespace(config::Problem),
     #[error("cannot make the data directory {path}")]
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
@@ -219,6 +221,10 @@ impl ControlPlane {
             replica,
             dns: dns_place,
         } = options;
+        let own = host.as_ref().and_then(|host| config.maps_into_own_namespace(&name, &host.namespace));
+        if let Some(problem) = own {
+            return Err(StartError::OwnNamespace(problem));
+        }
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -530,6 +536,11 @@ impl ControlPlane {
     /// The bound address of the embedded DNS server.
     pub fn dns_address(&self) -> Option<SocketAddr> {
         self.dns.as_ref().and_then(dns::ClusterDns::address)
+    }
+
+    /// The API server itself.
+    pub fn api_server(&self) -> &ApiServer {
+        &self.server
     }
 
     /// A client of the cluster in this process: no socket, no TLS.

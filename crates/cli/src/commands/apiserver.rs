@@ -13,6 +13,7 @@ use apiserver::authentication::AuthenticationFlags;
 use apiserver::authentication::flags::WITHOUT_EFFECT;
 use apiserver::authn::{RequestHeaderOptions, RequestHeaders};
 use apiserver::tokens::bootstrap::BootstrapTokens;
+use apiserver::tokens::file::TokenFile;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as ClapArgs, Command, FromArgMatches};
 use pki::ClusterCertificates;
@@ -76,6 +77,9 @@ pub struct ApiServerArgs {
     /// Accept the bootstrap tokens in Secrets of kube-system
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,
+    /// File with static tokens: lines of token,user,uid,"group1,group2"
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// Issuer of service account tokens
     #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
     pub service_account_issuer: String,
@@ -334,12 +338,17 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         api_audiences: args.api_audiences.clone(),
         enable_admission_plugins: args.enable_admission_plugins.clone(),
         disable_admission_plugins: args.disable_admission_plugins.clone(),
-        // As in kube-apiserver: without RBAC in the list nobody is refused.
-        always_allow: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysAllow"),
+        // As in kube-apiserver: the modes are asked one after the other, and this one never says no.
+        always_allow: args.authorization_mode.iter().any(|mode| mode == "AlwaysAllow"),
     };
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
         config.authenticators.insert(0, Arc::new(proxies));
+    }
+    if let Some(path) = &args.token_auth_file {
+        let tokens = TokenFile::parse(&read(path)?)
+            .map_err(|error| Failure::invalid(format!("--token-auth-file {}: {error}", path.display())))?;
+        config.token_authenticators.push(Arc::new(tokens));
     }
     if args.enable_bootstrap_token_auth {
         config.token_authenticators.push(Arc::new(BootstrapTokens::default()));
