@@ -8,6 +8,7 @@
 //! Follows: `pkg/serviceaccount/{claims.go,jwt.go}`, `k8s.io/apiserver/pkg/authentication/{token,request/bearertoken}`.
 
 pub mod bootstrap;
+pub mod file;
 pub mod keys;
 
 use std::collections::BTreeMap;
