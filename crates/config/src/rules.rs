@@ -234,7 +234,7 @@ impl Config {
                 let path = format!("sync.toHost.namespaces.mappings.byName[{from:?}]");
                 Problem::at_path(
                     &path,
-                    &format!("{to} stands for the cluster's own namespace on the host, {namespace}"),
+                    format!("{to} stands for the cluster's own namespace on the host, {namespace}"),
                 )
             })
     }
