@@ -33,6 +33,8 @@ pub struct Config {
     pub tokens: Option<Arc<TokenAuthority>>,
     /// Requests without a credential are `system:anonymous` instead of 401.
     pub anonymous: bool,
+    /// Only these paths, when there are any.
+    pub anonymous_paths: Vec<String>,
     pub authorizer: Arc<dyn Authorizer>,
     /// Brings the default roles and bindings into the store at start.
     pub bootstrap_rbac: bool,
@@ -79,6 +81,7 @@ impl Default for Config {
             api_audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             tokens: None,
             anonymous: true,
+            anonymous_paths: Vec::new(),
             authorizer: Arc::new(AlwaysAllow),
             bootstrap_rbac: false,
             admission: AdmissionChain::default(),

@@ -528,7 +528,9 @@ impl ApiServer {
             }
         }
         let has_token = parts.headers.contains_key(header::AUTHORIZATION);
-        (!refused && !has_token && self.inner.config.anonymous).then(|| Arc::new(UserInfo::anonymous()))
+        let config = &self.inner.config;
+        let open = config.anonymous_paths.is_empty() || config.anonymous_paths.iter().any(|p| p == parts.uri.path());
+        (!refused && !has_token && config.anonymous && open).then(|| Arc::new(UserInfo::anonymous()))
     }
 
     async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {

@@ -13,23 +13,19 @@ use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::meta::ObjectMeta;
-use base64::Engine;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
+use crate::aggregator::TrustError;
+use crate::aggregator::trust::{self, Trust};
 use crate::storage::Storage;
 
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// Where distributions keep the authorities that everybody trusts.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// How many connections are kept for one webhook, how many in all, and for how long.
 const IDLE_PER_TARGET_MAX: usize = 4;
 const IDLE_MAX: usize = 64;
@@ -127,22 +123,11 @@ impl Target {
         Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle, pool })
     }
 
-    fn roots(&self) -> Result<rustls::RootCertStore, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        let pem = if self.ca_bundle.is_empty() {
-            SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
-        } else {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(&self.ca_bundle);
-            decoded.map_err(|e| format!("unable to load root certificates: {e}"))?
-        };
-        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-            // The system's file may hold certificates that rustls does not take.
-            let _ = roots.add(certificate);
-        }
-        if roots.is_empty() && !self.ca_bundle.is_empty() {
-            return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
-        }
-        Ok(roots)
+    fn trust(&self) -> Result<Trust, TrustError> {
+        Ok(match self.ca_bundle.as_str() {
+            "" => Trust::System,
+            bundle => Trust::Bundle(trust::bundle(bundle)?),
+        })
     }
 
     /// Sends a review and reads the answer.
@@ -184,19 +169,11 @@ impl Target {
 
     /// A new connection. A task of its own drives it until one side closes it.
     async fn open(&self) -> Result<Sender, String> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(self.roots()?)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = self.trust().and_then(|trust| trust::client_config(trust, None)).map_err(|e| e.to_string())?;
         let stream = self.connect().await?;
         let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
-            .connect(name, stream)
-            .await
-            .map_err(|e| format!("tls: {e}"))?;
+        let connected = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await;
+        let stream = connected.map_err(|e| trust::handshake_text(&e))?;
         let (sender, connection) = hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;

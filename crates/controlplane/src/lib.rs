@@ -18,6 +18,7 @@ mod deny;
 mod distro;
 pub mod dns;
 mod embedded_etcd;
+mod extra_args;
 mod follow;
 mod gate;
 mod host;
@@ -58,6 +59,7 @@ use tokio_util::task::TaskTracker;
 use crate::certificates::Certificates;
 use crate::distro::Distro;
 use crate::embedded_etcd::EmbeddedEtcd;
+use crate::extra_args::ExtraArgs;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
@@ -66,6 +68,7 @@ pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
 pub use distro::DistroError;
 pub use embedded_etcd::EmbeddedEtcdError;
+pub use extra_args::ExtraArgsError;
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
@@ -168,6 +171,8 @@ pub enum StartError {
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("controlPlane.distro.k8s.apiServer.extraArgs")]
+    ExtraArgs(#[from] ExtraArgsError),
     #[error("controlPlane.distro.k8s")]
     Distro(#[from] DistroError),
     #[error("DNS")]
@@ -247,13 +252,21 @@ impl ControlPlane {
             certificates.serving(),
             Some(certificates.file("client-ca.crt").as_bytes()),
         )?;
-        let secure = apiserver::SecureOptions {
+        // Upstream's kube-apiserver gets its flags itself.
+        let is_native = binaries.is_none() || !config.control_plane.distro.k8s.enabled;
+        let extra_args = match is_native {
+            true => ExtraArgs::parse(&config.control_plane.distro.k8s.api_server.extra_args, replica.is_some())?,
+            false => ExtraArgs::default(),
+        };
+        let mut secure = apiserver::SecureOptions {
             service_account_signing_key: certificates.file("sa.key"),
             service_account_keys: vec![certificates.file("sa.pub")],
             service_account_issuer: format!("https://kubernetes.default.svc.{domain}"),
             ..Default::default()
         };
+        extra_args.secure(&mut secure);
         let mut api_config = apiserver::secure_config(&secure)?;
+        extra_args.apply(&mut api_config)?;
         api_config.secure_port = address.port();
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;

@@ -74,7 +74,12 @@ fn read_identity(certificate: &str, key: &str) -> Result<Identity, TrustError> {
 pub(crate) fn bundle(bundle: &str) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let pem = base64::engine::general_purpose::STANDARD.decode(bundle);
     let pem = pem.map_err(|error| TrustError::Bundle(error.to_string()))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+    pem_bundle(&String::from_utf8_lossy(&pem))
+}
+
+/// The certificates in a PEM text.
+pub(crate) fn pem_bundle(pem: &str) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().collect();
     if found.is_empty() {
         return Err(TrustError::Bundle("unable to parse bytes as PEM block".to_owned()));
     }

@@ -1,5 +1,6 @@
 //! Control planes on a development host, with the rights that they have on a real one.
 
+mod aggregation;
 mod ending;
 mod policies;
 mod replicas;
