@@ -401,6 +401,9 @@ impl ApiServer {
         let mut response = compress(response, &headers);
         let out = response.headers_mut();
         out.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        if let Some(directives) = &self.inner.config.strict_transport_security {
+            out.insert(header::STRICT_TRANSPORT_SECURITY, directives.clone());
+        }
         let audit_id = headers.get("audit-id").cloned();
         let audit_id = audit_id.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
         if let Some(id) = audit_id {
