@@ -169,8 +169,8 @@ impl ApiServer {
         if !writes {
             return Ok(server);
         }
-        crate::crd::load(&server);
-        server.spawn(crate::crd::run(server.clone()));
+        let served = crate::crd::load(&server);
+        server.spawn(crate::crd::run(server.clone(), served));
         let flow = server.inner.flow.clone();
         server.spawn(flow_control::run(server.storage().clone(), flow, server.service(flow_control::user())));
         Ok(server)

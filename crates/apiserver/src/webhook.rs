@@ -22,11 +22,37 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 
+use crate::tls::ServerVerifier;
 use crate::storage::Storage;
 
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Where distributions keep the authorities that everybody trusts.
+const CANNOT_LOAD: &str = "unable to load root certificates";
+
+/// The PEM of a `caBundle`, or why no authority can be taken from it. Only when there is none at all the rest is looked at.
+///
+/// Source: `client-go/transport.TLSConfigFor`.
+pub fn checked_ca_bundle(bundle: &str) -> Result<Vec<u8>, String> {
+    let pem = base64::engine::general_purpose::STANDARD.decode(bundle).map_err(|e| format!("{CANNOT_LOAD}: {e}"))?;
+    let mut blocks = 0;
+    let mut broken = false;
+    for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+        blocks += 1;
+        if x509_parser::parse_x509_certificate(&certificate).is_ok() {
+            return Ok(pem);
+        }
+        broken = true;
+    }
+    let other = blocks == 0 && pem.windows(10).any(|bytes| bytes == b"-----BEGIN");
+    let problem = match (broken, other) {
+        (true, _) => "failed to parse certificate: x509: malformed certificate",
+        (_, true) => "no valid certificate authority data seen",
+        _ => "unable to parse bytes as PEM block",
+    };
+    Err(format!("{CANNOT_LOAD}: {problem}"))
+}
+
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
@@ -132,17 +158,22 @@ impl Target {
         let pem = if self.ca_bundle.is_empty() {
             SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
         } else {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(&self.ca_bundle);
-            decoded.map_err(|e| format!("unable to load root certificates: {e}"))?
+            checked_ca_bundle(&self.ca_bundle)?
         };
         for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
             // The system's file may hold certificates that rustls does not take.
             let _ = roots.add(certificate);
         }
         if roots.is_empty() && !self.ca_bundle.is_empty() {
-            return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
+            return Err(format!("{CANNOT_LOAD}: no valid certificate authority data seen"));
         }
         Ok(roots)
+    }
+
+    /// The certificates of the bundle, one of which the webhook may serve itself.
+    fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        let pem = base64::engine::general_purpose::STANDARD.decode(&self.ca_bundle).unwrap_or_default();
+        CertificateDer::pem_slice_iter(&pem).flatten().collect()
     }
 
     /// Sends a review and reads the answer.
@@ -185,10 +216,12 @@ impl Target {
     /// A new connection. A task of its own drives it until one side closes it.
     async fn open(&self) -> Result<Sender, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = ServerVerifier::new(self.roots()?, self.trusted()).map_err(|e| e.to_string())?;
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
-            .with_root_certificates(self.roots()?)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let stream = self.connect().await?;

@@ -208,10 +208,11 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     let info = &cx.info;
     // `/api/v1/namespaces/x/nodes` and `/api/v1/pods/x` are no paths.
     let namespaced_path = !info.namespace.is_empty() && cx.resource.gvr.resource != "namespaces";
+    let across = matches!(info.verb.as_str(), "list" | "watch");
+    if !cx.resource.builtin && namespaced_path != cx.resource.namespaced && (namespaced_path || !across) {
+        return Ok(crate::output::raw_response(404, "text/plain; charset=utf-8", "404 page not found\n"));
+    }
     if namespaced_path && !cx.resource.namespaced {
-        if !cx.resource.builtin {
-            return Ok(crate::output::raw_response(404, "text/plain; charset=utf-8", "404 page not found\n"));
-        }
         return Err(Box::new(Status::path_not_found()));
     }
     let named = !info.name.is_empty() && !info.name_from_selector;
