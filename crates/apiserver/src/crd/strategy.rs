@@ -417,6 +417,14 @@ impl Strategy for CustomStrategy {
     }
 
     fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter> {
+        if subresource == "status" {
+            // Owners in other versions are compared in theirs.
+            let versions = self.definition.versions.iter().filter(|version| version.status_subresource);
+            let versions = versions.map(|version| format!("{}/{}", self.definition.group, version.name));
+            return versions
+                .flat_map(|version| apply::reset::custom_resource_filters(&version, subresource, true))
+                .collect();
+        }
         let has_status = self.version().status_subresource;
         apply::reset::custom_resource_filters(&self.gvk.api_version(), subresource, has_status)
     }

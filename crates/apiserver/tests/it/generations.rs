@@ -130,3 +130,35 @@ async fn names_that_become_free_are_accepted_and_approvals_are_told() {
     eventually(&server, &path, condition("KubernetesAPIApprovalPolicyConformant", "True")).await;
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_in_other_versions_keep_their_fields_through_status_and_scale() {
+    let server = started().await;
+    let path = format!("{DEFINITIONS}/things.example.com");
+    let mut crd = definition(&json!({"a": {"type": "string"}}), "example.com");
+    for version in crd["spec"]["versions"].as_array_mut().unwrap() {
+        let properties = &mut version["schema"]["openAPIV3Schema"]["properties"];
+        properties["spec"]["properties"]["replicas"] = json!({"type": "integer"});
+        properties["status"] = json!({"type": "object", "properties": {"replicas": {"type": "integer"}}});
+        version["subresources"] = json!({"status": {},
+            "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
+    }
+    post(&server, DEFINITIONS, crd).await.unwrap();
+    eventually(&server, &path, established).await;
+    let v1 = format!("{THINGS}/a").replace("v2", "v1");
+    let body = json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"a": "1", "replicas": 1}});
+    ask(&server, "PATCH", &format!("{v1}?fieldManager=owner"), APPLY, Some(&body)).await.unwrap();
+    let owned = async || {
+        let object = get(&server, &v1).await.unwrap();
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().clone();
+        let own = entries.into_iter().find(|entry| entry["manager"] == "owner").expect("it owns something");
+        own["fieldsV1"].clone()
+    };
+    let before = owned().await;
+    let change = json!({"spec": {"a": "not through here"}, "status": {"replicas": 1}});
+    ask(&server, "PATCH", &format!("{THINGS}/a/status"), MERGE, Some(&change)).await.unwrap();
+    assert_eq!(owned().await, before);
+    ask(&server, "PATCH", &format!("{THINGS}/a/scale"), MERGE, Some(&json!({"spec": {"replicas": 2}}))).await.unwrap();
+    assert_eq!(owned().await, json!({"f:spec": {"f:a": {}}}), "the number has another owner now");
+    server.shutdown().await;
+}

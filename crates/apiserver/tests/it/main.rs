@@ -220,7 +220,7 @@ async fn who_owns_fields_is_given_up_when_it_makes_an_object_too_large() {
     let updated = api.replace("a", &PostParams::default(), &changed).await.unwrap();
     assert_eq!(updated.metadata.managed_fields, None);
     large.metadata.managed_fields = None;
-    let applied = api.patch("a", &PatchParams::apply("m"), &Patch::Apply(&large)).await;
+    let applied = api.patch("a", &PatchParams::apply("m").force(), &Patch::Apply(&large)).await;
     assert!(matches!(applied, Err(kube::Error::Api(s)) if s.code == 413), "an apply is about who owns what");
     server.shutdown().await;
 }
@@ -242,5 +242,23 @@ async fn owners_that_a_patch_gives_twice_count_once() {
     let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
     let object: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(object["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1), "{object}");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_empty_list_of_managed_fields_forgets_the_owners() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    assert!(created.metadata.managed_fields.is_some());
+    let mut changed = created;
+    changed.metadata.managed_fields = Some(Vec::new());
+    let updated = api.replace("a", &PostParams::default(), &changed).await.unwrap();
+    assert_eq!(updated.metadata.managed_fields, None);
+    assert_eq!(api.get("a").await.unwrap().metadata.managed_fields, None);
+    let mut empty = config_map("b", "1");
+    empty.metadata = serde_json::from_value(serde_json::json!({"name": "b", "managedFields": []})).unwrap();
+    let created = api.create(&PostParams::default(), &empty).await.unwrap();
+    assert!(created.metadata.managed_fields.is_some_and(|entries| !entries.is_empty()), "a creation is tracked");
     server.shutdown().await;
 }
