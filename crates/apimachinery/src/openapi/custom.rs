@@ -78,7 +78,8 @@ impl CustomResource {
 
     fn selectable(&self, schema: &mut Map) {
         if !self.selectable_fields.is_empty() {
-            let fields: Vec<Value> = self.selectable_fields.iter().map(|f| json!({"fieldPath": f.strip_prefix('.').unwrap_or(f)})).collect();
+            let fields: Vec<Value> =
+                self.selectable_fields.iter().map(|f| json!({"fieldPath": f.strip_prefix('.').unwrap_or(f)})).collect();
             schema.insert("x-kubernetes-selectable-fields", Value::Array(fields));
         }
     }

@@ -73,8 +73,7 @@ fn garbage_is_refused() {
     assert!(encode(&json!({"apiVersion": "example.com/v1", "kind": "Widget"})).is_err());
     assert!(encode(&json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"})).is_err());
     for version in ["v1", "v1beta1"] {
-        let partial =
-            json!({"apiVersion": format!("meta.k8s.io/{version}"), "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
+        let partial = json!({"apiVersion": format!("meta.k8s.io/{version}"), "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
         let bytes = encode(&partial).expect(version);
         assert!(bytes.windows(version.len()).any(|part| part == version.as_bytes()), "{version}");
     }

@@ -192,7 +192,11 @@ fn register(server: &ApiServer, definition: &Value, generation: &Generation) {
             server.inner().openapi.set(group, plural, published);
         }
         Err(error) => {
-            tracing::warn!(definition = definition.str_at(&["metadata", "name"]), error, "skipping a definition that cannot be served");
+            tracing::warn!(
+                definition = definition.str_at(&["metadata", "name"]),
+                error,
+                "skipping a definition that cannot be served"
+            );
         }
     }
 }
@@ -385,12 +389,7 @@ fn default_deprecation(crd: &Value, version: &str, group: &str, kind: &str) -> S
 }
 
 /// Writes which names are accepted and whether the definition is established, when that is news.
-async fn report(
-    server: &ApiServer,
-    definition: &Value,
-    all: &[Value],
-    generation: &Generation,
-) -> Result<(), String> {
+async fn report(server: &ApiServer, definition: &Value, all: &[Value], generation: &Generation) -> Result<(), String> {
     let Some(status) = names::status(definition, all, &crate::handlers::write::now()) else { return Ok(()) };
     let mut update = definition.clone();
     update["status"] = status;

@@ -165,7 +165,11 @@ mod tests {
     #[test]
     fn groups_of_the_community_say_whether_they_are_approved() {
         for (group, annotation, want) in [
-            ("gateway.networking.k8s.io", "https://github.com/x/pull/1", Some(("True", "approved in https://github.com/x/pull/1"))),
+            (
+                "gateway.networking.k8s.io",
+                "https://github.com/x/pull/1",
+                Some(("True", "approved in https://github.com/x/pull/1")),
+            ),
             ("k8s.io", "unapproved, an experiment", Some(("False", "not approved: \"unapproved, an experiment\""))),
             ("x.kubernetes.io", "", Some(("False", "protected groups must have approval annotation"))),
             ("notk8s.io", "https://github.com/x", None),
@@ -189,7 +193,9 @@ mod tests {
         let authority = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap().cert.pem();
         let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        for (bundle, want) in [("", "True"), (authority.as_str(), "True"), ("\n", "False"), (key, "False"), (broken, "False")] {
+        for (bundle, want) in
+            [("", "True"), (authority.as_str(), "True"), ("\n", "False"), (key, "False"), (broken, "False")]
+        {
             let mut things = named("things", "Thing", false);
             let bundle = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bundle);
             things.set_at(&["spec", "conversion"], json!({"webhook": {"clientConfig": {"caBundle": bundle}}}));

@@ -579,7 +579,8 @@ impl Strategy for CustomStrategy {
     async fn converted(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
         let wanted = kind.api_version();
         let mut objects = self.definition.converter.convert(vec![object], &wanted).await?;
-        let mut object = objects.pop().ok_or_else(|| Box::new(Status::internal_error("a conversion lost its object")))?;
+        let mut object =
+            objects.pop().ok_or_else(|| Box::new(Status::internal_error("a conversion lost its object")))?;
         if let Some(version) = self.definition.version(&wanted) {
             prune::prune(&mut object, &version.node, true, "", &mut Vec::new());
         }

@@ -46,7 +46,8 @@ async fn stored_objects_are_read_under_the_schema_of_today() {
     assert!(matches!(watch.next().await, Some(Ok(WatchEvent::Added(_)))));
 
     // A field goes, and one with a default comes, in the version that is stored.
-    let changed = definition(&json!({"a": {"type": "string"}, "new": {"type": "string", "default": "n"}}), "example.com");
+    let changed =
+        definition(&json!({"a": {"type": "string"}, "new": {"type": "string", "default": "n"}}), "example.com");
     ask(&server, "PATCH", &path, MERGE, Some(&json!({"spec": changed["spec"]}))).await.unwrap();
     let end = tokio::time::timeout(PATIENCE, async { while watch.next().await.is_some() {} }).await;
     end.expect("a watch ends with the schema it began under");
@@ -82,8 +83,7 @@ async fn nothing_is_created_while_a_definition_goes_nor_outside_of_its_scope() {
     ask(&server, "DELETE", &path, "application/json", None).await.unwrap();
     let terminating = "create not allowed while custom resource definition is terminating";
     let named = format!("{THINGS}/a");
-    for (method, path, kind, code) in
-        [("POST", THINGS, "application/json", 405), ("PATCH", named.as_str(), APPLY, 403)]
+    for (method, path, kind, code) in [("POST", THINGS, "application/json", 405), ("PATCH", named.as_str(), APPLY, 403)]
     {
         // The condition is there before the definition is looked at again.
         let refusal = async {

@@ -529,7 +529,10 @@ mod tests {
     fn directives_of_transport_security_are_checked_and_joined() {
         for (given, want) in [
             (&[][..], Ok(None)),
-            (&["max-age=31536000", "includeSubDomains", "preload"], Ok(Some("max-age=31536000; includeSubDomains; preload"))),
+            (
+                &["max-age=31536000", "includeSubDomains", "preload"],
+                Ok(Some("max-age=31536000; includeSubDomains; preload")),
+            ),
             (&["max-age"], Err(())),
             (&["max-age=1=2"], Err(())),
             (&["preload", ""], Err(())),
@@ -543,7 +546,9 @@ mod tests {
 
     #[test]
     fn tokens_may_be_limited_to_an_hour_and_more() {
-        for (seconds, want) in [(0, Some(0)), (3599, None), (3600, Some(3600)), (1 << 32, Some(1 << 32)), ((1 << 32) + 1, None)] {
+        for (seconds, want) in
+            [(0, Some(0)), (3599, None), (3600, Some(3600)), (1 << 32, Some(1 << 32)), ((1 << 32) + 1, None)]
+        {
             assert_eq!(max_token_expiration(Duration::from_secs(seconds)).ok(), want, "{seconds}");
         }
     }
