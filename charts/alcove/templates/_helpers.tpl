@@ -128,6 +128,12 @@
 {{- end -}}
 {{- end -}}
 
+{{/* "true" when there is an etcd beside the control plane, also one whose data is about to move into the embedded one. */}}
+{{- define "alcove.hasDeployedEtcd" -}}
+{{- $embedded := .Values.controlPlane.backingStore.etcd.embedded -}}
+{{- if or (eq (include "alcove.store" .) "deployed-etcd") (and $embedded.enabled $embedded.migrateFromDeployedEtcd) -}}true{{- end -}}
+{{- end -}}
+
 {{/* "true" when the data is on the pod's own disk. */}}
 {{- define "alcove.ownDisk" -}}
 {{- if has (include "alcove.store" .) (list "embedded-database" "embedded-etcd") -}}true{{- end -}}
@@ -165,6 +171,15 @@
 {{- end -}}
 {{- if and (gt (int .Values.controlPlane.statefulSet.highAvailability.replicas) 1) (eq (include "alcove.store" .) "embedded-database") -}}
 {{- fail "controlPlane.statefulSet.highAvailability.replicas must be 1 with the embedded database; choose another controlPlane.backingStore for more replicas" -}}
+{{- end -}}
+{{- $store := .Values.controlPlane.backingStore -}}
+{{- $moving := and $store.etcd.embedded.enabled $store.etcd.embedded.migrateFromDeployedEtcd -}}
+{{- $enabled := 0 -}}
+{{- range list $store.etcd.embedded.enabled $store.etcd.external.enabled (and $store.etcd.deploy.enabled (not $moving)) $store.database.embedded.enabled $store.database.external.enabled -}}
+{{- if . -}}{{- $enabled = add1 $enabled -}}{{- end -}}
+{{- end -}}
+{{- if gt (int $enabled) 1 -}}
+{{- fail "controlPlane.backingStore must have only one store that is enabled" -}}
 {{- end -}}
 {{- if not .Values.controlPlane.service.enabled -}}
 {{- fail "controlPlane.service.enabled must be true: pods reach the API through this Service, and it owns what is synced" -}}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::AdmissionChain;
+use crate::aggregator;
 use crate::authn::{Authenticator, ClientCertificates};
 use crate::authz::{AlwaysAllow, Authorizer};
 use crate::extension::Extension;
@@ -32,6 +33,8 @@ pub struct Config {
     pub tokens: Option<Arc<TokenAuthority>>,
     /// Requests without a credential are `system:anonymous` instead of 401.
     pub anonymous: bool,
+    /// Only these paths, when there are any.
+    pub anonymous_paths: Vec<String>,
     pub authorizer: Arc<dyn Authorizer>,
     /// Brings the default roles and bindings into the store at start.
     pub bootstrap_rbac: bool,
@@ -47,6 +50,8 @@ pub struct Config {
     pub extension: Option<Arc<dyn Extension>>,
     /// Answers for the kubelets of nodes: `nodes/proxy`, and requests to the host names of nodes.
     pub kubelets: Option<Arc<dyn Kubelets>>,
+    /// How APIServices with a service are reached, and what their servers are told.
+    pub aggregation: aggregator::Options,
     /// API groups beside the built-in and custom ones.
     pub groups: Vec<Arc<dyn ApiGroup>>,
     /// Checks of the health paths, beside the server's own.
@@ -78,6 +83,7 @@ impl Default for Config {
             api_audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             tokens: None,
             anonymous: true,
+            anonymous_paths: Vec::new(),
             authorizer: Arc::new(AlwaysAllow),
             bootstrap_rbac: false,
             admission: AdmissionChain::default(),
@@ -87,6 +93,7 @@ impl Default for Config {
             upstream: None,
             extension: None,
             kubelets: None,
+            aggregation: aggregator::Options::default(),
             groups: Vec::new(),
             health_checks: Vec::new(),
             metrics: Vec::new(),

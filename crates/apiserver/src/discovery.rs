@@ -2,16 +2,22 @@
 //!
 //! Follows: `k8s.io/apiserver/pkg/endpoints/discovery`, `k8s.io/kube-aggregator/pkg/apiserver/handler_discovery.go`.
 
+use std::sync::Arc;
+
+use apimachinery::schema;
 use apimachinery::status::Status;
-use apimachinery::{Map, Value, json};
+use apimachinery::{Map, Value, json, resources as builtin};
 use http::{HeaderMap, HeaderValue, Response, header};
 use sha2::{Digest, Sha256};
 
+use crate::aggregator::Remote;
+use crate::aggregator::order::{Entry, Group, Ties, ordered};
+use crate::aggregator::registration::{GROUP_PRIORITY, VERSION_PRIORITY};
 use crate::body::Body;
-use crate::groups;
+use crate::groups::{self, ApiGroup};
 use crate::negotiate::{self, Encoding};
 use crate::output::{accept_header, json_response, raw_response, status_response};
-use crate::registry::{GroupInfo, Resource, Resources, Subresource};
+use crate::registry::{Resource, Resources, Subresource};
 use crate::request_info::RequestInfo;
 use crate::server::Inner;
 
@@ -28,6 +34,56 @@ pub fn version() -> Value {
     })
 }
 
+fn version_info() -> Response<Body> {
+    let info = schema::lookup_name("io.k8s.apimachinery.pkg.version.Info");
+    raw_response(200, "application/json", schema::ordered::to_vec(&version(), info))
+}
+
+/// Who answers for a version of a group.
+#[derive(Clone)]
+enum Source {
+    Own,
+    Embedded(Arc<dyn ApiGroup>),
+    Remote(Arc<Remote>),
+}
+
+/// All groups but the core one, in the order of discovery.
+fn groups_in_order(server: &Inner, resources: &Resources, ties: Ties) -> Vec<Group<Source>> {
+    let table = server.aggregator.table();
+    let embedded = |group: &str, version: &str| {
+        server.config.groups.iter().find(|g| g.name() == group && g.version() == version).cloned()
+    };
+    let mut entries = Vec::new();
+    let mut add = |group: &str, version: &str, own: (i64, i64), source: Source| {
+        let key = (group.to_owned(), version.to_owned());
+        let (group_priority, version_priority) = table.priorities.get(&key).copied().unwrap_or(own);
+        entries.push(Entry { group: key.0, version: key.1, group_priority, version_priority, source });
+    };
+    for group in resources.groups().iter().filter(|group| !group.name.is_empty()) {
+        let known = builtin::group(&group.name);
+        for version in &group.versions {
+            if server.aggregator.remote(&group.name, version).is_some() || embedded(&group.name, version).is_some() {
+                continue;
+            }
+            let priority = known.and_then(|known| known.versions.iter().find(|v| v.version == version));
+            let own = match (known, priority) {
+                (Some(group), Some(version)) => (i64::from(group.priority), i64::from(version.priority)),
+                _ => (GROUP_PRIORITY, VERSION_PRIORITY),
+            };
+            add(&group.name, version, own, Source::Own);
+        }
+    }
+    for group in &server.config.groups {
+        add(group.name(), group.version(), (GROUP_PRIORITY, VERSION_PRIORITY), Source::Embedded(group.clone()));
+    }
+    for remote in table.remotes() {
+        let spec = &remote.spec;
+        let own = (spec.group_priority, spec.version_priority);
+        add(&spec.group, &spec.version, own, Source::Remote(remote.clone()));
+    }
+    ordered(entries, ties)
+}
+
 /// Answers a path that names no resource; `None` when it is not a discovery path.
 pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option<Response<Body>> {
     let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
@@ -38,8 +94,8 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
         return Some(answer);
     }
     let answer = match parts.as_slice() {
-        [""] => root(&resources),
-        ["version"] => return readonly(info).or_else(|| Some(json_response(200, &version()))),
+        [""] => root(server, &resources),
+        ["version"] => return readonly(info).or_else(|| Some(version_info())),
         ["api"] => {
             if let Some(refused) = readonly(info) {
                 return Some(refused);
@@ -62,20 +118,20 @@ pub fn answer(server: &Inner, info: &RequestInfo, headers: &HeaderMap) -> Option
             if wants_aggregated(headers) {
                 return Some(aggregated(server, &resources, false, headers));
             }
-            let mut groups: Vec<Value> =
-                resources.groups().iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
-            groups.extend(server.config.groups.iter().map(|group| groups::group_value(group.as_ref())));
+            let groups = groups_in_order(server, &resources, Ties::ServiceName).iter().map(group_value).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": Value::Array(groups)})
         }
-        ["apis", group] => match resources.group(group) {
-            Some(group) => {
-                let mut value = group_value(group);
-                value["kind"] = "APIGroup".into();
-                value["apiVersion"] = "v1".into();
-                value
+        ["apis", group] => {
+            match groups_in_order(server, &resources, Ties::ServiceName).iter().find(|g| g.name == *group) {
+                Some(group) => {
+                    let mut value = group_value(group);
+                    value["kind"] = "APIGroup".into();
+                    value["apiVersion"] = "v1".into();
+                    value
+                }
+                None => return Some(not_found_text()),
             }
-            None => return Some(not_found_text()),
-        },
+        }
         ["api", version] => return Some(version_answer(&resources, "", version, info, headers)),
         ["apis", group, version] => return Some(version_answer(&resources, group, version, info, headers)),
         _ => return None,
@@ -95,7 +151,7 @@ pub(crate) fn answer_negotiated(value: &Value, headers: &HeaderMap) -> Response<
         Some(a) if a.encoding == Encoding::Yaml => {
             raw_response(200, Encoding::Yaml.media_type(), negotiate::to_yaml(&value.to_vec()))
         }
-        Some(_) => json_response(200, value),
+        Some(_) => raw_response(200, "application/json", schema::ordered::meta_v1_to_vec(value)),
         None => status_response(&Status::not_acceptable(&[negotiate::supported(false)]), headers),
     }
 }
@@ -133,7 +189,7 @@ fn version_answer(
     answer_negotiated(&answer, headers)
 }
 
-fn root(resources: &Resources) -> Value {
+fn root(server: &Inner, resources: &Resources) -> Value {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -162,19 +218,19 @@ fn root(resources: &Resources) -> Value {
     ]
     .map(str::to_owned)
     .to_vec();
-    for group in resources.groups().iter().filter(|g| !g.name.is_empty()) {
+    for group in groups_in_order(server, resources, Ties::GroupName) {
         paths.push(format!("/apis/{}", group.name));
-        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
+        paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
     }
     paths.sort();
     json!({"paths": paths})
 }
 
-fn group_value(group: &GroupInfo) -> Value {
-    let version = |v: &String| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
+fn group_value(group: &Group<Source>) -> Value {
+    let version = |(version, _): &(String, Source)| json!({"groupVersion": format!("{}/{version}", group.name), "version": version.as_str()});
     let versions: Vec<Value> = group.versions.iter().map(version).collect();
     let preferred = versions.first().cloned().unwrap_or_default();
-    json!({"name": group.name, "versions": Value::Array(versions), "preferredVersion": preferred})
+    json!({"name": group.name.as_str(), "versions": Value::Array(versions), "preferredVersion": preferred})
 }
 
 fn strings(list: &[String]) -> Value {
@@ -226,19 +282,24 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 }
 
 fn aggregated(server: &Inner, resources: &Resources, core: bool, headers: &HeaderMap) -> Response<Body> {
-    let mut items: Vec<Value> = resources
-        .groups()
-        .iter()
-        .filter(|g| g.name.is_empty() == core)
-        .map(|group| {
-            let versions = group.versions.iter().map(|v| aggregated_version(resources, group, v)).collect();
-            let metadata = if core { Value::object() } else { json!({"name": group.name}) };
-            json!({"metadata": metadata, "versions": Value::Array(versions)})
-        })
-        .collect();
-    if !core {
-        items.extend(server.config.groups.iter().map(|group| groups::aggregated_value(group.as_ref())));
-    }
+    let items: Vec<Value> = if core {
+        let core = resources.groups().iter().filter(|group| group.name.is_empty());
+        let shown = core.map(|group| {
+            let versions = group.versions.iter().map(|version| aggregated_version(resources, "", version)).collect();
+            json!({"metadata": {}, "versions": Value::Array(versions)})
+        });
+        shown.collect()
+    } else {
+        let shown = |group: &Group<Source>| {
+            let versions = group.versions.iter().map(|(version, source)| match source {
+                Source::Own => aggregated_version(resources, &group.name, version),
+                Source::Embedded(embedded) => groups::aggregated_version(embedded.as_ref()),
+                Source::Remote(remote) => remote_version(remote),
+            });
+            json!({"metadata": {"name": group.name.as_str()}, "versions": Value::Array(versions.collect())})
+        };
+        groups_in_order(server, resources, Ties::GroupName).iter().map(shown).collect()
+    };
     let list = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": Value::Array(items),
@@ -264,8 +325,17 @@ fn aggregated(server: &Inner, resources: &Resources, core: bool, headers: &Heade
     response
 }
 
-fn aggregated_version(resources: &Resources, group: &GroupInfo, version: &str) -> Value {
-    let list = resources.in_version(&group.name, version).into_iter().flatten();
+/// What an extension server has, as far as it is known.
+fn remote_version(remote: &Remote) -> Value {
+    let version = remote.spec.version.as_str();
+    match &remote.documents.read().resources {
+        Some(resources) => json!({"version": version, "resources": resources.clone(), "freshness": "Current"}),
+        None => json!({"version": version, "freshness": "Stale"}),
+    }
+}
+
+fn aggregated_version(resources: &Resources, group: &str, version: &str) -> Value {
+    let list = resources.in_version(group, version).into_iter().flatten();
     let resources: Vec<Value> = list.map(|r| aggregated_resource(r)).collect();
     json!({"version": version, "resources": Value::Array(resources), "freshness": "Current"})
 }

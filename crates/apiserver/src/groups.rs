@@ -63,6 +63,11 @@ pub(crate) fn resource_list(group: &dyn ApiGroup) -> Value {
 
 /// The group in aggregated discovery.
 pub(crate) fn aggregated_value(group: &dyn ApiGroup) -> Value {
+    json!({"metadata": {"name": (group.name())}, "versions": [(aggregated_version(group))]})
+}
+
+/// Its version in there.
+pub(crate) fn aggregated_version(group: &dyn ApiGroup) -> Value {
     let resource = |resource: &GroupResource| {
         json!({
             "resource": (resource.name),
@@ -73,10 +78,7 @@ pub(crate) fn aggregated_value(group: &dyn ApiGroup) -> Value {
         })
     };
     let resources = Value::Array(group.resources().iter().map(resource).collect());
-    json!({
-        "metadata": {"name": (group.name())},
-        "versions": [{"version": (group.version()), "resources": resources, "freshness": "Current"}],
-    })
+    json!({"version": (group.version()), "resources": resources, "freshness": "Current"})
 }
 
 /// Answers a request on a resource that is not in the registry; `None` when no group knows it.
@@ -101,16 +103,7 @@ pub(crate) async fn answer(server: &ApiServer, info: &RequestInfo, headers: &Hea
 
 /// Answers a discovery path of one of the groups.
 pub(crate) fn discover(server: &Inner, parts: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
-    let find = |name: &str| server.config.groups.iter().find(|group| group.name() == name);
-    let value = match parts {
-        ["apis", name] => {
-            let mut value = group_value(find(name)?.as_ref());
-            value["kind"] = "APIGroup".into();
-            value["apiVersion"] = "v1".into();
-            value
-        }
-        ["apis", name, version] => resource_list(find(name).filter(|group| group.version() == *version)?.as_ref()),
-        _ => return None,
-    };
-    Some(discovery::answer_negotiated(&value, headers))
+    let ["apis", name, version] = parts else { return None };
+    let group = server.config.groups.iter().find(|group| group.name() == *name && group.version() == *version)?;
+    Some(discovery::answer_negotiated(&resource_list(group.as_ref()), headers))
 }

@@ -1,6 +1,6 @@
 //! Kubelets that are served by this process: the [`Kubelets`] seam. A request whose host name is a node's is for its kubelet.
 //!
-//! Authorized as kubelets do it: by rights on `nodes/metrics`, `nodes/stats`, `nodes/log`, `nodes/proxy` and their kin.
+//! Authorized as kubelets do it, but for `/healthz`, which is open like that of the API: by rights on `nodes/metrics`, `nodes/stats`, `nodes/log`, `nodes/proxy` and their kin.
 //!
 //! Follows: `pkg/kubelet/server/auth.go`.
 
@@ -30,6 +30,10 @@ pub trait Kubelets: Send + Sync {
 
 /// What a request to a kubelet needs the right to.
 pub(crate) fn attributes(node: &str, method: &Method, path: &str) -> RequestInfo {
+    if path.trim_end_matches('/') == "/healthz" && matches!(*method, Method::GET | Method::HEAD) {
+        // Whether a node is alive is no more of a secret than whether the API is.
+        return RequestInfo { path: "/healthz".to_owned(), verb: "get".to_owned(), ..RequestInfo::default() };
+    }
     let under = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
     let subresource = if under("/stats") {
         "stats"
@@ -76,5 +80,9 @@ mod tests {
             let info = attributes("n", &method, path);
             assert_eq!(format!("{} {}/{}", info.verb, info.resource, info.subresource), want, "{path}");
         }
+        let alive = attributes("n", &Method::GET, "/healthz");
+        assert_eq!((alive.is_resource, alive.path.as_str(), alive.verb.as_str()), (false, "/healthz", "get"));
+        assert!(attributes("n", &Method::POST, "/healthz").is_resource);
+        assert!(attributes("n", &Method::GET, "/healthz/x").is_resource);
     }
 }

@@ -10,6 +10,8 @@
 
 pub mod activity;
 pub mod admission;
+pub mod aggregator;
+pub mod authentication;
 pub mod authn;
 pub mod authz;
 pub mod body;

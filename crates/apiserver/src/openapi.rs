@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use crate::aggregator::documents::{Fragment, merge_v2};
 use crate::body::Body;
 use crate::output::{accept_header, accepts_gzip, raw_response};
 use crate::request_info::RequestInfo;
@@ -93,6 +94,10 @@ pub struct Published {
 struct State {
     /// Versions by group and plural.
     custom: BTreeMap<(String, String), Vec<CustomResource>>,
+    /// Documents that extension servers have: path to their URL.
+    remote_v3: BTreeMap<String, String>,
+    /// What extension servers add to the v2 document.
+    remote_v2: Vec<Arc<Fragment>>,
     /// Documents by path, made when they are asked for.
     v3: BTreeMap<String, Option<Document>>,
     /// JSON and protobuf.
@@ -126,6 +131,16 @@ impl Published {
         state.v3.extend(paths.into_iter().map(|path| (path, None)));
     }
 
+    /// Replaces what extension servers publish.
+    pub(crate) fn set_remote(&self, v3: BTreeMap<String, String>, v2: Vec<Arc<Fragment>>) {
+        let mut state = self.state.lock();
+        state.remote_v3 = v3;
+        if state.remote_v2 != v2 {
+            state.remote_v2 = v2;
+            state.v2 = [None, None];
+        }
+    }
+
     fn v3(&self, path: &str) -> Option<Document> {
         let mut state = self.state.lock();
         let State { custom, v3, .. } = &mut *state;
@@ -155,6 +170,9 @@ impl Published {
                 add(&path, &document.etag);
             }
         }
+        for (path, url) in &self.state.lock().remote_v3 {
+            paths.insert(path.as_str(), json!({"serverRelativeURL": url.as_str()}));
+        }
         let mut index = Value::object();
         index["paths"] = Value::Object(paths);
         index
@@ -162,11 +180,11 @@ impl Published {
 
     fn v2(&self, protobuf: bool) -> Document {
         let mut state = self.state.lock();
-        if state.custom.is_empty() {
+        if state.custom.is_empty() && state.remote_v2.is_empty() {
             drop(state);
             return BUILTIN.v2(protobuf);
         }
-        let State { custom, v2, .. } = &mut *state;
+        let State { custom, v2, remote_v2, .. } = &mut *state;
         let slot = &mut v2[usize::from(protobuf)];
         let document = slot.get_or_insert_with(|| {
             let resources: Vec<CustomResource> = custom.values().flatten().cloned().collect();
@@ -174,6 +192,7 @@ impl Published {
             let mut document = openapi::v2();
             document.make_object().object_mut("paths").extend(paths);
             document.make_object().object_mut("definitions").extend(definitions);
+            remote_v2.iter().for_each(|fragment| merge_v2(&mut document, fragment));
             v2_document(document, protobuf)
         });
         document.clone()

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, is_probe};
 use crate::admission::AdmissionChain;
+use crate::aggregator::{self, Aggregator};
 use crate::authn::{PeerCertificate, UserInfo, bearer_token};
 use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
 use crate::body::{Body, RequestBody, request_body};
@@ -75,6 +76,7 @@ pub struct Inner {
     pub hooks: WriteHooks,
     /// OpenAPI documents of custom resources.
     pub openapi: Published,
+    pub(crate) aggregator: Aggregator,
     pub(crate) metrics: Metrics,
     /// How busy the network side is.
     pub activity: Arc<Activity>,
@@ -155,6 +157,7 @@ impl ApiServer {
             admission: config.admission.clone(),
             hooks,
             openapi: Published::default(),
+            aggregator: Aggregator::default(),
             metrics: Metrics::default(),
             activity: Arc::default(),
             flow: Arc::default(),
@@ -171,6 +174,8 @@ impl ApiServer {
         }
         let served = crate::crd::load(&server);
         server.spawn(crate::crd::run(server.clone(), served));
+        aggregator::load(&server);
+        server.spawn(aggregator::run(server.clone()));
         let flow = server.inner.flow.clone();
         server.spawn(flow_control::run(server.storage().clone(), flow, server.service(flow_control::user())));
         Ok(server)
@@ -459,6 +464,9 @@ impl ApiServer {
             let answer = kubelets.answer(self, &node, &path, request).await;
             return answer.unwrap_or_else(|status| status_response(&status, &headers));
         }
+        if let Some(remote) = inner.aggregator.remote_of(&info) {
+            return aggregator::proxy::forward(&remote, parts, body, &user).await;
+        }
         let headers = parts.headers;
         if !info.is_resource {
             return self.answer_path(&info, &headers).await;
@@ -523,7 +531,9 @@ impl ApiServer {
             }
         }
         let has_token = parts.headers.contains_key(header::AUTHORIZATION);
-        (!refused && !has_token && self.inner.config.anonymous).then(|| Arc::new(UserInfo::anonymous()))
+        let config = &self.inner.config;
+        let open = config.anonymous_paths.is_empty() || config.anonymous_paths.iter().any(|p| p == parts.uri.path());
+        (!refused && !has_token && config.anonymous && open).then(|| Arc::new(UserInfo::anonymous()))
     }
 
     async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {

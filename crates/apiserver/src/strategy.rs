@@ -103,6 +103,10 @@ pub trait Strategy: Send + Sync {
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError>;
     fn warnings_create(&self, object: &Value) -> Vec<String>;
+    /// Warnings about the object as it is before [`Strategy::prepare_create`].
+    fn warnings_before_create(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
     fn warnings_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<String>;
 
     /// The field label in canonical form, or the message of a 400.
@@ -291,6 +295,9 @@ impl Strategy for BuiltIn {
             errors.extend(definition::validate_update(new, old));
         }
         errors
+    }
+    fn warnings_before_create(&self, object: &Value) -> Vec<String> {
+        kinds::warnings_before_create(&self.gvk, object)
     }
     fn warnings_create(&self, object: &Value) -> Vec<String> {
         let mut warnings = kinds::warnings_create(&self.gvk, object);

@@ -13,49 +13,19 @@ use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::meta::ObjectMeta;
-use base64::Engine;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
+use crate::aggregator::TrustError;
+use crate::aggregator::trust::{self, Trust};
 use crate::storage::Storage;
-use crate::tls::ServerVerifier;
 
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// Where distributions keep the authorities that everybody trusts.
-const CANNOT_LOAD: &str = "unable to load root certificates";
-
-/// The PEM of a `caBundle`, or why no authority can be taken from it. Only when there is none at all the rest is looked at.
-///
-/// Source: `client-go/transport.TLSConfigFor`.
-pub fn checked_ca_bundle(bundle: &str) -> Result<Vec<u8>, String> {
-    let pem = base64::engine::general_purpose::STANDARD.decode(bundle).map_err(|e| format!("{CANNOT_LOAD}: {e}"))?;
-    let mut blocks = 0;
-    let mut broken = false;
-    for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-        blocks += 1;
-        if x509_parser::parse_x509_certificate(&certificate).is_ok() {
-            return Ok(pem);
-        }
-        broken = true;
-    }
-    let other = blocks == 0 && pem.windows(10).any(|bytes| bytes == b"-----BEGIN");
-    let problem = match (broken, other) {
-        (true, _) => "failed to parse certificate: x509: malformed certificate",
-        (_, true) => "no valid certificate authority data seen",
-        _ => "unable to parse bytes as PEM block",
-    };
-    Err(format!("{CANNOT_LOAD}: {problem}"))
-}
-
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// How many connections are kept for one webhook, how many in all, and for how long.
 const IDLE_PER_TARGET_MAX: usize = 4;
 const IDLE_MAX: usize = 64;
@@ -153,27 +123,11 @@ impl Target {
         Ok(Target { url: format!("https://{host}:{port}{path}"), host, port, path, addresses, ca_bundle, pool })
     }
 
-    fn roots(&self) -> Result<rustls::RootCertStore, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        let pem = if self.ca_bundle.is_empty() {
-            SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
-        } else {
-            checked_ca_bundle(&self.ca_bundle)?
-        };
-        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-            // The system's file may hold certificates that rustls does not take.
-            let _ = roots.add(certificate);
-        }
-        if roots.is_empty() && !self.ca_bundle.is_empty() {
-            return Err(format!("{CANNOT_LOAD}: no valid certificate authority data seen"));
-        }
-        Ok(roots)
-    }
-
-    /// The certificates of the bundle, one of which the webhook may serve itself.
-    fn trusted(&self) -> Vec<CertificateDer<'static>> {
-        let pem = base64::engine::general_purpose::STANDARD.decode(&self.ca_bundle).unwrap_or_default();
-        CertificateDer::pem_slice_iter(&pem).flatten().collect()
+    fn trust(&self) -> Result<Trust, TrustError> {
+        Ok(match self.ca_bundle.as_str() {
+            "" => Trust::System,
+            bundle => Trust::Bundle(trust::bundle(bundle)?),
+        })
     }
 
     /// Sends a review and reads the answer.
@@ -215,21 +169,11 @@ impl Target {
 
     /// A new connection. A task of its own drives it until one side closes it.
     async fn open(&self) -> Result<Sender, String> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = ServerVerifier::new(self.roots()?, self.trusted()).map_err(|e| e.to_string())?;
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = self.trust().and_then(|trust| trust::client_config(trust, None)).map_err(|e| e.to_string())?;
         let stream = self.connect().await?;
         let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
-            .connect(name, stream)
-            .await
-            .map_err(|e| format!("tls: {e}"))?;
+        let connected = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await;
+        let stream = connected.map_err(|e| trust::handshake_text(&e))?;
         let (sender, connection) = hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;

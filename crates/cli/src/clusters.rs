@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::host::Host;
 
+/// Status of a cluster whose workload somebody has scaled to nothing.
+pub const SCALED_DOWN: &str = "ScaledDown";
+
 /// One virtual cluster as found on the host.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -96,7 +99,7 @@ pub async fn list(host: &Host, namespace: Option<&str>) -> anyhow::Result<Vec<Cl
 fn workload_status(annotations: &BTreeMap<String, String>, wanted: i32, ready: i32) -> String {
     match (annotations.get("loft.sh/paused").map(String::as_str), wanted, ready) {
         (Some("true"), _, _) => "Paused",
-        (_, 0, _) => "ScaledDown",
+        (_, 0, _) => SCALED_DOWN,
         (_, _, 0) => "Pending",
         _ => "Running",
     }

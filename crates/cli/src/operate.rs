@@ -16,7 +16,7 @@ use kube::client::Body;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::clusters::Cluster;
+use crate::clusters::{Cluster, SCALED_DOWN};
 use crate::failure::Failure;
 use crate::host::{self, Host};
 use crate::manifests::poll;
@@ -33,10 +33,15 @@ pub struct Operator {
 impl Operator {
     /// Of a cluster that runs; a sleeping one wakes.
     pub async fn of(host: &Host, cluster: &Cluster, timeout: Duration) -> anyhow::Result<Operator> {
-        if cluster.status == hub::PAUSED {
-            return Err(Failure::failed(format!("virtual cluster {} is paused", cluster.name))
-                .hint(format!("run `alcove resume {}` first", cluster.name))
-                .into());
+        if matches!(cluster.status.as_str(), hub::PAUSED | SCALED_DOWN) {
+            let hint = match cluster.status.as_str() {
+                hub::PAUSED => format!("run `alcove resume {}` first", cluster.name),
+                _ => format!("give its workload in namespace {} replicas first", cluster.namespace),
+            };
+            let (name, status) = (&cluster.name, &cluster.status);
+            let message =
+                format!("virtual cluster {name} does not answer because it is not running (status: {status})");
+            return Err(Failure::failed(message).hint(hint).into());
         }
         let secrets: Api<Secret> = Api::namespaced(host.client.clone(), &cluster.namespace);
         let name = deploy::names::certs_secret(&cluster.name);

@@ -17,6 +17,7 @@ mod duration;
 mod error;
 mod merge;
 mod model;
+mod rules;
 mod schema;
 mod set;
 pub mod stored;

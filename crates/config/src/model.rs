@@ -783,6 +783,12 @@ impl Typed {
         }
     }
 
+    /// Has the cluster an etcd of its own on the host? Also one whose data is about to move into the embedded etcd.
+    pub fn has_deployed_etcd(&self) -> bool {
+        let embedded = &self.control_plane.backing_store.etcd.embedded;
+        self.store_type() == StoreType::DeployedEtcd || embedded.enabled && embedded.migrate_from_deployed_etcd
+    }
+
     /// May a cluster that was created with the store `before` (the word of [`StoreType::as_str`]) have this configuration?
     /// Only where its data comes along: with any other store it would seem to have lost everything.
     pub fn store_may_follow(&self, before: &str) -> bool {

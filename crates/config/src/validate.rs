@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::Problem;
 use crate::model::{Config, DnsMode, EnableMappings, GatewayRoutePolicy, Patch, ResolveDns, StoreType, Switch, Typed};
+use crate::rules;
 
 /// Applies the defaults that depend on other keys and returns all broken rules.
 pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
@@ -31,9 +32,9 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     check(
         etcd.embedded.enabled
             && etcd.embedded.migrate_from_deployed_etcd
-            && (!etcd.deploy.enabled || config.control_plane.stateful_set.high_availability.replicas > 1),
+            && config.control_plane.stateful_set.high_availability.replicas > 1,
         "controlPlane.backingStore.etcd.embedded.migrateFromDeployedEtcd",
-        "needs controlPlane.backingStore.etcd.deploy.enabled until the data has moved, and one replica",
+        "needs one replica until the data has moved",
     );
     check(
         !config.control_plane.service.enabled,
@@ -176,7 +177,7 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     }
     for (index, toleration) in config.sync.to_host.pods.enforce_tolerations.iter().enumerate() {
         check(
-            !is_toleration(toleration),
+            !rules::is_toleration(toleration),
             &format!("sync.toHost.pods.enforceTolerations[{index}]"),
             "must be KEY=VALUE:EFFECT, KEY:EFFECT, KEY or *, with an effect of NoSchedule, PreferNoSchedule or NoExecute",
         );
@@ -237,6 +238,7 @@ pub(crate) fn validate(config: &mut Typed, values: &Value) -> Vec<Problem> {
     namespace_mappings(config, &mut check);
     gateway_mappings(config, &mut check);
     all_patches(values, "", &mut check);
+    rules::check(config, &mut check);
     problems
 }
 
@@ -256,7 +258,7 @@ pub(crate) fn validate_dns(config: &Config) -> Vec<Problem> {
     problems
 }
 
-type Check<'a> = dyn FnMut(bool, &str, &str) + 'a;
+pub(crate) type Check<'a> = dyn FnMut(bool, &str, &str) + 'a;
 
 fn dependent_defaults(config: &mut Typed) {
     let scheduler = config.virtual_scheduler();
@@ -537,7 +539,7 @@ fn patch_list(path: &str, patches: &[Patch], check: &mut Check<'_>) {
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
+pub(crate) fn is_dns_label(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 63
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -556,15 +558,5 @@ fn is_cidr(text: &str) -> bool {
         (Ok(std::net::IpAddr::V4(_)), Ok(bits)) => bits <= 32,
         (Ok(std::net::IpAddr::V6(_)), Ok(bits)) => bits <= 128,
         _ => false,
-    }
-}
-
-fn is_toleration(text: &str) -> bool {
-    if text.is_empty() || text.contains(char::is_whitespace) {
-        return false;
-    }
-    match text.rsplit_once(':') {
-        Some((key, effect)) => !key.is_empty() && matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"),
-        None => true,
     }
 }

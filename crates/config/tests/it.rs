@@ -79,6 +79,47 @@ fn what_is_off_or_at_its_default_needs_no_support() {
 }
 
 #[test]
+fn a_namespace_is_never_mapped_into_that_of_the_control_plane() {
+    let mapped = |target: &str| {
+        read(&format!("sync: {{toHost: {{namespaces: {{enabled: true, mappings: {{byName: {{{target}}}}}}}}}}}"))
+            .unwrap()
+    };
+    // (mapping, is it refused for cluster `t` in namespace `vcluster-t`?)
+    for (text, refused) in [
+        ("a: vcluster-t", true),
+        ("a: 'vcluster-${name}'", true),
+        ("'a-*': 'vcluster-*'", true),
+        ("'a-*': 'v*'", true),
+        ("a: vcluster-u", false),
+        ("'a-*': 'vcluster-u-*'", false),
+        ("vcluster-t: b", false),
+    ] {
+        let problem = mapped(text).maps_into_own_namespace("t", "vcluster-t");
+        assert_eq!(problem.is_some(), refused, "{text}: {problem:?}");
+    }
+    assert!(read("").unwrap().maps_into_own_namespace("t", "t").is_none());
+}
+
+#[test]
+fn what_looks_like_a_broken_rule_is_allowed() {
+    let certificate = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1BQT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+    let webhook = format!(
+        "policies: {{centralAdmission: {{validatingWebhooks: [{{webhooks: [{{clientConfig: {{caBundle: {certificate}, service: {{name: a, namespace: b}}}}}}]}}]}}}}"
+    );
+    for text in [
+        webhook.as_str(),
+        "sync: {toHost: {pods: {enforceTolerations: ['*', a, a=b, 'a=b:NoSchedule', 'example.com/a:NoExecute']}}}",
+        "controlPlane: {backingStore: {etcd: {embedded: {enabled: true, migrateFromDeployedEtcd: true}}}}",
+        "controlPlane: {backingStore: {etcd: {embedded: {enabled: true, migrateFromDeployedEtcd: true}, deploy: {enabled: true}}}}",
+        "experimental: {denyProxyRequests: [{name: a, namespaces: ['*', b], rules: [{operations: [CREATE, patch], scope: '*', apiGroups: ['', apps]}]}]}",
+        "sync: {fromHost: {ingressClasses: {selector: {matchExpressions: [{key: example.com/a, operator: NotIn, values: ['', b]}]}}}}",
+        "sync: {toHost: {customResources: {a.b.c: {enabled: true}}}, fromHost: {customResources: {a.b.c: {enabled: false}}}}",
+    ] {
+        read(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    }
+}
+
+#[test]
 fn rules_between_keys_hold() {
     for (text, want) in [
         ("policies:\n  podSecurityStandard: strict\n", "must be one of: privileged, baseline, restricted"),
@@ -126,6 +167,73 @@ fn rules_between_keys_hold() {
         ("networking:\n  serviceCIDR: ten\n", "networking.serviceCIDR: must be an address range"),
         ("networking:\n  advanced:\n    clusterDomain: Not_A_Domain\n", "must be a DNS domain"),
         ("sync:\n  toHost:\n    pods:\n      enforceTolerations: [\"a=b:Never\"]\n", "enforceTolerations[0]: must be"),
+        ("sync: {toHost: {pods: {enforceTolerations: ['a=b,c:NoSchedule']}}}", "enforceTolerations[0]: must be"),
+        ("sync: {toHost: {pods: {enforceTolerations: ['a=b=c']}}}", "enforceTolerations[0]: must be"),
+        ("sync: {toHost: {pods: {enforceTolerations: ['a=b:Exists:NoSchedule']}}}", "enforceTolerations[0]: must be"),
+        (
+            "controlPlane: {backingStore: {etcd: {embedded: {enabled: true}, deploy: {enabled: true}}}}",
+            "controlPlane.backingStore: must have only one store",
+        ),
+        (
+            "controlPlane: {backingStore: {database: {embedded: {enabled: true}, external: {enabled: true, dataSource: a}}}}",
+            "controlPlane.backingStore: must have only one store",
+        ),
+        (
+            "sync: {fromHost: {ingressClasses: {selector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}}}",
+            "sync.fromHost.ingressClasses.selector.matchExpressions[0].operator: must be one of",
+        ),
+        (
+            "sync: {fromHost: {storageClasses: {selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}}}",
+            "values: must be empty",
+        ),
+        (
+            "sync: {fromHost: {runtimeClasses: {selector: {matchExpressions: [{key: a, operator: In}]}}}}",
+            "values: must not be empty",
+        ),
+        ("sync: {fromHost: {priorityClasses: {selector: {matchLabels: {a: b c}}}}}", "must be a label value"),
+        ("sync: {fromHost: {gatewayClasses: {selector: {matchLabels: {'a/b/c': b}}}}}", "is not a label key"),
+        (
+            "experimental: {denyProxyRequests: [{name: a, rules: [{operations: [make]}]}]}",
+            "denyProxyRequests[0].rules[0].operations[0]: must be * or one of: create",
+        ),
+        (
+            "experimental: {denyProxyRequests: [{name: a, rules: [{apiGroups: ['*', apps]}]}]}",
+            "rules[0].apiGroups: must have * as its only entry",
+        ),
+        ("experimental: {denyProxyRequests: [{name: a, rules: [{scope: World}]}]}", "rules[0].scope: must be one of"),
+        ("experimental: {denyProxyRequests: [{name: a, namespaces: [No_Name]}]}", "must be the name of a namespace"),
+        (
+            "policies: {centralAdmission: {validatingWebhooks: [{webhooks: [{name: a.b.c}]}]}}",
+            "validatingWebhooks[0].webhooks[0].clientConfig: must have a service or a url",
+        ),
+        (
+            "policies: {centralAdmission: {mutatingWebhooks: [{webhooks: [{clientConfig: {service: {name: a}}}]}]}}",
+            "mutatingWebhooks[0].webhooks[0].clientConfig.service: must have a name and a namespace",
+        ),
+        (
+            "policies: {centralAdmission: {mutatingWebhooks: [{webhooks: [{clientConfig: {url: 'https://a', caBundle: aGVsbG8=}}]}]}}",
+            "clientConfig.caBundle: must be certificates in PEM",
+        ),
+        (
+            "sync: {toHost: {customResources: {a.b.c: {enabled: true}}}, fromHost: {customResources: {a.b.c: {enabled: true}}}}",
+            "choose one direction",
+        ),
+        (
+            "controlPlane: {advanced: {podDisruptionBudget: {enabled: true, minAvailable: 1, maxUnavailable: 1}}}",
+            "must not have both minAvailable and maxUnavailable",
+        ),
+        (
+            "sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {a: 'x-${name}-${name}'}}}}}",
+            "must have ${name} only once",
+        ),
+        (
+            "sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {a: 'x-${namespace}'}}}}}",
+            "has a placeholder other than ${name}",
+        ),
+        (
+            "sync: {toHost: {namespaces: {enabled: true, mappings: {byName: {a: x, b: x}}}}}",
+            "has the same host namespace as \"a\"",
+        ),
     ] {
         let got = read(text).expect_err(text);
         assert!(got.contains(want), "for\n{text}\ngot  {got}\nwant {want}");

@@ -112,6 +112,10 @@ pub async fn ensure(
                 let mut object = json!({"kind": "ControllerRevision", "apiVersion": "apps/v1", "revision": number,
                     "metadata": {"name": name.as_str(), "namespace": namespace}});
                 object["metadata"]["labels"] = labels.to_value();
+                // `kubectl rollout history` finds the cause of the change in them.
+                if !owner.metadata.annotations.is_empty() {
+                    object["metadata"]["annotations"] = owner.metadata.annotations.to_value();
+                }
                 object["metadata"]["ownerReferences"] = Value::Array(vec![to_value(&owner.reference)]);
                 object["data"] = data.clone();
                 match context.rest.create(&CONTROLLER_REVISIONS, namespace, &object).await {

@@ -236,7 +236,8 @@ impl Kubelets for HostKubelets {
     }
 }
 
-/// `/containerLogs/NAMESPACE/POD/CONTAINER` with the host's names; `None` when the pod is not the tenant's.
+/// `/containerLogs/NAMESPACE/POD/CONTAINER` with the host's names; `None` when the pod is not the tenant's, or the container
+/// one that the host has put in.
 fn logs(path: &str, known: &Known) -> Option<String> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let [_, namespace, pod, container] = parts.as_slice() else { return None };
@@ -246,7 +247,14 @@ fn logs(path: &str, known: &Known) -> Option<String> {
     let found = known.pods.iter().find(|(_, virtual_)| {
         virtual_.str_at(&["metadata", "namespace"]) == *namespace && virtual_.str_at(&["metadata", "name"]) == *pod
     });
-    found.map(|((host_namespace, host_name), _)| format!("/containerLogs/{host_namespace}/{host_name}/{container}"))
+    let ((host_namespace, host_name), pod) = found?;
+    let mut containers = ["containers", "initContainers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|list| pod.array_at(&["spec", list]))
+        .map(|one| one.str_at(&["name"]));
+    containers
+        .any(|name| name == *container)
+        .then(|| format!("/containerLogs/{host_namespace}/{host_name}/{container}"))
 }
 
 /// The tenant's own objects in place of the host's.
@@ -377,7 +385,8 @@ mod tests {
 
     fn known() -> Known {
         let mut known = Known::default();
-        let pod = json!({"metadata": {"name": "web", "namespace": "default", "uid": "v1"}});
+        let pod = json!({"metadata": {"name": "web", "namespace": "default", "uid": "v1"},
+            "spec": {"containers": [{"name": "c"}], "initContainers": [{"name": "setup"}]}});
         known.pods.insert(("ns".into(), "web-x-default-x-a".into()), pod);
         known.claims.insert(("ns".into(), "data-x-default-x-a".into()), NamespacedName::new("default", "data"));
         known
@@ -460,10 +469,13 @@ mod tests {
         let list = json!({"items": [{"metadata": {"name": "web-x-default-x-a", "namespace": "ns"}}, {"metadata": {"name": "x", "namespace": "ns"}}]});
         assert_eq!(
             pods(&list, &known())["items"],
-            json!([{"metadata": {"name": "web", "namespace": "default", "uid": "v1"}}])
+            json!([{"metadata": {"name": "web", "namespace": "default", "uid": "v1"},
+                "spec": {"containers": [{"name": "c"}], "initContainers": [{"name": "setup"}]}}])
         );
         for (path, want) in [
             ("/containerLogs/default/web/c", Some("/containerLogs/ns/web-x-default-x-a/c")),
+            ("/containerLogs/default/web/setup", Some("/containerLogs/ns/web-x-default-x-a/setup")),
+            ("/containerLogs/default/web/injected", None),
             ("/containerLogs/ns/web-x-default-x-a/c", None),
             ("/containerLogs/default/web/..", None),
             ("/containerLogs/default/web", None),

@@ -9,6 +9,7 @@
 //! - The API answers before controllers and syncer start; they stop before the API does.
 //! - On the host only the cluster's own Secrets are written here; everything else is the syncer's.
 
+mod aggregation;
 mod backing_store;
 mod central;
 mod certificates;
@@ -17,6 +18,7 @@ mod deny;
 mod distro;
 pub mod dns;
 mod embedded_etcd;
+mod extra_args;
 mod follow;
 mod gate;
 mod host;
@@ -57,6 +59,7 @@ use tokio_util::task::TaskTracker;
 use crate::certificates::Certificates;
 use crate::distro::Distro;
 use crate::embedded_etcd::EmbeddedEtcd;
+use crate::extra_args::ExtraArgs;
 use crate::operations::{Operations, Served};
 use crate::parts::{Parts, State, Working};
 
@@ -65,6 +68,7 @@ pub use certificates::CertificateError;
 pub use controllers::{Schedule, ScheduleError};
 pub use distro::DistroError;
 pub use embedded_etcd::EmbeddedEtcdError;
+pub use extra_args::ExtraArgsError;
 pub use host::{Host, HostError, acting_as, remove_pods, service_account_user};
 
 /// How long requests that are under way may take when the cluster stops.
@@ -141,6 +145,8 @@ pub enum StartError {
     Certificates(#[from] CertificateError),
     #[error("the host cluster")]
     Host(#[from] HostError),
+    #[error("{0}")]
+    OwnNamespace(config::Problem),
     #[error("cannot make the data directory {path}")]
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error("cannot open the store")]
@@ -157,12 +163,16 @@ pub enum StartError {
     ApiServer(#[from] apiserver::StartError),
     #[error("the listening socket")]
     Listener(#[source] std::io::Error),
+    #[error("the certificate of the front proxy")]
+    FrontProxy(#[from] apiserver::aggregator::TrustError),
     #[error("TLS")]
     Tls(#[from] apiserver::tls::TlsError),
     #[error("the controllers did not start")]
     Controllers(#[from] controllers::ManagerError),
     #[error("the syncer did not start")]
     Syncer(#[from] syncer::StartError),
+    #[error("controlPlane.distro.k8s.apiServer.extraArgs")]
+    ExtraArgs(#[from] ExtraArgsError),
     #[error("controlPlane.distro.k8s")]
     Distro(#[from] DistroError),
     #[error("DNS")]
@@ -211,6 +221,10 @@ impl ControlPlane {
             replica,
             dns: dns_place,
         } = options;
+        let own = host.as_ref().and_then(|host| config.maps_into_own_namespace(&name, &host.namespace));
+        if let Some(problem) = own {
+            return Err(StartError::OwnNamespace(problem));
+        }
         let config = Arc::new(config);
         let address = listener.local_addr().map_err(StartError::Listener)?;
         let service = match &host {
@@ -238,19 +252,29 @@ impl ControlPlane {
             certificates.serving(),
             Some(certificates.file("client-ca.crt").as_bytes()),
         )?;
-        let secure = apiserver::SecureOptions {
+        // Upstream's kube-apiserver gets its flags itself.
+        let is_native = binaries.is_none() || !config.control_plane.distro.k8s.enabled;
+        let extra_args = match is_native {
+            true => ExtraArgs::parse(&config.control_plane.distro.k8s.api_server.extra_args, replica.is_some())?,
+            false => ExtraArgs::default(),
+        };
+        let mut secure = apiserver::SecureOptions {
             service_account_signing_key: certificates.file("sa.key"),
             service_account_keys: vec![certificates.file("sa.pub")],
             service_account_issuer: format!("https://kubernetes.default.svc.{domain}"),
             ..Default::default()
         };
+        extra_args.secure(&mut secure);
         let mut api_config = apiserver::secure_config(&secure)?;
+        extra_args.apply(&mut api_config)?;
         api_config.secure_port = address.port();
         if let Some(ip) = pod_ip {
             api_config.advertise_address = ip;
         }
         let node_addresses = kubelets::NodeAddresses::default();
         let link = host.as_ref().map(|host| link::Link::new(host.client.clone()));
+        api_config.aggregation = aggregation::options(&certificates, link.as_ref(), &config)?;
+        let proxy_identity = api_config.aggregation.identity.clone();
         let state = Arc::new(State::default());
         if let Some(link) = &link {
             if config.sync.to_host.services.enabled {
@@ -421,6 +445,11 @@ impl ControlPlane {
             control_plane.stop().await;
             return Err(error);
         }
+        if let Some(identity) = proxy_identity {
+            let cancel = control_plane.background.clone();
+            let follow = aggregation::follow(identity, Arc::clone(&certificates), cancel);
+            control_plane.background_tasks.spawn(follow);
+        }
         control_plane.follow(certificates, host, fixed, node_ip, node_addresses);
         Ok(control_plane)
     }
@@ -507,6 +536,11 @@ impl ControlPlane {
     /// The bound address of the embedded DNS server.
     pub fn dns_address(&self) -> Option<SocketAddr> {
         self.dns.as_ref().and_then(dns::ClusterDns::address)
+    }
+
+    /// The API server itself.
+    pub fn api_server(&self) -> &ApiServer {
+        &self.server
     }
 
     /// A client of the cluster in this process: no socket, no TLS.

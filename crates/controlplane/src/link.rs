@@ -36,6 +36,10 @@ impl Link {
         Arc::new(Link { host_client, syncer: RwLock::default() })
     }
 
+    pub fn host_client(&self) -> kube::Client {
+        self.host_client.clone()
+    }
+
     pub fn set(&self, syncer: &Arc<Syncer>) {
         *self.syncer.write() = Arc::downgrade(syncer);
     }

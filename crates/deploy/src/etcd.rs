@@ -3,7 +3,7 @@
 //! Its certificates are in Secret `NAME-certs`, which the control plane writes: the pods wait for it. Members find each
 //! other by the headless Service, also before they are ready.
 
-use config::{Image, StoreType, Switch};
+use config::{Image, Switch};
 use serde_json::{Value, json};
 
 use crate::names;
@@ -17,7 +17,7 @@ const CERTIFICATES: &str = "/run/config/pki";
 
 pub(crate) fn objects(release: &Release<'_>) -> Vec<Value> {
     let etcd = &release.config.control_plane.backing_store.etcd.deploy;
-    if release.config.store_type() != StoreType::DeployedEtcd {
+    if !release.config.has_deployed_etcd() {
         return Vec::new();
     }
     let name = names::etcd_headless(release.name);

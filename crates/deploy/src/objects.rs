@@ -106,6 +106,9 @@ pub fn namespace(namespace: &str) -> Value {
 /// All objects of the release in the order in which they should be applied. The config Secret comes after what the control
 /// plane needs, because a hub starts when it sees it; the namespace is not among them (see [`namespace`]).
 pub fn host_objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
+    if let Some(problem) = release.config.maps_into_own_namespace(release.name, release.namespace) {
+        return Err(RenderError::OwnNamespace(problem));
+    }
     let mut objects = policies::objects(release);
     objects.extend(service_accounts(release));
     objects.extend(rbac::objects(release));
@@ -124,6 +127,8 @@ pub fn host_objects(release: &Release<'_>) -> Result<Vec<Value>, RenderError> {
 /// Why a release cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
+    #[error("{0}")]
+    OwnNamespace(config::Problem),
     #[error("{path}: {message}")]
     Manifests { path: &'static str, message: String },
     #[error("{path}: {source}")]

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::aggregator::{self, ClientTrust, ProxyIdentity};
 use apiserver::{ApiServer, UserInfo};
 use pki::ClusterCertificates;
 use store::Store;
@@ -77,6 +78,8 @@ pub enum StartError {
     Secure(#[from] apiserver::secure::SecureError),
     #[error("the API server did not start")]
     ApiServer(#[from] apiserver::StartError),
+    #[error("the certificate of the front proxy")]
+    FrontProxy(#[from] aggregator::TrustError),
     #[error("TLS")]
     Tls(#[from] apiserver::tls::TlsError),
     #[error("the controllers did not start")]
@@ -125,6 +128,7 @@ impl DevHost {
         api_config.secure_port = address.port();
         api_config.event_ttl = config.event_ttl;
         api_config.pods = Some(Arc::new(pods::SimulatedPods::default()));
+        api_config.aggregation = aggregation(&certificates)?;
         let server = match ApiServer::start(api_config, store.clone()).await {
             Ok(server) => server,
             Err(error) => {
@@ -243,6 +247,14 @@ fn certificates(config: &DevHostConfig, address: SocketAddr) -> Result<ClusterCe
         pki::files::write(&folder, certificates.files())?;
     }
     Ok(certificates)
+}
+
+/// Extension servers are reached from this process, wherever their endpoints are.
+fn aggregation(certificates: &ClusterCertificates) -> Result<aggregator::Options, aggregator::TrustError> {
+    let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
+    let identity = ProxyIdentity::new(&file("front-proxy-client.crt"), &file("front-proxy-client.key"))?;
+    let trust = ClientTrust::with_front_proxy(file("client-ca.crt"), file("front-proxy-ca.crt"));
+    Ok(aggregator::Options { identity: Some(identity), trust: Some(Arc::new(trust)), ..Default::default() })
 }
 
 async fn open_store(config: &DevHostConfig) -> Result<Store, StartError> {

@@ -111,13 +111,24 @@ impl Shared {
         }
     }
 
-    /// Calls `handler` with every object that exists, then with every change.
+    /// Calls `handler` with every object that exists, then with every change until the informer ends.
     fn on_change(&self, handler: Handler) {
         let mut handlers = self.handlers.write();
         for object in self.objects.list() {
             handler(Told::Added(&object));
         }
-        handlers.push(handler);
+        if !self.cancel.is_cancelled() {
+            handlers.push(handler);
+        }
+    }
+
+    /// Lets go of the handlers of an informer that has ended. They hold the controllers that they serve, and those hold
+    /// the informer: without this neither would ever be freed.
+    fn end(&self) {
+        let handlers = std::mem::take(&mut *self.handlers.write());
+        let listed = std::mem::take(&mut *self.listed.write());
+        // Not under the locks: what a handler owns may do anything when it is dropped.
+        drop((handlers, listed));
     }
 }
 
@@ -283,7 +294,11 @@ impl Factory {
             shared: shared.clone(),
             streaming: self.inner.streaming,
         };
-        self.spawn(reflector.run(shared.cancel.clone()));
+        let ended = shared.clone();
+        self.spawn(async move {
+            reflector.run(ended.cancel.clone()).await;
+            ended.end();
+        });
         shared
     }
 

@@ -235,6 +235,26 @@ async fn one_watch_serves_all_users_of_a_source() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn handlers_go_with_the_factory() {
+    let script = Script::default();
+    let _live = script.open(&[event("ADDED", &pod("a", 1)), bookmark(2, true)]);
+    let factory = script.factory();
+    let pods: Informer<Header> = factory.informer(PODS);
+    let held = Arc::new(());
+    for _ in 0..2 {
+        // As controllers do: what hears of changes also reads the cache.
+        let (own, cache) = (held.clone(), pods.clone());
+        pods.on_change(move |change| assert!(cache.get(&change.object().metadata.key()).is_some(), "{own:?}"));
+        factory.wait_synced().await;
+    }
+    assert_eq!(Arc::strong_count(&held), 3);
+    factory.shutdown().await;
+    let own = held.clone();
+    pods.on_change(move |_| assert_eq!(*own, ()));
+    assert_eq!(Arc::strong_count(&held), 1, "a handler of an informer that has ended");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_and_recreated_object_is_two_objects() {
     let script = Script::default();
     drop(script.open(&[event("ADDED", &pod("a", 1)), bookmark(2, true), gone()]));

@@ -6,12 +6,14 @@
 //! Invariants:
 //! - A host object is the syncer's only when its marker label, its kind and its source name all say so, and the source name
 //!   translates to the very name the object has ([`owner`]). Everything else is foreign and never touched.
-//! - Keys that a host controller added stay that controller's: they are shown to the tenant and never overwritten.
+//! - Keys that a host controller added are shown to the tenant and follow the host, until the tenant changes one: then it
+//!   is the tenant's, as if it had been there first.
 //! - A tenant cannot set a key that the syncer or the host reads as its own.
 //!
 //! Follows: vCluster `pkg/util/translate` (metadata), which remembers old values in memory instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use apimachinery::{Map, Value};
 
@@ -326,11 +328,18 @@ pub fn string_map(map: Option<&Value>) -> impl Iterator<Item = (&str, &str)> {
         .filter_map(|(k, v)| v.as_str().map(|v| (k.as_str(), v)))
 }
 
-/// Host-only keys seen earlier in this process: lets a key that a host controller removed disappear here as well.
+/// Host-only keys seen earlier in this process, with a hash of the value that both sides had last: lets a key that a host
+/// controller removed disappear here as well, and tells whose a difference is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOnlyKeys {
-    pub annotations: BTreeSet<String>,
-    pub labels: BTreeSet<String>,
+    pub annotations: BTreeMap<String, u64>,
+    pub labels: BTreeMap<String, u64>,
+}
+
+fn seen_hash(value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What [`sync_metadata`] is told about a type.
@@ -432,7 +441,7 @@ struct MapMerge<'a> {
     managed: BTreeSet<&'a str>,
     /// The virtual values under those keys did not change since.
     agreed: bool,
-    seen: Option<&'a BTreeSet<String>>,
+    seen: Option<&'a BTreeMap<String, u64>>,
     skip_up: bool,
 }
 
@@ -443,7 +452,7 @@ impl MapMerge<'_> {
         host: Option<&Value>,
         host_key: impl Fn(&str) -> Option<String>,
         virtual_key: impl Fn(&str) -> Option<String>,
-        host_only: &mut BTreeSet<String>,
+        host_only: &mut BTreeMap<String, u64>,
     ) -> (Map, Map, Vec<String>) {
         let mut new_virtual: Map = virtual_.and_then(Value::as_object).cloned().unwrap_or_default();
         let mut new_host: Map = host.and_then(Value::as_object).cloned().unwrap_or_default();
@@ -456,26 +465,30 @@ impl MapMerge<'_> {
                     if was_managed || self.skip_up {
                         managed.push(key.to_owned());
                     } else {
-                        host_only.insert(key.to_owned());
+                        host_only.insert(key.to_owned(), seen_hash(value));
                     }
                 }
                 Some(host_value) => {
-                    let hosts_turn = if was_managed { self.agreed } else { true };
+                    let before = self.seen.and_then(|seen| seen.get(key).copied());
+                    // The host has what both sides had: the tenant has changed it since.
+                    let tenants = before == Some(seen_hash(&host_value));
+                    let hosts_turn = if was_managed { self.agreed } else { !tenants };
                     if hosts_turn && !self.skip_up {
                         new_virtual.insert(key, host_value.into());
                     } else {
                         new_host.insert(on_host, value.into());
                     }
-                    if was_managed || self.skip_up {
+                    if was_managed || tenants || self.skip_up {
                         managed.push(key.to_owned());
                     } else {
-                        host_only.insert(key.to_owned());
+                        // Not the new value: what is written now may yet fail.
+                        host_only.insert(key.to_owned(), before.unwrap_or_else(|| seen_hash(value)));
                     }
                 }
                 None if was_managed && self.agreed && !self.skip_up => {
                     new_virtual.remove(key);
                 }
-                None if !was_managed && self.seen.is_some_and(|s| s.contains(key)) => {
+                None if !was_managed && self.seen.is_some_and(|s| s.contains_key(key)) => {
                     new_virtual.remove(key);
                 }
                 None => {
@@ -492,7 +505,7 @@ impl MapMerge<'_> {
             if self.managed.contains(key.as_str()) {
                 new_host.remove(on_host);
             } else if !self.skip_up {
-                host_only.insert(key.clone());
+                host_only.insert(key.clone(), seen_hash(value));
                 new_virtual.insert(key, value.into());
             }
         }
@@ -646,13 +659,44 @@ mod tests {
         let seen = sync(&mut virtual_, &mut host, None);
         assert_eq!(annotation(&virtual_, "cni/ip"), "10.0.0.1");
         assert_eq!(host, before, "showing a key costs no host request");
-        put_annotation(&mut virtual_, "cni/ip", "1.2.3.4");
+        put_annotation(&mut host, "cni/ip", "10.0.0.2");
+        // Also when the first write to the tenant failed.
+        for _ in 0..2 {
+            sync(&mut virtual_.clone(), &mut host, Some(&seen));
+        }
         let seen = sync(&mut virtual_, &mut host, Some(&seen));
-        assert_eq!(annotation(&virtual_, "cni/ip"), "10.0.0.1");
+        assert_eq!(annotation(&virtual_, "cni/ip"), "10.0.0.2");
+        let seen = sync(&mut virtual_, &mut host, Some(&seen));
         put_annotation(&mut host, "cni/ip", "");
         sync(&mut virtual_, &mut host, Some(&seen));
         assert_eq!(annotation(&virtual_, "cni/ip"), "");
         assert_eq!(annotation(&host, "cni/ip"), "");
+    }
+
+    #[test]
+    fn a_host_key_that_the_tenant_changes_becomes_the_tenants() {
+        let mut virtual_ = virtual_object();
+        let mut host = created(&virtual_);
+        put_annotation(&mut host, "note", "host");
+        host.set_at(&["metadata", "labels", "team"], "host".into());
+        let seen = sync(&mut virtual_, &mut host, None);
+        assert_eq!((annotation(&virtual_, "note"), label(&virtual_, "team")), ("host", "host"));
+        put_annotation(&mut virtual_, "note", "tenant");
+        virtual_.set_at(&["metadata", "labels", "team"], "tenant".into());
+        // Without the memory, as after a restart, nobody knows whose change it is: the host's value stays.
+        let (mut forgotten, mut untouched) = (virtual_.clone(), host.clone());
+        sync(&mut forgotten, &mut untouched, None);
+        assert_eq!((annotation(&forgotten, "note"), label(&forgotten, "team")), ("host", "host"));
+        let seen = sync(&mut virtual_, &mut host, Some(&seen));
+        assert_eq!((annotation(&host, "note"), label(&host, "team")), ("tenant", "tenant"));
+        assert!(annotation(&host, MANAGED_ANNOTATIONS_ANNOTATION).contains("note"));
+        // From then on like any other key of the tenant.
+        put_annotation(&mut host, "note", "host again");
+        let seen = sync(&mut virtual_, &mut host, Some(&seen));
+        assert_eq!(annotation(&virtual_, "note"), "host again");
+        put_annotation(&mut virtual_, "note", "");
+        sync(&mut virtual_, &mut host, Some(&seen));
+        assert_eq!(annotation(&host, "note"), "");
     }
 
     #[test]

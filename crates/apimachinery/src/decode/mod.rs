@@ -15,6 +15,7 @@
 
 mod normalize;
 mod parser;
+mod restore;
 mod yaml;
 
 use crate::gvk::{GroupVersion, GroupVersionKind};
@@ -24,6 +25,7 @@ use crate::schema::{self, TypeRef};
 
 pub(crate) use normalize::finish as normalize_struct;
 pub use normalize::{as_stored, normalize, zero};
+pub use restore::restore_error;
 
 /// Deeper bodies are refused: less than what reading a stored object back allows.
 pub const MAX_DEPTH: usize = 120;

@@ -673,7 +673,7 @@ fn short_name(model: &str) -> &str {
 }
 
 /// The name Go's decoder gives to a type.
-fn go_type(ty: TypeRef<'_>) -> String {
+pub(super) fn go_type(ty: TypeRef<'_>) -> String {
     match ty.shape() {
         Shape::Struct(s) => {
             let mut parts = s.name.rsplit('.');

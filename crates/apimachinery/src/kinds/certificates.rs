@@ -15,7 +15,7 @@ pub(crate) fn signer_name(name: &str, path: &FieldPath, errors: &mut Errors) {
     if name.is_empty() {
         return errors.required(path, "");
     }
-    let segments: Vec<&str> = name.splitn(2, '/').collect();
+    let segments: Vec<&str> = name.split('/').collect();
     let [domain, signer] = segments.as_slice() else {
         return errors.invalid(
             path,
@@ -23,15 +23,23 @@ pub(crate) fn signer_name(name: &str, path: &FieldPath, errors: &mut Errors) {
             "must be a fully qualified domain and path of the form 'example.com/signer-name'",
         );
     };
-    for message in names::is_dns1123_subdomain(domain) {
-        errors.invalid(path, *domain, format!("validating label {domain:?}: {message}"));
+    if domain.len() > 253 {
+        errors.push(FieldError::too_long(path, 253));
+    }
+    // One label's problems are enough: those of the others read alike.
+    let broken = |label: &&str| !names::is_dns1123_label(label).is_empty();
+    if let Some(label) = domain.split('.').find(broken) {
+        for message in names::is_dns1123_label(label) {
+            errors.invalid(path, *domain, format!("validating label {label:?}: {message}"));
+        }
     }
     if domain.split('.').count() < 2 {
         errors.invalid(path, *domain, "should be a domain with at least two segments separated by dots");
     }
-    for segment in signer.split('.') {
-        for message in names::is_dns1123_subdomain(segment) {
-            errors.invalid(path, *signer, format!("validating label {segment:?}: {message}"));
+    let broken = |label: &&str| !names::is_dns1123_subdomain(label).is_empty();
+    if let Some(label) = signer.split('.').find(broken) {
+        for message in names::is_dns1123_subdomain(label) {
+            errors.invalid(path, *signer, format!("validating label {label:?}: {message}"));
         }
     }
     if name.len() > 571 {

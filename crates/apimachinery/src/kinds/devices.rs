@@ -7,7 +7,7 @@ use super::core::scheduling::node_selector;
 use super::core::volume_sources::csi_driver_name as driver_name;
 use super::expressions::{Expression, ExpressionCheck, ExpressionUse, expression};
 use super::object_meta::{self, MetaRules};
-use crate::field::{FieldError, FieldPath};
+use crate::field::{BadValue, FieldError, FieldPath};
 use crate::json::Value;
 use crate::names;
 
@@ -291,13 +291,10 @@ pub(crate) fn claim_template(new: &Value, old: Option<&Value>, compile: Expressi
     }
 }
 
+/// What identifies a device, or a share of one, as it prints.
 fn device_key(one: &Value) -> String {
-    let mut key = format!("{}/{}/{}", one.s("driver"), one.s("pool"), one.s("device"));
-    if let Some(share) = one.os("shareID") {
-        key.push('/');
-        key.push_str(share);
-    }
-    key
+    let [driver, pool, device, share] = ["driver", "pool", "device", "shareID"].map(|key| Value::from(one.s(key)));
+    format!("{{\"Driver\":{driver},\"Pool\":{pool},\"Device\":{device},\"ShareID\":{share}}}")
 }
 
 pub(crate) fn claim_status(new: &Value, old: &Value, errors: &mut Errors) {
@@ -314,16 +311,15 @@ pub(crate) fn claim_status(new: &Value, old: &Value, errors: &mut Errors) {
     });
     let allocation = status.o("allocation");
     let allocated: Vec<String> = status.v("allocation").v("devices").list("results").iter().map(device_key).collect();
-    each_once(
-        status.list("devices"),
-        usize::MAX,
-        device_key,
-        &path.child("devices"),
-        errors,
-        |device, path, errors| {
-            device_status(device, &allocated, path, errors);
-        },
-    );
+    let (devices, devices_path) = (status.list("devices"), path.child("devices"));
+    each(devices, usize::MAX, &devices_path, errors, |device, path, errors| {
+        device_status(device, &allocated, path, errors);
+    });
+    for (i, key) in devices.iter().map(device_key).enumerate() {
+        if devices[..i].iter().any(|other| device_key(other) == key) {
+            errors.duplicate(&devices_path.index(i), BadValue::Printed(key));
+        }
+    }
     if !reserved.is_empty() {
         if allocation.is_none() {
             errors.forbidden(&at, "may not be specified when `allocated` is not set");
@@ -342,13 +338,39 @@ pub(crate) fn claim_status(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
+/// Shares of devices are named by UUIDs.
+fn share_id(id: &str, path: &FieldPath, errors: &mut Errors) {
+    let hyphen = |at: usize| matches!(at, 8 | 13 | 18 | 23);
+    let plain = |text: &str| {
+        text.len() == 36
+            && text.bytes().enumerate().all(|(at, b)| if hyphen(at) { b == b'-' } else { b.is_ascii_hexdigit() })
+    };
+    let bare = |text: &str| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let inside = id.strip_prefix("urn:uuid:").or_else(|| id.strip_prefix('{').and_then(|id| id.strip_suffix('}')));
+    if !matches!(id.len(), 32 | 36 | 38 | 45) {
+        errors.invalid(path, id, format!("error validating uid: invalid UUID length: {}", id.len()));
+    } else if !plain(id) && !bare(id) && !inside.is_some_and(plain) {
+        errors.invalid(path, id, "error validating uid: invalid UUID format");
+    } else if id.len() != 36 || id != id.to_ascii_lowercase() {
+        errors.invalid(
+            path,
+            id,
+            "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase \
+             hexadecimal characters",
+        );
+    }
+}
+
 fn device_status(device: &Value, allocated: &[String], path: &FieldPath, errors: &mut Errors) {
     driver_name(device.s("driver"), &path.child("driver"), errors);
     pool_name(device.s("pool"), &path.child("pool"), errors);
     check::dns_label(device.s("device"), &path.child("device"), errors);
+    if let Some(share) = device.os("shareID") {
+        share_id(share, &path.child("shareID"), errors);
+    }
     let key = device_key(device);
     if !allocated.contains(&key) {
-        errors.invalid(path, key.as_str(), "must be an allocated device in the claim");
+        errors.invalid(path, BadValue::Printed(key), "must be an allocated device in the claim");
     }
     let conditions = device.list("conditions");
     let at = path.child("conditions");
@@ -368,8 +390,14 @@ fn device_status(device: &Value, allocated: &[String], path: &FieldPath, errors:
     }
     each_once(network.list("ips"), 16, itself, &path.child("ips"), errors, |ip, path, errors| {
         let ip = ip.as_str().unwrap_or("");
-        if check::parse_cidr_sloppy(ip).is_none() {
-            errors.invalid(path, ip, "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)");
+        match check::parse_cidr_sloppy(ip).map(|cidr| format!("{}/{}", cidr.ip, cidr.prefix)) {
+            None => {
+                errors.invalid(path, ip, "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)");
+            }
+            Some(canonical) if canonical != ip => {
+                errors.invalid(path, ip, format!("must be in canonical form ({canonical:?})"));
+            }
+            Some(_) => {}
         }
     });
 }
@@ -381,6 +409,9 @@ fn allocation_result(result: &Value, known: &RequestNames<'_>, path: &FieldPath,
         driver_name(one.s("driver"), &path.child("driver"), errors);
         pool_name(one.s("pool"), &path.child("pool"), errors);
         check::dns_label(one.s("device"), &path.child("device"), errors);
+        if let Some(share) = one.os("shareID") {
+            share_id(share, &path.child("shareID"), errors);
+        }
         binding_conditions(one, path, errors);
     });
     each(devices.list("config"), 64, &at.child("config"), errors, |config, path, errors| {

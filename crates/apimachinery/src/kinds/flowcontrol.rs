@@ -193,7 +193,7 @@ pub(crate) fn conditions(object: &Value, errors: &mut Errors) {
 }
 
 pub(crate) fn priority_level(new: &Value, errors: &mut Errors) {
-    const ZERO_SHARES: &str = "flowcontrol.k8s.io/preserve-zero-concurrency-shares";
+    const ZERO_SHARES: &str = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares";
     object_meta::validate(new, META, errors);
     if new.v("metadata").v("annotations").has(ZERO_SHARES) {
         errors.forbidden(

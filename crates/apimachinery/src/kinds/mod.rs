@@ -45,8 +45,10 @@ pub use prepare::{prepare_create, prepare_update, set_requester};
 pub use selectable::{convert_field_label, field_value, selectable_fields};
 pub use strategy::{DefaultGarbageCollection, Strategy, strategy};
 pub use validation::{error_group, validate_create, validate_create_with, validate_update, validate_update_with};
-pub use warnings::{warnings_create, warnings_update};
+pub use warnings::{warnings_before_create, warnings_create, warnings_update};
 
+#[cfg(test)]
+mod details;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::access::{Fields, semantic_equal};
 use super::check::{self, Errors, Report, SelectorOptions, shown, strings};
 use super::object_meta::{self, MetaRules};
-use crate::field::{FieldError, FieldPath};
+use crate::field::{BadValue, FieldError, FieldPath};
 use crate::json::Value;
 use crate::names;
 
@@ -376,6 +376,9 @@ pub(crate) fn ip_address(new: &Value, old: Option<&Value>, errors: &mut Errors) 
     let parent = new.v("spec").v("parentRef");
     if let Some(old) = old {
         object_meta::validate_update(new, old, true, errors);
+        if parent.is_null() {
+            errors.required(&path, "");
+        }
         return check::immutable(parent, old.v("spec").v("parentRef"), &path, errors);
     }
     object_meta::validate(new, MetaRules::cluster(ip_address_name), errors);
@@ -401,7 +404,9 @@ fn service_cidrs(spec: &Value, errors: &mut Errors) {
         return errors.required(&path, "at least one CIDR required");
     }
     if cidrs.len() > 2 {
-        return errors.invalid(&path, spec, "may only hold up to 2 values");
+        let printed = Value::from(cidrs.iter().map(|cidr| (*cidr).to_owned()).collect::<Vec<_>>());
+        let printed = BadValue::Printed(format!("{{\"CIDRs\":{printed}}}"));
+        return errors.invalid(&path, printed, "may only hold up to 2 values");
     }
     for (i, cidr) in cidrs.iter().enumerate() {
         check::canonical_cidr(cidr, &path.index(i), errors);
@@ -508,12 +513,6 @@ fn slice_endpoints(endpoints: &[Value], kind: &str, path: &FieldPath, errors: &m
         if let Some(node) = endpoint.os("nodeName") {
             check::dns_subdomain(node, &path.child("nodeName"), errors);
         }
-        let topology = endpoint.members("deprecatedTopology");
-        let at = path.child("deprecatedTopology");
-        if topology.len() > 16 {
-            errors.push(FieldError::too_many(&at, topology.len() as i64, 16));
-        }
-        check::labels(topology, &at, errors);
         if let Some(host) = endpoint.os("hostname") {
             check::dns_label(host, &path.child("hostname"), errors);
         }

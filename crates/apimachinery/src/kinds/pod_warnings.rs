@@ -2,7 +2,8 @@
 
 use super::access::{Fields, semantic_equal};
 use super::check::{ip_warnings, strings};
-use super::core::containers;
+use super::core::pod_spec::APP_ARMOR;
+use super::core::{containers, security};
 use super::warnings::{claim_spec, deprecated_label, fraction, repeated, selector_term};
 use crate::field::FieldPath;
 use crate::json::Value;
@@ -260,6 +261,43 @@ fn projected(source: &Value) -> Vec<Placed> {
     .collect()
 }
 
+/// What becomes of the old annotation about a container of a new pod.
+pub(crate) struct AnnotatedProfile {
+    /// `containers` or another list.
+    pub list: &'static str,
+    pub index: usize,
+    /// What goes to the field, unless the pod as a whole has that profile.
+    pub profile: Option<Value>,
+    pub warning: Option<String>,
+}
+
+/// The containers of a new pod that say in an annotation alone which AppArmor profile they want.
+pub(crate) fn annotated_profiles(pod: &Value) -> Vec<AnnotatedProfile> {
+    let (spec, annotations) = (pod.v("spec"), pod.v("metadata").v("annotations"));
+    if spec.v("os").s("name") == "windows" || !annotations.is_object() {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in spec.list(list).iter().enumerate() {
+            let key = format!("{APP_ARMOR}{}", container.s("name"));
+            let Some(annotation) = annotations.os(&key) else { continue };
+            if container.v("securityContext").has("appArmorProfile") {
+                continue;
+            }
+            let derived = Some(annotated_profile(annotation)).filter(security::is_app_armor_profile);
+            let of_pod = spec.v("securityContext").v("appArmorProfile");
+            let same = derived.as_ref().is_some_and(|profile| semantic_equal(profile, of_pod));
+            let warning = (!same).then(|| {
+                let path = FieldPath::new("metadata").child("annotations").key(&key);
+                format!("{path}: deprecated since v1.30; use the \"appArmorProfile\" field instead")
+            });
+            out.push(AnnotatedProfile { list, index, profile: derived.filter(|_| !same), warning });
+        }
+    }
+    out
+}
+
 /// The profile that an annotation stands for.
 fn annotated_profile(annotation: &str) -> Value {
     let mut profile = Value::object();
@@ -285,7 +323,7 @@ fn app_armor(
     annotations_path: &FieldPath,
     out: &mut Warnings,
 ) {
-    let key = format!("container.apparmor.security.beta.kubernetes.io/{}", container.s("name"));
+    let key = format!("{APP_ARMOR}{}", container.s("name"));
     let Some(annotation) = annotations.os(&key) else { return };
     if container.v("securityContext").has("appArmorProfile") {
         return;

@@ -7,9 +7,11 @@
 
 use super::access::{Fields, each, object_at, semantic_equal};
 use super::core::resources;
+use super::pod_warnings;
 use crate::gvk::GroupVersionKind;
 use crate::json;
 use crate::json::{Map, Value};
+use crate::names;
 
 /// Where kinds keep a pod spec.
 const POD_SPECS: &[&[&str]] = &[
@@ -28,6 +30,15 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
     };
     if !own.is_empty() && old.is_none_or(|o| o.at(own).is_none_or(Value::is_null)) {
         new.remove_at(own);
+    }
+    match kind {
+        // Never used there, and not shown when older versions stored it.
+        "Service" if new.v("spec").s("type") == "ExternalName" => {
+            new.remove_at(&["spec", "internalTrafficPolicy"]);
+        }
+        "EndpointSlice" => drop_topology(new, old),
+        "ResourceSlice" => drop_device_members(new, old),
+        _ => {}
     }
     for path in POD_SPECS {
         let old = old.and_then(|o| o.at(path));
@@ -53,6 +64,83 @@ fn drop_disabled(kind: &str, new: &mut Value, old: Option<&Value>) {
             for list in lists {
                 for container in each(spec, list) {
                     container.remove_at(&["lifecycle", "stopSignal"]);
+                    if container.v("lifecycle").as_object().is_some_and(Map::is_empty) {
+                        container.make_object().remove("lifecycle");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Members of a pod's status whose gates are off.
+fn drop_disabled_status(new: &mut Value, old: &Value) {
+    const CLAIMS: &str = "nodeAllocatableResourceClaimStatuses";
+    if !old.v("status").has(CLAIMS) {
+        new.remove_at(&["status", CLAIMS]);
+    }
+    const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let mounts = |container: &Value| container.list("volumeMounts").iter().any(|mount| mount.has("volumeStatus"));
+    if LISTS.iter().flat_map(|list| old.v("status").list(list)).any(mounts) {
+        return;
+    }
+    for list in LISTS {
+        for container in each(object_at(new, "status"), list) {
+            for mount in each(container, "volumeMounts") {
+                mount.make_object().remove("volumeStatus");
+            }
+        }
+    }
+}
+
+/// Taints of devices say since when they are there.
+fn date_device_taints(object: &mut Value, now: &Value) {
+    let date = |taint: &mut Value| {
+        if taint.is_object() && !taint.has("timeAdded") {
+            taint.make_object().insert("timeAdded", now.clone());
+        }
+    };
+    if let Some(taint) = object.at_mut(&["spec", "taint"]) {
+        date(taint);
+    }
+    for device in each(object_at(object, "spec"), "devices") {
+        each(device, "taints").for_each(date);
+    }
+}
+
+/// The topology of endpoints is not written through `v1`; the name of a node that it held moves to its field.
+fn drop_topology(new: &mut Value, old: Option<&Value>) {
+    const HOST: &str = "kubernetes.io/hostname";
+    if old.is_some_and(|old| semantic_equal(old.v("endpoints"), new.v("endpoints"))) {
+        return;
+    }
+    for endpoint in each(new, "endpoints") {
+        let Some(topology) = endpoint.remove_at(&["deprecatedTopology"]) else { continue };
+        let node = topology.s(HOST);
+        let known = old.is_some_and(|old| {
+            old.list("endpoints").iter().any(|e| !node.is_empty() && e.v("deprecatedTopology").s(HOST) == node)
+        });
+        if !endpoint.has("nodeName") && known && names::name_is_dns_subdomain(node, false).is_empty() {
+            endpoint.set_at(&["nodeName"], node.into());
+        }
+    }
+}
+
+/// Members of devices whose gates are off.
+fn drop_device_members(new: &mut Value, old: Option<&Value>) {
+    const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
+    const MAPPINGS: &str = "nodeAllocatableResourceMappings";
+    let before = old.map(|old| old.v("spec").list("devices")).unwrap_or_default();
+    let has_list = |device: &Value| device.members("attributes").values().any(|a| LISTS.iter().any(|l| a.has(l)));
+    let (lists, mappings) = (before.iter().any(has_list), before.iter().any(|device| device.has(MAPPINGS)));
+    for device in each(object_at(new, "spec"), "devices") {
+        if !mappings {
+            device.remove_at(&[MAPPINGS]);
+        }
+        if let Some(attributes) = device.get_mut("attributes").and_then(Value::as_object_mut).filter(|_| !lists) {
+            for attribute in attributes.values_mut() {
+                for list in LISTS {
+                    attribute.remove_at(&[list]);
                 }
             }
         }
@@ -166,6 +254,12 @@ pub fn prepare_create(gvk: &GroupVersionKind, object: &mut Value) {
     }
     drop_disabled(kind, object, None);
     match (group, kind) {
+        ("resource.k8s.io", "ResourceSlice" | "DeviceTaintRule") => {
+            let now = object.v("metadata").v("creationTimestamp").clone();
+            if !now.is_null() {
+                date_device_taints(object, &now);
+            }
+        }
         ("", "Pod") => pod_create(object),
         ("", "Namespace") => {
             let spec = object_at(object, "spec").make_object();
@@ -284,6 +378,9 @@ pub fn prepare_update(gvk: &GroupVersionKind, subresource: &str, new: &mut Value
         }
     }
     drop_disabled(kind, new, Some(old));
+    if group == "resource.k8s.io" && matches!(kind, "ResourceSlice" | "DeviceTaintRule") {
+        date_device_taints(new, &now.into());
+    }
     let changed = match generation_rule(group, kind) {
         Generation::Members(members) => {
             members.iter().any(|m| !semantic_equal(new.v(m), old.v(m)))
@@ -330,6 +427,7 @@ fn prepare_status(group: &str, kind: &str, new: &mut Value, old: &Value, now: &s
                 copy_member(new, old, &["status", "qosClass"]);
             }
             pod_observed_generations(new, old);
+            drop_disabled_status(new, old);
         }
         ("", "Node") if !old.v("status").has("config") => {
             new.remove_at(&["status", "config"]);
@@ -408,6 +506,12 @@ fn pod_create(pod: &mut Value) {
     // Negative means at once: older versions took it so.
     if pod.v("spec").i("terminationGracePeriodSeconds") < 0 {
         pod.set_at(&["spec", "terminationGracePeriodSeconds"], 1.into());
+    }
+    for annotated in pod_warnings::annotated_profiles(pod) {
+        let Some(profile) = annotated.profile else { continue };
+        if let Some(container) = each(object_at(pod, "spec"), annotated.list).nth(annotated.index) {
+            container.set_at(&["securityContext", "appArmorProfile"], profile);
+        }
     }
     let qos = resources::qos_class(pod.v("spec"));
     let mut status = json!({"phase": "Pending", "qosClass": qos});

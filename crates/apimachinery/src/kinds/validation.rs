@@ -8,10 +8,11 @@ use super::object_meta::{self, MetaRules};
 use super::{
     admission, apps, autoscaling, batch, certificates, core, devices, flowcontrol, networking, policy, rbac, storage,
 };
-use crate::field::FieldError;
+use crate::field::{BadValue, FieldError};
 use crate::gvk::GroupVersionKind;
 use crate::json::Value;
 use crate::names;
+use crate::schema::{self, TypeRef, internal};
 
 /// Validates a defaulted and prepared object that is to be created; expressions in it are not compiled.
 pub fn validate_create(gvk: &GroupVersionKind, object: &Value) -> Vec<FieldError> {
@@ -25,7 +26,36 @@ pub fn validate_create_with(gvk: &GroupVersionKind, object: &Value, compile: Exp
     if errors.is_empty() {
         object_meta::validate(object, common_meta(object), &mut errors);
     }
+    print_as_upstream(gvk, &mut errors);
     errors
+}
+
+/// Structures in messages print as upstream's own, which have no JSON names.
+fn print_as_upstream(gvk: &GroupVersionKind, errors: &mut [FieldError]) {
+    let Some(root) = schema::lookup(&gvk.group, &gvk.version, &gvk.kind) else { return };
+    for error in errors {
+        let BadValue::Value(value) = &error.bad_value else { continue };
+        let holds_structures = match value {
+            Value::Object(_) => true,
+            Value::Array(items) => items.iter().any(Value::is_object),
+            _ => false,
+        };
+        if !holds_structures {
+            continue;
+        }
+        // The value is not always the whole of what the path leads to: an element of a list, say.
+        let known = |ty: TypeRef<'_>, value: &Value| {
+            value.as_object().is_none_or(|members| members.keys().all(|name| ty.field(name).is_some()))
+        };
+        let at = internal::at_path(root, &error.field);
+        let ty = match (at, value) {
+            (Some(ty), Value::Object(_)) => ty.list().and(ty.element()).or(Some(ty)),
+            (ty, _) => ty,
+        };
+        if let Some(ty) = ty.filter(|ty| internal::prints_differently(*ty) && known(*ty, value)) {
+            error.bad_value = BadValue::Printed(internal::compact(value, ty));
+        }
+    }
 }
 
 /// Validates an object that is to replace `old`, through the main resource (`""`) or a subresource; expressions in it are
@@ -48,6 +78,7 @@ pub fn validate_update_with(
     if !by_subresource(gvk, subresource, new, old, &mut errors) {
         by_kind(gvk, new, Some(old), compile, &mut errors);
     }
+    print_as_upstream(gvk, &mut errors);
     errors
 }
 

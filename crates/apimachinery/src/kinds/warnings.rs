@@ -18,6 +18,14 @@ pub fn warnings_create(gvk: &GroupVersionKind, object: &Value) -> Vec<String> {
     out
 }
 
+/// Warnings about an object that is to be created, as it was before [`super::prepare_create`].
+pub fn warnings_before_create(gvk: &GroupVersionKind, object: &Value) -> Vec<String> {
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("", "Pod") => pod_warnings::annotated_profiles(object).into_iter().filter_map(|one| one.warning).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Warnings about an object that replaces `old`, through the main resource or a subresource.
 pub fn warnings_update(gvk: &GroupVersionKind, subresource: &str, new: &Value, old: &Value) -> Vec<String> {
     let mut out = Vec::new();

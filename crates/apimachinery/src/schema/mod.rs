@@ -16,6 +16,8 @@
 //! ```
 
 pub mod builtin;
+pub mod internal;
+pub mod ordered;
 mod structural;
 
 use std::collections::HashMap;

@@ -11,6 +11,7 @@ use apimachinery::{Map, Value, json, kinds, names};
 use super::formats;
 use super::names as accepted_names;
 use super::open_api::{field_of_path, validate_schema};
+use crate::aggregator::trust::check_bundle;
 
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -590,7 +591,7 @@ fn validate_selectable(version: &Value, path: &FieldPath, errors: &mut Vec<Field
 }
 
 fn ca_bundle_problem(bundle: &str) -> Result<(), String> {
-    if bundle.is_empty() { Ok(()) } else { crate::webhook::checked_ca_bundle(bundle).map(|_| ()) }
+    if bundle.is_empty() { Ok(()) } else { check_bundle(bundle).map_err(|error| error.to_string()) }
 }
 
 /// Is the conversion webhook's bundle one that no authority can be taken from? Such a definition is not established.

@@ -445,7 +445,7 @@ async fn finalize(server: &ApiServer, definition: &Value) -> Result<(), String> 
 }
 
 /// A request of the server to itself; returns the answer's code.
-async fn send(server: &ApiServer, method: Method, path: &str, body: Option<&Value>) -> Result<u16, String> {
+pub(crate) async fn send(server: &ApiServer, method: Method, path: &str, body: Option<&Value>) -> Result<u16, String> {
     let user = UserInfo::new("system:apiserver", [crate::authn::SYSTEM_MASTERS]);
     let body = Full::new(Bytes::from(body.map(Value::to_vec).unwrap_or_default()));
     let request = Request::builder()

@@ -180,6 +180,10 @@ pub async fn body_bytes(body: RequestBody) -> StatusResult<Bytes> {
 fn check_verb(resource: &Resource, info: &RequestInfo, method: &http::Method) -> StatusResult<()> {
     let refuse = || Err(Box::new(Status::method_not_allowed()));
     let collection = info.name.is_empty() || info.name_from_selector;
+    // Only what is passed on takes it.
+    if *method == http::Method::HEAD && info.subresource != "proxy" {
+        return refuse();
+    }
     if !info.subresource.is_empty() {
         let Some(subresource) = resource.subresource(&info.subresource) else {
             if !resource.builtin {

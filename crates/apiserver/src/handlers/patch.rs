@@ -295,6 +295,9 @@ fn make(
                 return Err(Box::new(Status::bad_request("strategic merge patch format is not supported")));
             };
             let tree = patch::strategic::apply(current, patch, ty).map_err(failed)?;
+            if let Some(error) = decode::restore_error(&tree, ty) {
+                return Err(invalid(&text::go_value(patch), error));
+            }
             decode_result(cx, target, options, tree, strict_errors, |_| text::go_value(patch))?
         }
         Patch::Apply(_) => return Err(cx.not_found()),

@@ -5,6 +5,7 @@
 use apimachinery::field::{BadValue, FieldError, FieldPath};
 use apimachinery::gvk::GroupKind;
 use apimachinery::meta::ObjectMeta;
+use apimachinery::names;
 use apimachinery::status::{Status, StatusResult};
 use apimachinery::{Value, json};
 use http::Response;
@@ -212,6 +213,18 @@ fn check_selectors(resource: &Value, errors: &mut Vec<FieldError>) {
                     errors.push(FieldError::forbidden(&path.child("values"), text));
                 }
                 _ => {}
+            }
+            if name == "labelSelector" {
+                let key = requirement.str_at(&["key"]);
+                for message in names::is_qualified_name(key) {
+                    errors.push(FieldError::invalid(&path.child("key"), key, message));
+                }
+                for (i, value) in values.iter().enumerate() {
+                    let value = value.as_str().unwrap_or_default();
+                    for message in names::is_label_value(value) {
+                        errors.push(FieldError::invalid(&path.child("values").index(i), value, message));
+                    }
+                }
             }
         }
     }

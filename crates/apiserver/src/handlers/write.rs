@@ -217,6 +217,7 @@ async fn check_create<'a>(
 ) -> StatusResult<()> {
     let strategy = &cx.resource.strategy;
     match_namespace(cx, object)?;
+    cx.warn_all(strategy.warnings_before_create(object));
     strategy.prepare_create(object);
     if cx.resource.builtin {
         set_by_server(cx, object);
@@ -260,18 +261,28 @@ async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusR
     if !object.resource_version().is_empty() {
         return Err(Box::new(Status::plain_error("resourceVersion should not be set on objects to be created")));
     }
-    let exists = || Box::new(Status::already_exists(&cx.resource.group_resource(), &name));
     if options.dry_run {
         if storage.get(&cx.resource, &namespace, &name).await?.is_some() {
-            return Err(exists());
+            return Err(already_exists(cx, &namespace, &name).await);
         }
         return Ok(Written::Object(storage.unwritten(&cx.resource, object)));
     }
     match storage.insert(&cx.resource, &namespace, &name, &object).await {
         Ok(entry) => Ok(Written::Entry(entry)),
-        Err(WriteFailure::Conflict(_)) => Err(exists()),
+        Err(WriteFailure::Conflict(_)) => Err(already_exists(cx, &namespace, &name).await),
         Err(WriteFailure::Status(status)) => Err(status),
     }
+}
+
+/// Tells as well when the object of that name is on its way out. Source: `registry/generic/registry/store.go` (`Create`).
+async fn already_exists(cx: &Cx, namespace: &str, name: &str) -> Box<Status> {
+    let mut status = Status::already_exists(&cx.resource.group_resource(), name);
+    if let Ok(Some(entry)) = cx.server.storage.get(&cx.resource, namespace, name).await
+        && entry.to_value().deletion_timestamp().is_some()
+    {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    Box::new(status)
 }
 
 pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {

@@ -128,6 +128,8 @@ struct Taken {
     ports: Arc<NodePorts>,
     taken_ips: Vec<String>,
     taken_ports: Vec<u16>,
+    /// Ports that a dry run asked for.
+    tried_ports: Vec<u16>,
     free_ips: Vec<String>,
     free_ports: Vec<u16>,
     /// Tell the one who assigned that the write did not happen.
@@ -162,6 +164,7 @@ impl ServiceAddresses {
             ports: self.ports.clone(),
             taken_ips: Vec::new(),
             taken_ports: Vec::new(),
+            tried_ports: Vec::new(),
             free_ips: Vec::new(),
             free_ports: Vec::new(),
             addressing: None,
@@ -299,7 +302,12 @@ impl ServiceAddresses {
 
     fn take_port(&self, port: u16, dry_run: bool, taken: &mut Taken) -> Result<(), PortError> {
         if dry_run {
-            return self.ports.check(port);
+            self.ports.check_free(port)?;
+            if taken.tried_ports.contains(&port) {
+                return Err(PortError::Allocated);
+            }
+            taken.tried_ports.push(port);
+            return Ok(());
         }
         self.ports.take(port)?;
         taken.taken_ports.push(port);
@@ -359,7 +367,15 @@ impl ServiceAddresses {
     }
 
     fn health_check_port(&self, service: &mut Value, dry_run: bool, taken: &mut Taken) -> StatusResult<()> {
-        let asked = port_number(&service["spec"]["healthCheckNodePort"]).unwrap_or(0);
+        let given = service["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0);
+        let Ok(asked) = u16::try_from(given) else {
+            if dry_run {
+                return Ok(());
+            }
+            let error = self.ports.not_in_range();
+            let message = format!("failed to allocate requested HealthCheck NodePort {given}: {error}");
+            return Err(Box::new(Status::internal_error(message)));
+        };
         if asked != 0 {
             return self.take_port(asked, dry_run, taken).map_err(|e| {
                 let message = format!("failed to allocate requested HealthCheck NodePort {asked}: {e}");

@@ -29,17 +29,19 @@ impl NodePorts {
         NodePorts { first, last, used: Mutex::default() }
     }
 
-    /// Whether the port could be taken.
-    pub fn check(&self, port: u16) -> Result<(), PortError> {
-        if port < self.first || port > self.last {
-            return Err(PortError::NotInRange(self.first, self.last));
-        }
+    /// What is wrong with numbers that are no node ports.
+    pub fn not_in_range(&self) -> PortError {
+        PortError::NotInRange(self.first, self.last)
+    }
+
+    /// Whether nobody has the port. As upstream, dry runs do not look at the range.
+    pub fn check_free(&self, port: u16) -> Result<(), PortError> {
         if self.used.lock().contains(&port) { Err(PortError::Allocated) } else { Ok(()) }
     }
 
     pub fn take(&self, port: u16) -> Result<(), PortError> {
         if port < self.first || port > self.last {
-            return Err(PortError::NotInRange(self.first, self.last));
+            return Err(self.not_in_range());
         }
         if self.used.lock().insert(port) { Ok(()) } else { Err(PortError::Allocated) }
     }

@@ -13,7 +13,7 @@
 //! Follows: `k8s.io/apiserver/pkg/authentication/request/headerrequest` (what the other side expects).
 
 mod own;
-mod pass;
+pub(crate) mod pass;
 mod reviews;
 mod services;
 
@@ -189,7 +189,7 @@ impl Upstream {
             }
         };
         let mut answer = client.request(request).await.map_err(away)?;
-        pass::join(near, &mut answer);
+        pass::join(near, &mut answer, ());
         Ok(answer)
     }
 }

@@ -18,6 +18,7 @@ use crate::authn::UserInfo;
 use crate::body::{Body, RequestBody};
 
 const USER: HeaderName = HeaderName::from_static("x-remote-user");
+const UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const EXTRA: &str = "x-remote-extra-";
 /// What may not stand in the name of a header. Source: `client-go/transport.headerKeyEscape`.
@@ -42,14 +43,16 @@ const NOT_IN_NAMES: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+/// Is a header about one connection only?
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     ["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"]
         .contains(&name.as_str())
         || *name == CONNECTION
         || *name == UPGRADE
 }
 
-fn upgrades(headers: &HeaderMap) -> bool {
+/// Does a request ask for another protocol?
+pub(crate) fn upgrades(headers: &HeaderMap) -> bool {
     let connection = headers.get(CONNECTION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     headers.contains_key(UPGRADE) && connection.split(',').any(|part| part.trim().eq_ignore_ascii_case("upgrade"))
 }
@@ -80,8 +83,11 @@ pub(super) fn request(
 }
 
 /// Source: `k8s.io/client-go/transport.SetAuthProxyHeaders`.
-fn name_user(headers: &mut HeaderMap, user: &UserInfo) -> StatusResult<()> {
+pub(crate) fn name_user(headers: &mut HeaderMap, user: &UserInfo) -> StatusResult<()> {
     headers.insert(USER, HeaderValue::from_bytes(user.name.as_bytes()).map_err(bad)?);
+    if !user.uid.is_empty() {
+        headers.insert(UID, HeaderValue::from_bytes(user.uid.as_bytes()).map_err(bad)?);
+    }
     for group in &user.groups {
         headers.append(GROUP, HeaderValue::from_bytes(group.as_bytes()).map_err(bad)?);
     }
@@ -96,12 +102,12 @@ fn name_user(headers: &mut HeaderMap, user: &UserInfo) -> StatusResult<()> {
 }
 
 /// Takes the client's connection off a request that asks for another protocol.
-pub(super) fn take_near(parts: &mut Parts) -> Option<OnUpgrade> {
+pub(crate) fn take_near(parts: &mut Parts) -> Option<OnUpgrade> {
     if upgrades(&parts.headers) { parts.extensions.remove::<OnUpgrade>() } else { None }
 }
 
 /// The answer as the client gets it; `keep` lives as long as its body.
-pub(super) fn response(answer: Response<Incoming>, keep: impl Send + 'static) -> Response<Body> {
+pub(crate) fn response(answer: Response<Incoming>, keep: impl Send + 'static) -> Response<Body> {
     let (mut parts, body) = answer.into_parts();
     let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     if !switched {
@@ -122,11 +128,12 @@ pub(super) fn response(answer: Response<Incoming>, keep: impl Send + 'static) ->
     Response::from_parts(parts, Body::Stream(stream.boxed()))
 }
 
-/// Joins both connections after the protocol has been switched.
-pub(super) fn join(near: Option<OnUpgrade>, answer: &mut Response<Incoming>) {
+/// Joins both connections after the protocol has been switched; `keep` lives as long as they do.
+pub(crate) fn join(near: Option<OnUpgrade>, answer: &mut Response<Incoming>, keep: impl Send + 'static) {
     let Some(near) = near.filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS) else { return };
     let far = hyper::upgrade::on(answer);
     tokio::spawn(async move {
+        let _keep = keep;
         if let (Ok(near), Ok(far)) = tokio::join!(near, far) {
             let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
             // Either side may end it; what is not delivered then has no reader any more.

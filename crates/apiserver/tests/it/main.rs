@@ -1,5 +1,7 @@
 //! The API server in process: objects, lists and watches through a `kube::Client`.
 
+mod aggregation;
+mod authentication;
 mod crd;
 mod custom_objects;
 mod explosions;

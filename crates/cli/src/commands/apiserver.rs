@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::ApiServer;
+use apiserver::aggregator::{self, ClientTrust, ProxyIdentity};
+use apiserver::authentication::AuthenticationFlags;
+use apiserver::authentication::flags::WITHOUT_EFFECT;
 use apiserver::authn::{RequestHeaderOptions, RequestHeaders};
 use apiserver::tokens::bootstrap::BootstrapTokens;
 use apiserver::tokens::file::TokenFile;
@@ -65,6 +68,12 @@ pub struct ApiServerArgs {
     /// What headers with more about the user begin with
     #[arg(long, value_delimiter = ',', value_name = "PREFIXES", default_value = "X-Remote-Extra-")]
     pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Certificate with which extension API servers are told who asks [default: our own]
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Accept the bootstrap tokens in Secrets of kube-system
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_bootstrap_token_auth: bool,
@@ -118,9 +127,11 @@ pub struct ApiServerArgs {
     /// Allow privileged containers
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub allow_privileged: bool,
-    /// Serve requests without credentials as system:anonymous
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub anonymous_auth: bool,
+    /// Serve requests without credentials as system:anonymous [default: true]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub anonymous_auth: Option<bool>,
+    #[command(flatten)]
+    pub authentication: AuthenticationArgs,
     /// Members of an etcd cluster; used with --storage-backend=etcd3 only, because the store is our own otherwise
     #[arg(long, value_delimiter = ',', value_name = "URLS")]
     pub etcd_servers: Vec<String>,
@@ -147,77 +158,75 @@ pub struct ApiServerArgs {
     pub kubeconfig_out: Option<PathBuf>,
 }
 
+/// Who else may say who somebody is.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct AuthenticationArgs {
+    /// Issuer of OpenID Connect tokens, https
+    #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
+    pub oidc_issuer_url: String,
+    /// Whom its tokens must be for
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub oidc_client_id: String,
+    /// Claim with the user's name [default: sub]
+    #[arg(long, value_name = "CLAIM", default_value = "", hide_default_value = true)]
+    pub oidc_username_claim: String,
+    /// What is put before such names; - for nothing [default: the issuer and #]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    pub oidc_username_prefix: String,
+    /// Claim with the user's groups
+    #[arg(long, value_name = "CLAIM", default_value = "", hide_default_value = true)]
+    pub oidc_groups_claim: String,
+    /// What is put before such groups
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub oidc_groups_prefix: String,
+    /// Claims that tokens must have
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub oidc_required_claim: Vec<String>,
+    /// Authorities of the issuer's certificate [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// Algorithms that tokens may be signed with [default: RS256]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub oidc_signing_algs: Vec<String>,
+    /// AuthenticationConfiguration: issuers with claims and rules, and who may come without a credential
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// Kubeconfig of a server that judges tokens
+    #[arg(long, value_name = "FILE")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Version of the TokenReview that it gets: v1 or v1beta1
+    #[arg(long, value_name = "VERSION", default_value = "v1beta1")]
+    pub authentication_token_webhook_version: String,
+    /// How long its answers are kept
+    #[arg(long, value_name = "DURATION", default_value = "2m0s", value_parser = event_ttl)]
+    pub authentication_token_webhook_cache_ttl: Duration,
+}
+
+impl AuthenticationArgs {
+    fn flags(&self, anonymous_auth: Option<bool>) -> AuthenticationFlags {
+        AuthenticationFlags {
+            oidc_issuer_url: self.oidc_issuer_url.clone(),
+            oidc_client_id: self.oidc_client_id.clone(),
+            oidc_username_claim: self.oidc_username_claim.clone(),
+            oidc_username_prefix: self.oidc_username_prefix.clone(),
+            oidc_groups_claim: self.oidc_groups_claim.clone(),
+            oidc_groups_prefix: self.oidc_groups_prefix.clone(),
+            oidc_required_claim: self.oidc_required_claim.clone(),
+            oidc_ca_file: self.oidc_ca_file.clone(),
+            oidc_signing_algs: self.oidc_signing_algs.clone(),
+            authentication_config: self.authentication_config.clone(),
+            webhook_config_file: self.authentication_token_webhook_config_file.clone(),
+            webhook_version: self.authentication_token_webhook_version.clone(),
+            webhook_cache_ttl: Some(self.authentication_token_webhook_cache_ttl),
+            anonymous_auth,
+        }
+    }
+}
+
 /// Flags of kube-apiserver about matters that this server does not have or decides by itself; given ones are named in
 /// the log. Flags that would change answers and are not built are unknown, and so refused by name.
 #[derive(Clone, Debug, Default)]
 pub struct UnusedFlags(pub Vec<&'static str>);
-
-/// Source: `kube-apiserver --help`, v1.36.
-const UNUSED_FLAGS: &[&str] = &[
-    "v",
-    "vmodule",
-    "logging-format",
-    "log-flush-frequency",
-    "log-json-info-buffer-size",
-    "log-json-split-stream",
-    "log-text-info-buffer-size",
-    "log-text-split-stream",
-    "logtostderr",
-    "alsologtostderr",
-    "profiling",
-    "contention-profiling",
-    "feature-gates",
-    "runtime-config",
-    "storage-media-type",
-    "delete-collection-workers",
-    "enable-garbage-collector",
-    "etcd-compaction-interval",
-    "etcd-count-metric-poll-period",
-    "etcd-db-metric-poll-interval",
-    "etcd-healthcheck-timeout",
-    "etcd-readycheck-timeout",
-    "watch-cache",
-    "watch-cache-sizes",
-    "default-watch-cache-size",
-    "max-requests-inflight",
-    "max-mutating-requests-inflight",
-    "enable-priority-and-fairness",
-    "goaway-chance",
-    "http2-max-streams-per-connection",
-    "request-timeout",
-    "min-request-timeout",
-    "livez-grace-period",
-    "shutdown-delay-duration",
-    "shutdown-send-retry-after",
-    "endpoint-reconciler-type",
-    "apiserver-count",
-    "kubernetes-service-node-port",
-    "external-hostname",
-    "tls-min-version",
-    "tls-cipher-suites",
-    "permit-port-sharing",
-    "permit-address-sharing",
-    "enable-logs-handler",
-    "enable-aggregator-routing",
-    "kubelet-certificate-authority",
-    "kubelet-client-certificate",
-    "kubelet-client-key",
-    "kubelet-preferred-address-types",
-    "kubelet-timeout",
-    "proxy-client-cert-file",
-    "proxy-client-key-file",
-    "service-account-lookup",
-    "service-account-jwks-uri",
-    "show-hidden-metrics-for-version",
-    "allow-metric-labels",
-    "disabled-metrics",
-    "emulated-version",
-    "min-compatibility-version",
-    "runtime-config-emulation-forward-compatible",
-    "lease-reuse-duration-seconds",
-    "node-lease-duration-seconds",
-    "token-auth-ttl",
-];
 
 /// Zero is none: Events are kept.
 fn event_ttl(text: &str) -> Result<Duration, String> {
@@ -229,7 +238,7 @@ fn event_ttl(text: &str) -> Result<Duration, String> {
 
 impl ClapArgs for UnusedFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(UNUSED_FLAGS.iter().map(|name| {
+        command.args(WITHOUT_EFFECT.iter().map(|name| {
             let arg = Arg::new(*name).long(*name).hide(true).num_args(0..=1).default_missing_value("true");
             // The one with a short form.
             if *name == "v" { arg.short('v') } else { arg }
@@ -243,7 +252,7 @@ impl ClapArgs for UnusedFlags {
 impl FromArgMatches for UnusedFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<UnusedFlags, clap::Error> {
         let given = |name: &&&str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        Ok(UnusedFlags(UNUSED_FLAGS.iter().filter(given).copied().collect()))
+        Ok(UnusedFlags(WITHOUT_EFFECT.iter().filter(given).copied().collect()))
     }
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = UnusedFlags::from_arg_matches(matches)?;
@@ -310,11 +319,12 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         client_ca.push_str(&read(path)?);
     }
     let proxies = request_headers(args)?;
-    if let Some((_, authorities)) = &proxies {
-        client_ca.push('\n');
-        client_ca.push_str(authorities);
+    let mut shown_ca = client_ca.clone();
+    if let Some((_, options)) = &proxies {
+        shown_ca.push('\n');
+        shown_ca.push_str(&options.client_ca);
     }
-    let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(client_ca.as_bytes()))
+    let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(shown_ca.as_bytes()))
         .context("cannot use the certificates")?;
     if let Endpoint::Sqlite(path) = &endpoint
         && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
@@ -337,10 +347,8 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         api_audiences: args.api_audiences.clone(),
         enable_admission_plugins: args.enable_admission_plugins.clone(),
         disable_admission_plugins: args.disable_admission_plugins.clone(),
-        always_allow: args.authorization_mode.iter().any(|m| m == "AlwaysAllow"),
-        always_deny: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysDeny"),
-        max_token_expiration_seconds: max_token_expiration(args.service_account_max_token_expiration)?,
-        exact_token_expiration: !args.service_account_extend_token_expiration,
+        // As in kube-apiserver: the modes are asked one after the other, and this one never says no.
+        always_allow: args.authorization_mode.iter().any(|mode| mode == "AlwaysAllow"),
     };
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
@@ -354,8 +362,11 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     if args.enable_bootstrap_token_auth {
         config.token_authenticators.push(Arc::new(BootstrapTokens::default()));
     }
-    config.anonymous = args.anonymous_auth;
-    config.strict_transport_security = strict_transport_security(&args.strict_transport_security_directives)?;
+    config.aggregation = aggregation(args, &certificates, &client_ca)?;
+    args.authentication
+        .flags(args.anonymous_auth)
+        .apply(&mut config)
+        .map_err(|error| Failure::invalid(chain_of(&error)))?;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
     config.allow_privileged = args.allow_privileged;
@@ -392,8 +403,38 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who may name users in headers, and their authorities.
-fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeaders, String)>> {
+/// As whom extension API servers are asked, and what they are told: what the flags say, else our own front proxy.
+fn aggregation(
+    args: &ApiServerArgs,
+    certificates: &ClusterCertificates,
+    client_ca: &str,
+) -> anyhow::Result<aggregator::Options> {
+    let file = |name: &str| certificates.file(name).unwrap_or_default().to_string();
+    let (certificate, key, own) = match (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
+        (Some(certificate), Some(key)) => (read(certificate)?, read(key)?, false),
+        _ => (file("front-proxy-client.crt"), file("front-proxy-client.key"), true),
+    };
+    let identity = ProxyIdentity::new(&certificate, &key)
+        .map_err(|error| Failure::invalid(format!("--proxy-client-cert-file: {error}")))?;
+    let trust = match request_headers(args)? {
+        Some((_, mut options)) => {
+            if own {
+                options.client_ca.push('\n');
+                options.client_ca.push_str(&file("front-proxy-ca.crt"));
+                if !options.allowed_names.is_empty() {
+                    options.allowed_names.push("front-proxy-client".into());
+                }
+            }
+            ClientTrust { client_ca: client_ca.to_owned(), request_headers: Some(options) }
+        }
+        None if own => ClientTrust::with_front_proxy(client_ca.to_owned(), file("front-proxy-ca.crt")),
+        None => ClientTrust { client_ca: client_ca.to_owned(), request_headers: None },
+    };
+    Ok(aggregator::Options { identity: Some(identity), trust: Some(Arc::new(trust)), ..Default::default() })
+}
+
+/// Who may name users in headers, and what that was made of.
+fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeaders, RequestHeaderOptions)>> {
     let Some(path) = &args.requestheader_client_ca_file else { return Ok(None) };
     let options = RequestHeaderOptions {
         client_ca: read(path)?,
@@ -405,7 +446,13 @@ fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeader
     };
     let headers = RequestHeaders::new(&options)
         .map_err(|error| Failure::invalid(format!("--requestheader-client-ca-file {}: {error}", path.display())))?;
-    Ok(Some((headers, options.client_ca)))
+    Ok(Some((headers, options)))
+}
+
+/// An error with its causes, in one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {

@@ -197,7 +197,8 @@ async fn scale_to_zero(host: &Host, cluster: &Cluster, workload: &Workload) -> a
     let mut patch = json!({"metadata": {"annotations": {}}, "spec": {"replicas": 0}});
     let annotations = &mut patch["metadata"]["annotations"];
     annotations[deploy::PAUSED_ANNOTATION] = json!("true");
-    annotations[deploy::PAUSED_REPLICAS_ANNOTATION] = json!(workload.replicas.to_string());
+    // Who pauses what was scaled to nothing wants it back one day all the same.
+    annotations[deploy::PAUSED_REPLICAS_ANNOTATION] = json!(workload.replicas.max(1).to_string());
     annotations[deploy::PAUSED_DATE_ANNOTATION] = now();
     patch_workload(host, cluster, workload, &patch).await
 }

@@ -76,7 +76,11 @@ fn a_paused_cluster_is_gone_from_the_host_and_comes_back_with_its_pods() {
     world.alcove(&["pause", "team-a"]);
     assert_eq!(status(&world, "team-a"), "Paused");
     world.alcove(&["pause", "team-a"]);
-    assert!(world.alcove_fails(1, &["snapshot", "create", "team-a", "file:///tmp/never.tar.gz"]).contains("is paused"));
+    assert!(
+        world
+            .alcove_fails(1, &["snapshot", "create", "team-a", "file:///tmp/never.tar.gz"])
+            .contains("because it is not running (status: Paused)")
+    );
     // A restart of the host leaves it paused.
     world.alcove(&["down"]);
     world.alcove(&["up", "--nodes", "2"]);

@@ -332,9 +332,7 @@ async fn certificates_follow_the_service_and_kubeconfigs_the_configuration() {
     world.rest.patch(&SERVICES, "", NAMESPACE, NAME, PatchType::Merge, &patch).await.unwrap();
     let patch = json!({"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}}});
     world.rest.patch(&SERVICES, "status", NAMESPACE, NAME, PatchType::Merge, &patch).await.unwrap();
-    let begin = Instant::now();
     eventually("the load balancer's name", async || balancer.get_path("/version", "application/json").await.ok()).await;
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 
     let main = world.secret("vc-team-a").await;
     assert!(main["config"].contains("server: https://api.example:443"), "{}", main["config"]);

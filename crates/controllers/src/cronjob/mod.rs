@@ -267,7 +267,13 @@ impl Controller {
             }
         };
         let now = self.context.now();
-        let next = schedule.next(now, &zone).map(|t| t.duration_since(now));
+        let Some(next) = schedule.next(now, &zone).map(|t| t.duration_since(now)) else {
+            // Such as the 31st of February.
+            let error = "time difference between two schedules is less than 1 second";
+            recorder.warning(reference, "InvalidSchedule", format!("invalid schedule: {text} : {error}"));
+            return Ok(None);
+        };
+        let next = Some(next);
         let (scheduled, many_missed) = due(cron, &schedule, &zone, now);
         if many_missed {
             let message =

@@ -98,18 +98,16 @@ async fn a_cut_answer_is_fetched_over_tcp() {
 }
 
 #[tokio::test]
-async fn a_silent_server_costs_two_seconds_once() {
+async fn a_silent_server_is_waited_for_once() {
     let cluster = Cluster::start().await;
     let silent = Upstream::start(|_| None).await;
     let good = Upstream::start(internet).await;
     let dns = cluster.dns(to(&[silent.address, good.address])).await;
     let begin = Instant::now();
     assert_eq!(answers(&dns, "a.example.com.", RecordType::A).await, ["a.example.com. 30 A 192.0.2.1"]);
-    let first = begin.elapsed();
-    assert!(first >= Duration::from_secs(1) && first < Duration::from_secs(4), "{first:?}");
-    let begin = Instant::now();
+    assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+    // From now on it is asked last: another wait would be another failure.
     assert_eq!(answers(&dns, "b.example.com.", RecordType::A).await, ["b.example.com. 30 A 192.0.2.1"]);
-    assert!(begin.elapsed() < Duration::from_secs(1), "the silent one is asked last now");
     assert!(dns.metrics().contains(&format!("coredns_forward_failures_total{{to=\"{}\"}} 1", silent.address)));
 }
 

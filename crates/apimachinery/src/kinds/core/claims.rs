@@ -3,12 +3,13 @@
 use super::resources::{self, quantity};
 use super::volume_sources as sources;
 use super::{diff, scheduling};
-use crate::field::FieldPath;
+use crate::field::{BadValue, FieldPath};
 use crate::json::Value;
 use crate::kinds::access::{Fields, semantic_equal};
 use crate::kinds::check::{self, Errors, Report, SelectorOptions, immutable, label_selector, optional_one_of, strings};
 use crate::kinds::object_meta::{self, MetaRules};
 use crate::names;
+use crate::schema::internal;
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -78,7 +79,8 @@ pub(crate) fn claim_spec(spec: &Value, path: &FieldPath, options: ClaimOptions, 
         }
     }
     if let (Some(source), Some(reference)) = (source, reference) {
-        let shown = path.child("dataSource").to_string();
+        // Upstream prints a path as a value here, which shows nothing.
+        let shown = BadValue::Printed("{}".to_owned());
         if !reference.s("namespace").is_empty() {
             errors.invalid(path, shown, "may not be specified when dataSourceRef.namespace is specified");
         } else if ["apiGroup", "kind", "name"].iter().any(|k| source.os(k) != reference.os(k)) {
@@ -170,7 +172,7 @@ pub(crate) fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
             &path,
             format!(
                 "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
-                diff::text(&was, &munged)
+                diff::of("PersistentVolumeClaimSpec", &was, &munged)
             ),
         );
     }
@@ -264,7 +266,7 @@ fn basic_list(object: &Value, key: &str, path: &FieldPath, errors: &mut Errors) 
 type Check = fn(&Value, &FieldPath, &mut Errors);
 
 /// Sources of persistent volumes: member, the path of "more than one", the path below, and the check.
-const SOURCES: &[(&str, &str, &str, Check)] = &[
+pub(super) const SOURCES: &[(&str, &str, &str, Check)] = &[
     ("hostPath", "hostPath", "hostPath", sources::host_path),
     ("gcePersistentDisk", "gcePersistentDisk", "persistentDisk", sources::gce_disk),
     ("awsElasticBlockStore", "awsElasticBlockStore", "awsElasticBlockStore", sources::aws_disk),
@@ -369,9 +371,7 @@ pub(crate) fn volume_spec(
     if count == 0 {
         errors.required(path, "must specify a volume type");
     }
-    let host_root = spec
-        .o("hostPath")
-        .is_some_and(|h| h.s("path").starts_with('/') && h.s("path").split('/').all(|step| matches!(step, "" | ".")));
+    let host_root = spec.o("hostPath").is_some_and(|h| is_root(h.s("path")));
     if host_root && policy == "Recycle" {
         errors.forbidden(
             &path.child("persistentVolumeReclaimPolicy"),
@@ -411,6 +411,19 @@ pub(crate) fn volume_spec(
     }
 }
 
+/// Whether a path leads to `/` once `.` and `..` are followed.
+fn is_root(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for step in path.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    path.starts_with('/') && depth == 0
+}
+
 const VOLUME_META: MetaRules = MetaRules::cluster(names::name_is_dns_subdomain);
 
 fn volume(pv: &Value, lenient: bool, errors: &mut Errors) {
@@ -437,16 +450,17 @@ pub(crate) fn update_volume(new: &Value, old: &Value, errors: &mut Errors) {
     if !semantic_equal(&after, &was) {
         errors.forbidden(
             &path.child("persistentvolumesource"),
-            format!("spec.persistentvolumesource is immutable after creation\n{}", diff::text(&was, &after)),
+            format!("spec.persistentvolumesource is immutable after creation\n{}", diff::of_sources(&was, &after)),
         );
     }
     immutable(spec.v("volumeMode"), before.v("volumeMode"), &FieldPath::new("volumeMode"), errors);
-    if before.has("nodeAffinity")
-        && !semantic_equal(&ga_labels(before.v("nodeAffinity")), &ga_labels(spec.v("nodeAffinity")))
-    {
+    if before.has("nodeAffinity") && !same_but_stable_labels(spec.v("nodeAffinity"), before.v("nodeAffinity")) {
+        let shown = internal::core("VolumeNodeAffinity").filter(|_| spec.has("nodeAffinity"));
         errors.invalid(
             &FieldPath::new("nodeAffinity"),
-            check::shown(spec.v("nodeAffinity")),
+            shown.map_or(BadValue::from(Value::Null), |ty| {
+                BadValue::Printed(internal::compact(spec.v("nodeAffinity"), ty))
+            }),
             "field is immutable, except for updating from beta label to GA",
         );
     }
@@ -455,22 +469,29 @@ pub(crate) fn update_volume(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// Beta topology labels as the stable ones that replaced them.
-fn ga_labels(affinity: &Value) -> Value {
-    let mut out = affinity.clone();
-    let terms = out.at_mut(&["required", "nodeSelectorTerms"]).and_then(Value::as_array_mut);
-    for requirement in terms.into_iter().flatten().flat_map(|t| crate::kinds::access::each(t, "matchExpressions")) {
-        let stable = match requirement.s("key") {
-            "failure-domain.beta.kubernetes.io/zone" => "topology.kubernetes.io/zone",
-            "failure-domain.beta.kubernetes.io/region" => "topology.kubernetes.io/region",
-            "beta.kubernetes.io/os" => "kubernetes.io/os",
-            "beta.kubernetes.io/arch" => "kubernetes.io/arch",
-            "beta.kubernetes.io/instance-type" => "node.kubernetes.io/instance-type",
-            _ => continue,
-        };
-        requirement.make_object().insert("key", stable.into());
+/// Whether nothing differs but keys that went from beta topology labels to the stable ones that replaced them.
+fn same_but_stable_labels(new: &Value, old: &Value) -> bool {
+    let mut was = old.clone();
+    let new_terms = new.v("required").list("nodeSelectorTerms");
+    let terms = was.at_mut(&["required", "nodeSelectorTerms"]).and_then(Value::as_array_mut);
+    for (term, new_term) in terms.into_iter().flatten().zip(new_terms) {
+        for key in ["matchExpressions", "matchFields"] {
+            for (requirement, new_requirement) in crate::kinds::access::each(term, key).zip(new_term.list(key)) {
+                let stable = match requirement.s("key") {
+                    "failure-domain.beta.kubernetes.io/zone" => "topology.kubernetes.io/zone",
+                    "failure-domain.beta.kubernetes.io/region" => "topology.kubernetes.io/region",
+                    "beta.kubernetes.io/os" => "kubernetes.io/os",
+                    "beta.kubernetes.io/arch" => "kubernetes.io/arch",
+                    "beta.kubernetes.io/instance-type" => "node.kubernetes.io/instance-type",
+                    _ => continue,
+                };
+                if new_requirement.s("key") == stable {
+                    requirement.make_object().insert("key", stable.into());
+                }
+            }
+        }
     }
-    out
+    semantic_equal(new, &was)
 }
 
 pub(crate) fn update_volume_status(new: &Value, old: &Value, errors: &mut Errors) {

@@ -1,6 +1,7 @@
 //! Secrets, ConfigMaps, ServiceAccounts, Namespaces, PodTemplates and ReplicationControllers.
 
 use super::pod_spec;
+use crate::decode;
 use crate::field::{FieldError, FieldPath};
 use crate::json::Value;
 use crate::kinds::access::{Fields, semantic_equal};
@@ -56,7 +57,7 @@ fn secret(secret: &Value, errors: &mut Errors) {
     }
     let json = |key: &str, errors: &mut Errors| match data.get(key).and_then(Value::as_str) {
         None => errors.required(&path.key(key), ""),
-        Some(text) => match Value::from_slice(&decode(text)) {
+        Some(text) => match decode::untyped(&decode(text), decode::Format::Json).map(|decoded| decoded.object) {
             Ok(Value::Object(_) | Value::Null) => {}
             Ok(_) => errors.invalid(
                 &path.key(key),

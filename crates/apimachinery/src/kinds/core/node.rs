@@ -104,18 +104,39 @@ fn validate(node: &Value, errors: &mut Errors) {
     }
 }
 
+/// Swap that is reported, and pods that an old annotation keeps away.
+fn reports(node: &Value, errors: &mut Errors) {
+    if let Some(capacity) = node.v("status").v("nodeInfo").v("swap").oi("capacity") {
+        check::positive(capacity, &FieldPath::new("metadata").children(&["nodeSwapStatus", "capacity"]), errors);
+    }
+    const AVOID: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
+    let avoid = node.v("metadata").v("annotations").os(AVOID).and_then(|text| Value::from_slice(text.as_bytes()).ok());
+    for (i, entry) in avoid.iter().flat_map(|avoid| avoid.list("preferAvoidPods")).enumerate() {
+        let at = FieldPath::new("metadata").children(&["annotations", AVOID]).index(i).child("PodSignature");
+        match entry.v("podSignature").o("podController") {
+            None => errors.required(&at, ""),
+            Some(controller) if !controller.b("controller") => {
+                errors.invalid(&at.children(&["PodController", "Controller"]), false, "must point to a controller");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 pub(crate) fn create(node: &Value, errors: &mut Errors) {
     validate(node, errors);
+    reports(node, errors);
 }
 
 pub(crate) fn update(new: &Value, old: &Value, errors: &mut Errors) {
-    validate(new, errors);
+    create(new, errors);
     update_status(new, old, errors);
 }
 
 /// What both the main resource and `/status` check on update.
 pub(crate) fn update_status(new: &Value, old: &Value, errors: &mut Errors) {
     object_meta::validate_update(new, old, true, errors);
+    reports(new, errors);
     node_resources(new, errors);
     declared_features(new, errors);
     let addresses = new.v("status").list("addresses");

@@ -1,6 +1,7 @@
 //! Pods: creating one, and what may change afterwards through each subresource.
 
 use super::pod_spec::{self, PodOptions};
+use super::pod_status;
 use super::{containers, resources, scheduling};
 use crate::field::{BadValue, FieldPath};
 use crate::json::{Map, Value};
@@ -148,7 +149,7 @@ pub(crate) fn update(new: &Value, old: &Value, errors: &mut Errors) {
         gated(&mut munged, spec, old_spec, &path, errors);
     }
     if !semantic_equal(&munged, old_spec) {
-        errors.forbidden(&path, format!("{UPDATABLE}\n{}", super::diff::text(old_spec, &munged)));
+        errors.forbidden(&path, format!("{UPDATABLE}\n{}", super::diff::of("PodSpec", old_spec, &munged)));
     }
 }
 
@@ -309,6 +310,7 @@ pub(crate) fn update_status(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
     claim_statuses(new, &path.child("resourceClaimStatuses"), errors);
+    pod_status::extended_claim(new, &path.child("extendedResourceClaimStatus"), errors);
     ips(status, before, "podIPs", &path, errors);
     let host_ips = status.list("hostIPs");
     if let Some(first) = host_ips.first()
@@ -317,6 +319,7 @@ pub(crate) fn update_status(new: &Value, old: &Value, errors: &mut Errors) {
         errors.invalid(&path.child("hostIPs").index(0).child("ip"), first.s("ip"), "must be equal to `hostIP`");
     }
     ips(status, before, "hostIPs", &path, errors);
+    pod_status::container_statuses(new, &path, errors);
 }
 
 fn ips(status: &Value, before: &Value, key: &str, path: &FieldPath, errors: &mut Errors) {
@@ -436,7 +439,7 @@ pub(crate) fn update_ephemeral_containers(new: &Value, old: &Value, errors: &mut
                 &path,
                 format!(
                     "existing ephemeral containers {name:?} may not be changed\n{}",
-                    super::diff::text(before, after)
+                    super::diff::of("EphemeralContainer", before, after)
                 ),
             ),
             Some(_) => {}

@@ -18,6 +18,7 @@ pub(crate) struct PodOptions {
     pub invalid_node_affinity_values: bool,
     pub invalid_spread_selector: bool,
     pub lenient_sysctls: bool,
+    pub any_se_linux_policy: bool,
     pub lenient_deletion_cost: bool,
     pub old_restart_in_init: bool,
     pub user_namespace_devices: bool,
@@ -39,6 +40,8 @@ impl PodOptions {
         let all = || spec.list("containers").iter().chain(spec.list("initContainers"));
         PodOptions {
             is_pod: false,
+            // The gate that makes volumes be mounted with labels is off.
+            any_se_linux_policy: spec.v("securityContext").has("seLinuxChangePolicy"),
             lenient_token_path: spec.list("volumes").iter().any(|v| {
                 v.v("projected").list("sources").iter().any(|s| {
                     let mut found = Errors::new();
@@ -136,7 +139,7 @@ pub(crate) fn validate(spec: &Value, meta: Option<&Value>, path: &FieldPath, opt
     enumerated(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
     enumerated(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], path, errors);
     check::labels(spec.members("nodeSelector"), &path.child("nodeSelector"), errors);
-    security::pod(spec, options.lenient_sysctls, path, errors);
+    security::pod(spec, options.lenient_sysctls, options.any_se_linux_policy, path, errors);
     scheduling::affinity(spec.o("affinity"), options, &path.child("affinity"), errors);
     dns_config(spec, &path.child("dnsConfig"), errors);
     for (i, gate) in spec.list("readinessGates").iter().enumerate() {

@@ -25,7 +25,13 @@ fn group_id(object: &Value, key: &str, path: &FieldPath, errors: &mut Errors) {
 }
 
 /// The security context of a pod.
-pub(crate) fn pod(spec: &Value, lenient_sysctls: bool, path: &FieldPath, errors: &mut Errors) {
+pub(crate) fn pod(
+    spec: &Value,
+    lenient_sysctls: bool,
+    any_se_linux_policy: bool,
+    path: &FieldPath,
+    errors: &mut Errors,
+) {
     let Some(context) = spec.o("securityContext") else { return };
     let path = path.child("securityContext");
     group_id(context, "fsGroup", &path, errors);
@@ -50,7 +56,8 @@ pub(crate) fn pod(spec: &Value, lenient_sysctls: bool, path: &FieldPath, errors:
     windows_options(context, &path.child("windowsOptions"), errors);
     app_armor(context, &path.child("appArmorProfile"), errors);
     optional_one_of(context, "supplementalGroupsPolicy", &["Merge", "Strict"], &path, errors);
-    optional_one_of(context, "seLinuxChangePolicy", &["MountOption", "Recursive"], &path, errors);
+    let policies: &[&str] = if any_se_linux_policy { &["MountOption", "Recursive"] } else { &["Recursive"] };
+    optional_one_of(context, "seLinuxChangePolicy", policies, &path, errors);
 }
 
 fn is_sysctl_name(name: &str) -> bool {
@@ -130,6 +137,15 @@ fn seccomp(context: &Value, path: &FieldPath, errors: &mut Errors) {
         }
         (false, None) => {}
     }
+}
+
+/// Whether a profile could stand in a security context.
+pub(crate) fn is_app_armor_profile(profile: &Value) -> bool {
+    let mut context = Value::object();
+    context.set_at(&["appArmorProfile"], profile.clone());
+    let mut found = Errors::new();
+    app_armor(&context, &FieldPath::nil(), &mut found);
+    profile.is_object() && found.is_empty()
 }
 
 fn app_armor(context: &Value, path: &FieldPath, errors: &mut Errors) {
