@@ -349,6 +349,9 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         disable_admission_plugins: args.disable_admission_plugins.clone(),
         // As in kube-apiserver: the modes are asked one after the other, and this one never says no.
         always_allow: args.authorization_mode.iter().any(|mode| mode == "AlwaysAllow"),
+        always_deny: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysDeny"),
+        max_token_expiration_seconds: max_token_expiration(args.service_account_max_token_expiration)?,
+        exact_token_expiration: !args.service_account_extend_token_expiration,
     };
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
