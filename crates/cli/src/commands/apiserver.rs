@@ -370,6 +370,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         .flags(args.anonymous_auth)
         .apply(&mut config)
         .map_err(|error| Failure::invalid(chain_of(&error)))?;
+    config.strict_transport_security = strict_transport_security(&args.strict_transport_security_directives)?;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
     config.allow_privileged = args.allow_privileged;
