@@ -125,6 +125,18 @@ impl Config {
                 }
             }
         }
+        if !self.control_plane.distro.k8s.enabled {
+            let note =
+                "the control plane is not made of upstream's programs; set controlPlane.distro.k8s.enabled for that";
+            for key in ["version", "image", "imagePullPolicy", "env", "resources", "securityContext"] {
+                let path = format!("controlPlane.distro.k8s.{key}");
+                let set = self.overrides.pointer(&format!("/controlPlane/distro/k8s/{key}"));
+                let known = found.iter().any(|(other, _)| path.starts_with(other.as_str()));
+                if set.is_some() && !known && self.at(&path) != default_at(&path).as_ref() {
+                    found.push((path, note.to_string()));
+                }
+            }
+        }
         found
     }
 }

@@ -288,6 +288,16 @@ fn keys_of_another_placement_are_reported() {
     let paths = |hub| config.without_effect(hub).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
     assert_eq!(paths(true), [""; 0]);
     assert_eq!(paths(false), ["deletion.auto", "sleep.auto"]);
+    // Keys of upstream's programs, which are not asked for.
+    let version = |enabled: &str| format!("controlPlane: {{distro: {{k8s: {{{enabled}version: v1.33.5}}}}}}");
+    for (text, hub, want) in [
+        (version(""), false, "controlPlane.distro.k8s.version"),
+        (version(""), true, "controlPlane.distro.k8s"),
+        (version("enabled: true, "), false, ""),
+    ] {
+        let found = read(&text).unwrap().without_effect(hub);
+        assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<String>(), want, "{text}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use informer::events::Recorder;
 use informer::{Clock, Factory, Rest};
@@ -37,6 +38,8 @@ pub struct ManagerConfig {
     pub policy_checker: Option<PolicyChecker>,
     /// How many terminated pods may exist before the oldest are removed; 0 keeps all.
     pub terminated_pod_threshold: usize,
+    /// How long a node may be silent before it is unreachable, as `--node-monitor-grace-period`.
+    pub node_monitor_grace_period: Duration,
     pub clock: Clock,
 }
 
@@ -50,6 +53,7 @@ impl Default for ManagerConfig {
             cluster_signing_ca: None,
             policy_checker: None,
             terminated_pod_threshold: 12500,
+            node_monitor_grace_period: Duration::from_secs(50),
             clock: Clock::system(),
         }
     }

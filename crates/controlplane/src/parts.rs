@@ -183,6 +183,11 @@ impl Parts {
             }),
             token_signer: token_signer(&self.server),
             controllers: controller_list(&self.config, self.host.is_some()),
+            // The syncer tells of a host's nodes only what changes: they renew no lease here.
+            node_monitor_grace_period: match self.host {
+                Some(_) => HOST_NODE_GRACE,
+                None => ManagerConfig::default().node_monitor_grace_period,
+            },
             ..Default::default()
         }
     }
@@ -224,6 +229,9 @@ impl Parts {
         self.rest(None).await;
     }
 }
+
+/// How long a node of the host may be silent here. Whether it is well, the host says.
+const HOST_NODE_GRACE: Duration = Duration::from_secs(3600);
 
 /// Signs the tokens of Secrets with the server's own key.
 fn token_signer(server: &ApiServer) -> Option<controllers::TokenSigner> {

@@ -24,8 +24,6 @@ use crate::types::{Node, NodeCondition, Pod, Taint, cached, to_value};
 
 /// `--node-monitor-period`.
 const PERIOD: Duration = Duration::from_secs(5);
-/// `--node-monitor-grace-period`.
-const GRACE: Duration = Duration::from_secs(50);
 /// `--node-startup-grace-period`.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -172,7 +170,8 @@ impl Controller {
         };
         let now = self.context.now();
         let silent = self.silent_for(&node);
-        let grace = if condition(&node, "Ready").is_some() { GRACE } else { STARTUP_GRACE };
+        let patience = self.context.config.node_monitor_grace_period;
+        let grace = if condition(&node, "Ready").is_some() { patience } else { patience.max(STARTUP_GRACE) };
         if silent > grace
             && let Some(conditions) = unknown_conditions(&node, now)
         {

@@ -211,3 +211,24 @@ async fn custom_resources_own_and_are_owned() {
     cluster.until_gone(&CONFIG_MAPS, ns, "last").await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_unreachable_after_the_configured_time() {
+    let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}});
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+    let lapse = std::time::Duration::from_millis(100);
+    let cluster = Cluster::start_with(|config| ManagerConfig { node_monitor_grace_period: lapse, ..config }).await;
+    cluster.create(&NODES, "", node).await;
+    cluster.rest.patch(&NODES, "status", "", "n", PatchType::Merge, &ready).await.expect("a status");
+    let is_unknown = |n: &Value| {
+        n.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Ready" && c["status"] == "Unknown")
+    };
+    cluster.until("unknown", &NODES, "", "n", is_unknown).await;
+    let is_tainted = |n: &Value| {
+        n.array_at(&["spec", "taints"])
+            .iter()
+            .any(|t| t["key"] == "node.kubernetes.io/unreachable" && t["effect"] == "NoExecute")
+    };
+    cluster.until("tainted", &NODES, "", "n", is_tainted).await;
+    cluster.stop().await;
+}

@@ -302,7 +302,7 @@ impl GatewayKind {
         let is_class = |object: &Option<Value>| object.as_ref().is_some_and(|o| name_of(o).name == class);
         let visible = ctx.facts.classes.iter().any(|(kind, object)| *kind == "GatewayClass" && is_class(object));
         if !visible {
-            let message = format!("did not sync gateway to host because the GatewayClass {class:?} is not available");
+            let message = format!("GatewayClass {class:?} is not available in this virtual cluster");
             return Err(Refusal::warning(message));
         }
         let mut spec = gateway["spec"].clone();
@@ -502,6 +502,10 @@ fn hostname_fits(pattern: &str, hostname: &str) -> bool {
 ///
 /// Only where annotations of the host object ask for it.
 fn keep_host_rules(host: &Value, spec: &mut Value) {
+    // Gateways and policies have none, and their schemas no such field.
+    if host.at(&["spec", "rules"]).is_none() && spec.get("rules").is_none() {
+        return;
+    }
     let name_of_rule = |rule: &Value| rule.str_at(&["name"]).to_owned();
     let rule_name = metadata::annotation(host, KEEP_RULE_ANNOTATION);
     let host_rules = host.array_at(&["spec", "rules"]);
@@ -686,6 +690,21 @@ pub fn shown(host: &Value, import: &GatewayImport) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_kinds_with_rules_get_some() {
+        let host = |spec: Value| json!({"metadata": {}, "spec": spec});
+        for (on_host, wanted, rules) in [
+            (json!({"listeners": []}), json!({"listeners": []}), None),
+            (json!({}), json!({"targetRefs": []}), None),
+            (json!({"rules": [{"name": "a"}]}), json!({}), Some(json!([]))),
+            (json!({}), json!({"rules": [{"name": "a"}]}), Some(json!([{"name": "a"}]))),
+        ] {
+            let mut spec = wanted.clone();
+            keep_host_rules(&host(on_host), &mut spec);
+            assert_eq!(spec.get("rules"), rules.as_ref(), "{wanted}");
+        }
+    }
 
     #[test]
     fn hostnames_fit_their_pattern() {

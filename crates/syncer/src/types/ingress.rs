@@ -7,7 +7,7 @@ use crate::kind::{self, Kind};
 use crate::metadata::{self, MetadataRules, string_map};
 use crate::names::NamespacedName;
 use crate::plan::{Action, LastSeen};
-use crate::types::{Context, Desired, Reference, Refusal, ToHost, check_class, object};
+use crate::types::{Context, Desired, RANCHER_ENDPOINTS, Reference, Refusal, ToHost, check_class, object};
 
 /// Annotations whose value is `[namespace/]secret`.
 const SECRET_ANNOTATIONS: [&str; 3] = [
@@ -164,8 +164,8 @@ impl ToHost for Ingresses {
 
     fn translate(&self, ingress: &Value, ctx: &Context<'_>) -> Result<(Value, Vec<Action>), Refusal> {
         check(ingress, ctx)?;
-        let keys: Vec<&str> =
-            string_map(ingress.at(&["metadata", "annotations"])).map(|(k, _)| k).filter(|k| rewritten(k)).collect();
+        let annotations = string_map(ingress.at(&["metadata", "annotations"])).map(|(k, _)| k);
+        let keys: Vec<&str> = annotations.filter(|k| rewritten(k)).chain([RANCHER_ENDPOINTS]).collect();
         let mut host = object(&kind::INGRESS, ctx.metadata(ingress, &kind::INGRESS, &keys));
         for (key, value) in rewrite_annotations(ingress, ctx) {
             host.set_at(&["metadata", "annotations", &key], value);
@@ -195,7 +195,7 @@ impl ToHost for Ingresses {
         };
         let mut keys = of(ingress);
         keys.extend(of(host));
-        let excluded: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let excluded: Vec<&str> = keys.iter().map(String::as_str).chain([RANCHER_ENDPOINTS]).collect();
         let rules = MetadataRules { excluded: &excluded, down_only: false };
         let host_only = metadata::sync_metadata(
             &mut new_virtual,

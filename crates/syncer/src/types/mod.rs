@@ -301,6 +301,17 @@ pub fn own_generations(value: &mut Value, host: &Value, virtual_: &Value) {
     }
 }
 
+/// Written by Rancher on whatever cluster it manages: copying it would go round in circles, and tell of host names.
+pub const RANCHER_ENDPOINTS: &str = "field.cattle.io/publicEndpoints";
+
+/// `IngressClass` as "ingress class".
+fn in_words(class_kind: &str) -> String {
+    match class_kind.strip_suffix("Class") {
+        Some(of) => format!("{} class", of.to_lowercase()),
+        None => class_kind.to_lowercase(),
+    }
+}
+
 /// True when a class object of the host may be used: selectors limit which.
 pub fn check_class(
     ctx: &Context<'_>,
@@ -315,6 +326,7 @@ pub fn check_class(
         return Ok(());
     }
     let found = ctx.facts.classes.iter().find(|(kind, _)| *kind == class_kind).and_then(|(_, object)| object.as_ref());
+    let class_kind = in_words(class_kind);
     match found {
         None => Err(Refusal::warning(format!(
             "did not sync {what} to host because the {class_kind} \"{class}\" couldn't be reached in the host"
@@ -326,5 +338,22 @@ pub fn check_class(
             )))
         }
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_told_in_words() {
+        for (kind, words) in [
+            ("IngressClass", "ingress class"),
+            ("StorageClass", "storage class"),
+            ("PriorityClass", "priority class"),
+            ("RuntimeClass", "runtime class"),
+        ] {
+            assert_eq!(in_words(kind), words);
+        }
     }
 }

@@ -144,11 +144,11 @@ pub fn real_node(host: &Value, virtual_: Option<&Value>, kubelet_ip: Option<&str
     }
     annotations.insert(
         crate::metadata::MANAGED_LABELS_ANNOTATION,
-        string_map(host.at(&["metadata", "labels"])).map(|(k, _)| k).collect::<Vec<_>>().join("\n").into(),
+        host_keys(host, "labels").map(|(k, _)| k).collect::<Vec<_>>().join("\n").into(),
     );
     annotations.insert(
         crate::metadata::MANAGED_ANNOTATIONS_ANNOTATION,
-        string_map(host.at(&["metadata", "annotations"])).map(|(k, _)| k).collect::<Vec<_>>().join("\n").into(),
+        host_keys(host, "annotations").map(|(k, _)| k).collect::<Vec<_>>().join("\n").into(),
     );
     node["metadata"]["labels"] = labels.into();
     node["metadata"]["annotations"] = annotations.into();
@@ -183,9 +183,17 @@ fn node_keys(virtual_: Option<&Value>, annotation: &str) -> Vec<String> {
     text.split('\n').filter(|k| !k.is_empty()).map(str::to_owned).collect()
 }
 
+/// What Rancher's agents count on the cluster they are in, which is another one for the tenant's.
+const COUNTED: [&str; 2] = ["management.cattle.io/pod-requests", "management.cattle.io/pod-limits"];
+
+/// Labels or annotations of a host node that are shown.
+fn host_keys<'a>(host: &'a Value, member: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    string_map(host.at(&["metadata", member])).filter(|(key, _)| !COUNTED.contains(key))
+}
+
 /// The host's keys, and those of the virtual node that never were the host's.
 fn merge_keys(host: &Value, virtual_: Option<&Value>, member: &str, before: &[String]) -> Map {
-    let mut out: Map = string_map(host.at(&["metadata", member])).map(|(k, v)| (k, Value::from(v))).collect();
+    let mut out: Map = host_keys(host, member).map(|(k, v)| (k, Value::from(v))).collect();
     for (key, value) in string_map(virtual_.and_then(|v| v.at(&["metadata", member]))) {
         if !out.contains_key(key) && !before.iter().any(|b| b == key) {
             out.insert(key, value.into());

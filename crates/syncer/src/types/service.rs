@@ -15,8 +15,7 @@ use crate::plan::{Action, LastSeen, READDRESS_ANNOTATION};
 use crate::selectors::{host_map_selector, virtual_map_selector};
 use crate::types::{Context, Desired, Refusal, ToHost, object};
 
-/// Written by Rancher on whatever cluster it manages: copying it would go round in circles.
-const EXCLUDED: [&str; 1] = ["field.cattle.io/publicEndpoints"];
+const EXCLUDED: [&str; 1] = [crate::types::RANCHER_ENDPOINTS];
 
 /// Fields of the spec that either side may change.
 const TWO_WAY: [&str; 11] = [

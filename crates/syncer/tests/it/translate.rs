@@ -759,11 +759,14 @@ fn nodes_invented_and_real() {
     assert_eq!(fake, node::fake_node("ip-10.eu", Some("10.96.0.77"), &settings, jiff::Timestamp::UNIX_EPOCH));
     settings.nodes = Nodes::Real { all: true, labels: [].into(), clear_image_status: true, sync_back_changes: false };
     settings.pods.enforce_tolerations = vec![json!({"key": "tenants", "operator": "Exists"})];
-    let host = json!({"metadata": {"name": "n", "labels": {"zone": "a"}, "annotations": {}},
+    let host = json!({"metadata": {"name": "n", "labels": {"zone": "a"},
+            "annotations": {"management.cattle.io/pod-requests": "{}", "a": "b"}},
         "spec": {"taints": [{"key": "tenants", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoSchedule"}]},
         "status": {"images": [{}], "capacity": {"cpu": "4"}, "volumesInUse": ["x"]}});
     let shown = node::real_node(&host, None, None, &settings);
     assert_eq!(shown["spec"]["taints"], json!([{"key": "gpu", "effect": "NoSchedule"}]));
+    assert_eq!(metadata::annotation(&shown, "a"), "b");
+    assert_eq!(metadata::annotation(&shown, "management.cattle.io/pod-requests"), "", "the host's count of all pods");
     assert_eq!((&shown["status"]["images"], &shown["status"]["volumesInUse"]), (&Value::Null, &Value::Null));
     // What the tenant adds stays, what the host removes goes.
     let mut edited = shown.clone();
@@ -784,7 +787,7 @@ fn ingress_annotations_are_rewritten() {
             "nginx.ingress.kubernetes.io/auth-secret": "basic",
             "nginx.ingress.kubernetes.io/auth-tls-secret": "other/tls",
             "alb.ingress.kubernetes.io/actions.weighted": "{\"type\":\"forward\",\"forwardConfig\":{\"targetGroups\":[{\"serviceName\":\"web\",\"servicePort\":80}]}}",
-            "plain": "kept"}},
+            "field.cattle.io/publicEndpoints": "[]", "plain": "kept"}},
         "spec": {"rules": [{"host": "a.example", "http": {"paths": [{"path": "/", "pathType": "Prefix",
             "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}], "tls": [{"secretName": "cert"}]}});
     let host = world.host(&Ingresses, &ingress);
@@ -806,6 +809,10 @@ fn ingress_annotations_are_rewritten() {
     );
     let mut stored = host.clone();
     stored["metadata"]["uid"] = "h".into();
+    assert_eq!(world.patches(&Ingresses, &ingress, &stored), vec![]);
+    // Each side's Rancher counts for itself.
+    assert_eq!(metadata::annotation(&host, "field.cattle.io/publicEndpoints"), "");
+    stored.set_at(&["metadata", "annotations", "field.cattle.io/publicEndpoints"], "[{}]".into());
     assert_eq!(world.patches(&Ingresses, &ingress, &stored), vec![]);
 }
 
