@@ -254,13 +254,15 @@ fn set_by_server(cx: &Cx, object: &mut Value) {
     }
 }
 
-async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusResult<Written> {
+async fn store_create(cx: &Cx, mut object: Value, options: &WriteOptions) -> StatusResult<Written> {
     let storage = &cx.server.storage;
     let name = object.name().to_owned();
     let namespace = object.namespace().to_owned();
-    if !object.resource_version().is_empty() {
+    if object.resource_version().parse::<u64>().is_ok_and(|version| version != 0) {
         return Err(Box::new(Status::plain_error("resourceVersion should not be set on objects to be created")));
     }
+    // What is no version is none.
+    object.set_resource_version("");
     if options.dry_run {
         if storage.get(&cx.resource, &namespace, &name).await?.is_some() {
             return Err(already_exists(cx, &namespace, &name).await);

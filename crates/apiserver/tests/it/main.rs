@@ -264,3 +264,19 @@ async fn an_empty_list_of_managed_fields_forgets_the_owners() {
     assert!(created.metadata.managed_fields.is_some_and(|entries| !entries.is_empty()), "a creation is tracked");
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn only_a_real_version_is_refused_when_an_object_is_created() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    for (name, version, want) in [("a", "", true), ("b", "0", true), ("c", "none", true), ("d", "7", false)] {
+        let mut object = config_map(name, "1");
+        object.metadata.resource_version = Some(version.to_owned());
+        let created = api.create(&PostParams::default(), &object).await;
+        assert_eq!(created.is_ok(), want, "{version}");
+        if let Ok(created) = created {
+            assert!(created.metadata.resource_version.is_some_and(|given| given != version), "{version}");
+        }
+    }
+    server.shutdown().await;
+}
