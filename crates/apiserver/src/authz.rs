@@ -121,6 +121,21 @@ impl Authorizer for AlwaysAllow {
     }
 }
 
+/// Allows nothing (`--authorization-mode=AlwaysDeny`).
+#[derive(Debug, Default)]
+pub struct AlwaysDeny;
+
+#[async_trait]
+impl Authorizer for AlwaysDeny {
+    async fn authorize(&self, _: &Attributes) -> Authorization {
+        Authorization { decision: Decision::NoOpinion, reason: "Everything is forbidden.".to_owned() }
+    }
+
+    async fn rules(&self, _: &UserInfo, _: &str) -> RulesReview {
+        RulesReview::default()
+    }
+}
+
 /// Members of `system:masters` may do everything; this is asked before any other authorizer.
 pub fn is_privileged(user: &UserInfo) -> bool {
     user.is_in(SYSTEM_MASTERS)

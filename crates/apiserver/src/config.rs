@@ -66,6 +66,8 @@ pub struct Config {
     pub service_account_issuer: String,
     /// `--event-ttl`: how long Events are kept after they were last written; zero keeps them for ever.
     pub event_ttl: Duration,
+    /// `--strict-transport-security-directives`, joined: the header of all answers.
+    pub strict_transport_security: Option<http::HeaderValue>,
     /// `--allow-privileged`.
     pub allow_privileged: bool,
     /// The address and port in the endpoints of the `kubernetes` Service.
@@ -99,6 +101,7 @@ impl Default for Config {
             node_port_range: (30000, 32767),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             event_ttl: Duration::from_secs(3600),
+            strict_transport_security: None,
             allow_privileged: true,
             advertise_address: IpAddr::from([127, 0, 0, 1]),
             secure_port: 6443,

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use crate::handlers::Cx;
 
-/// Owner references that are given twice count once, with a warning.
-pub fn dedup_owner_references(cx: &Cx, object: &mut Value) {
+/// Owner references that are given twice count once, with a warning. `after_admission`: admission, or a patch, made them so.
+pub fn dedup_owner_references(cx: &Cx, object: &mut Value, after_admission: bool) {
     let references = object.metadata().array_at(&["ownerReferences"]);
     let mut unique: Vec<Value> = Vec::with_capacity(references.len());
     let mut again: Vec<String> = Vec::new();
@@ -27,8 +27,9 @@ pub fn dedup_owner_references(cx: &Cx, object: &mut Value) {
     }
     if !again.is_empty() {
         object.metadata_mut().insert("ownerReferences", Value::Array(unique));
+        let when = if after_admission { " after mutating admission happens" } else { "" };
         cx.warn(format!(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
             again.join(", ")
         ));
     }
@@ -67,7 +68,7 @@ pub async fn resolve(cx: &Cx) -> bool {
             Some((group, version)) => GroupVersionKind::new(group, version, cx.resource.gvk.kind.as_str()),
             None => GroupVersionKind::new("", api_version.as_str(), cx.resource.gvk.kind.as_str()),
         };
-        let converted = cx.resource.strategy.to_version(object.clone(), &kind).await;
+        let converted = cx.resource.strategy.converted(object.clone(), &kind).await;
         let converted = converted.map_err(|status| status.message.clone());
         cx.conversions.0.lock().known.insert((api_version.clone(), object.to_vec()), converted);
     }

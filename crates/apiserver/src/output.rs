@@ -89,8 +89,9 @@ impl Form {
         if resource.builtin && !negotiate::routed(accept_header(headers)) {
             return Err(Box::new(not_routed(collection)));
         }
+        // Watches too are first negotiated as if they were lists.
         let Some(mut accepted) = negotiate::negotiate_output(accept_header(headers), restrictions) else {
-            return Err(not_acceptable(streaming));
+            return Err(not_acceptable(false));
         };
         if streaming && accepted.encoding == Encoding::Yaml {
             return Err(not_acceptable(true));
@@ -147,7 +148,7 @@ pub async fn entry_response(
     entry: &Entry,
     revision: Revision,
 ) -> StatusResult<Response<Body>> {
-    if form.is_plain(resource) {
+    if form.is_plain(resource) && resource.sends_as_stored(entry) {
         let mut out = Vec::with_capacity(entry.encoded_len() + 32);
         entry.write(&mut out, revision);
         return Ok(bytes_response(code, form, out));
@@ -205,7 +206,7 @@ pub async fn list_response(
     meta: &ListMeta,
     entries: &[Arc<Entry>],
 ) -> StatusResult<Response<Body>> {
-    if form.is_plain(resource) {
+    if form.is_plain(resource) && entries.iter().all(|entry| resource.sends_as_stored(entry)) {
         let mut out = Vec::with_capacity(256 + entries.iter().map(|e| e.encoded_len() + 32).sum::<usize>());
         out.extend_from_slice(
             format!(

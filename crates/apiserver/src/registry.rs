@@ -12,8 +12,10 @@ use apimachinery::Value;
 use apimachinery::gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
 use apimachinery::resources;
 use parking_lot::RwLock;
+use store::Revision;
+use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Caches, ResourceCache};
+use crate::cache::{Caches, Entry, ResourceCache};
 use crate::strategy::{BuiltIn, Strategy};
 
 /// A subresource as it is served.
@@ -54,6 +56,13 @@ pub struct Resource {
     pub builtin: bool,
     /// What is stored may be in an older version, or lack defaults that the schema has got since: reads bring it up to date.
     pub changes_on_read: bool,
+    /// Objects that were written at an earlier revision were shaped by another schema: reads bring them up to date too.
+    pub shaped_since: Revision,
+    /// The definition is being deleted: nothing new may be created.
+    pub terminating: bool,
+    /// Cancelled when another schema takes the place of this one, or none: what was sent before may look different now, so
+    /// watches end and clients list again.
+    pub replaced: CancellationToken,
 }
 
 /// A shared handle on a served resource.
@@ -83,6 +92,11 @@ impl Resource {
     /// Whether stored objects must be converted before they are sent in this version.
     pub fn converts(&self) -> bool {
         self.changes_on_read || self.storage.as_ref().is_some_and(|s| s.api_version != self.api_version())
+    }
+
+    /// Whether an object is sent as it is stored, given that not all are converted.
+    pub fn sends_as_stored(&self, entry: &Entry) -> bool {
+        entry.revision >= self.shaped_since
     }
 }
 
@@ -253,6 +267,9 @@ fn builtin_resource(data: &'static resources::Resource, caches: &Caches) -> Reso
         strategy: Arc::new(BuiltIn::new(data)),
         builtin: true,
         changes_on_read: false,
+        shaped_since: 0,
+        terminating: false,
+        replaced: CancellationToken::new(),
     }
 }
 

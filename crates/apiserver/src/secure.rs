@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::admission::chain::{PluginError, chain};
-use crate::authz::{AlwaysAllow, Authorizer};
+use crate::authz::{AlwaysAllow, AlwaysDeny, Authorizer};
 use crate::config::Config;
 use crate::rbac::Rbac;
 use crate::rbac::escalation::Escalation;
@@ -26,6 +26,12 @@ pub struct SecureOptions {
     pub disable_admission_plugins: Vec<String>,
     /// `--authorization-mode=AlwaysAllow`: no RBAC.
     pub always_allow: bool,
+    /// `--authorization-mode=AlwaysDeny`: only `system:masters` may do anything.
+    pub always_deny: bool,
+    /// `--service-account-max-token-expiration`, in seconds; 0: no limit.
+    pub max_token_expiration_seconds: i64,
+    /// `--service-account-extend-token-expiration=false`: tokens of pods end when they say.
+    pub exact_token_expiration: bool,
 }
 
 /// Why a configuration is refused.
@@ -41,7 +47,11 @@ pub enum SecureError {
 /// addresses, ranges and the rest on it. One configuration belongs to one server.
 pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
     let rbac = Arc::new(Rbac::new());
-    let authorizer: Arc<dyn Authorizer> = if options.always_allow { Arc::new(AlwaysAllow) } else { rbac.clone() };
+    let authorizer: Arc<dyn Authorizer> = match (options.always_deny, options.always_allow) {
+        (true, _) => Arc::new(AlwaysDeny),
+        (_, true) => Arc::new(AlwaysAllow),
+        _ => rbac.clone(),
+    };
     let mut config = Config { authorizer: authorizer.clone(), bootstrap_rbac: true, ..Config::default() };
     if !options.service_account_issuer.is_empty() {
         config.service_account_issuer.clone_from(&options.service_account_issuer);
@@ -55,6 +65,8 @@ pub fn secure_config(options: &SecureOptions) -> Result<Config, SecureError> {
         let keys = ServiceAccountKeys::from_pem(&options.service_account_signing_key, &others)?;
         let mut authority = TokenAuthority::new(keys, config.service_account_issuer.clone());
         authority.audiences.clone_from(&config.api_audiences);
+        authority.max_expiration_seconds = options.max_token_expiration_seconds;
+        authority.extend_expiration = !options.exact_token_expiration;
         let authority = Arc::new(authority);
         config.token_authenticators.push(authority.clone());
         config.tokens = Some(authority);

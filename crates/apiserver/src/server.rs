@@ -172,8 +172,8 @@ impl ApiServer {
         if !writes {
             return Ok(server);
         }
-        crate::crd::load(&server);
-        server.spawn(crate::crd::run(server.clone()));
+        let served = crate::crd::load(&server);
+        server.spawn(crate::crd::run(server.clone(), served));
         aggregator::load(&server);
         server.spawn(aggregator::run(server.clone()));
         let flow = server.inner.flow.clone();
@@ -406,6 +406,9 @@ impl ApiServer {
         let mut response = compress(response, &headers);
         let out = response.headers_mut();
         out.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        if let Some(directives) = &self.inner.config.strict_transport_security {
+            out.insert(header::STRICT_TRANSPORT_SECURITY, directives.clone());
+        }
         let audit_id = headers.get("audit-id").cloned();
         let audit_id = audit_id.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
         if let Some(id) = audit_id {

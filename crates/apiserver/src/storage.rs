@@ -273,7 +273,7 @@ impl Storage {
                 apimachinery::gvk::GroupVersionKind::new("", storage.api_version.as_str(), resource.gvk.kind.as_str())
             }
         };
-        let converted = resource.strategy.to_version(object.clone(), &kind).await?;
+        let converted = resource.strategy.converted(object.clone(), &kind).await?;
         Ok(encode_stored(&converted).into())
     }
 

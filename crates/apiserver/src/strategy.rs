@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use apimachinery::Value;
+use apimachinery::apply::path::PathElement;
+use apimachinery::apply::scale::ReplicasPaths;
 use apimachinery::apply::{self, BuiltinVersions};
 use apimachinery::decode::{self, Format};
 use apimachinery::field::FieldError;
@@ -134,9 +136,20 @@ pub trait Strategy: Send + Sync {
         Ok(converted)
     }
 
+    /// Converts an object that is about to be stored or looked at: unlike [`Strategy::to_version`] this fills in nothing.
+    async fn converted(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
+        self.to_version(object, kind).await
+    }
+
     /// Where `/scale` finds its values; the default is where the built-in kinds have them.
     fn scale_paths(&self) -> ScalePaths {
         ScalePaths::default()
+    }
+
+    /// Where the number of replicas is in each version with `/scale`, for those who own it there.
+    fn replicas_paths(&self, api_version: &str) -> ReplicasPaths {
+        let path = self.scale_paths().spec_replicas;
+        BTreeMap::from([(api_version.to_owned(), Some(path.iter().map(|step| PathElement::field(step)).collect()))])
     }
 
     /// The text of a `Warning` header for every request on a deprecated version.

@@ -9,6 +9,9 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+/// Clients whose next connection may skip a part of the handshake. The room is taken at once, for each cluster.
+const SESSIONS_MAX: usize = 32;
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -108,5 +111,6 @@ fn configuration(
     };
     let mut config = builder.with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
     Ok(Arc::new(config))
 }

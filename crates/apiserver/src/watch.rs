@@ -205,6 +205,7 @@ impl Watch {
             let batch = tokio::select! {
                 () = tokio::time::sleep_until(self.deadline) => { self.done = true; return Ok(()) }
                 () = self.stop.cancelled() => { self.done = true; return Ok(()) }
+                () = self.resource.replaced.cancelled() => { self.done = true; return Ok(()) }
                 batch = history.next() => batch.ok_or(WatchError::Closed)??,
             };
             for event in &batch.events {
@@ -248,6 +249,10 @@ impl Watch {
         tokio::select! {
             changed = self.changed.changed() => self.done |= changed.is_err(),
             () = self.stop.cancelled() => self.done = true,
+            // What happened until then is still told.
+            () = self.resource.replaced.cancelled() => {
+                self.done = !matches!(self.cache.events_after(self.after), Window::Events(events) if !events.is_empty());
+            }
             () = tokio::time::sleep_until(wake) => {
                 if self.next_bookmark.is_some() {
                     self.next_bookmark = Some(Instant::now() + BOOKMARK_INTERVAL);
@@ -291,7 +296,7 @@ impl Watch {
         revision: Revision,
         event: Option<&Event>,
     ) -> Bytes {
-        if self.form.is_plain(&self.resource) {
+        if self.form.is_plain(&self.resource) && self.resource.sends_as_stored(entry) {
             let make = || {
                 let mut out = Vec::with_capacity(entry.encoded_len() + 64);
                 out.extend_from_slice(b"{\"type\":\"");

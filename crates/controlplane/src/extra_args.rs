@@ -33,6 +33,8 @@ pub(crate) struct ExtraArgs {
     disable_admission_plugins: Vec<String>,
     event_ttl: Option<Duration>,
     allow_privileged: Option<bool>,
+    max_token_expiration: Option<Duration>,
+    exact_token_expiration: Option<bool>,
 }
 
 impl ExtraArgs {
@@ -53,6 +55,14 @@ impl ExtraArgs {
                 "allow-privileged" => {
                     out.allow_privileged = Some(value.parse().map_err(|_| wrong("boolean"))?);
                 }
+                "service-account-max-token-expiration" => {
+                    let limit = duration(value).filter(|limit| (3600..=1 << 32).contains(&limit.as_secs()));
+                    out.max_token_expiration = Some(limit.ok_or_else(|| wrong("duration of an hour or more"))?);
+                }
+                "service-account-extend-token-expiration" => {
+                    let extend: bool = value.parse().map_err(|_| wrong("boolean"))?;
+                    out.exact_token_expiration = Some(!extend);
+                }
                 _ if WITHOUT_EFFECT.contains(&flag) => {
                     tracing::info!(flag, "a flag has no effect in the native distro")
                 }
@@ -67,6 +77,12 @@ impl ExtraArgs {
     }
 
     pub fn secure(&self, options: &mut SecureOptions) {
+        if let Some(limit) = self.max_token_expiration {
+            options.max_token_expiration_seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        }
+        if let Some(exact) = self.exact_token_expiration {
+            options.exact_token_expiration = exact;
+        }
         options.api_audiences.extend(self.api_audiences.iter().cloned());
         options.enable_admission_plugins.extend(self.enable_admission_plugins.iter().cloned());
         options.disable_admission_plugins.extend(self.disable_admission_plugins.iter().cloned());
@@ -93,6 +109,16 @@ mod tests {
             (&["--oidc-issuer-url=https://i.example", "--oidc-client-id=kube", "--v=4"][..], false, Ok(2)),
             (&["--anonymous-auth=false", "--event-ttl=2h", "--allow-privileged"], false, Ok(1)),
             (
+                &["--service-account-max-token-expiration=2h", "--service-account-extend-token-expiration=false"],
+                false,
+                Ok(1),
+            ),
+            (
+                &["--service-account-max-token-expiration=2m"],
+                false,
+                Err("--service-account-max-token-expiration: \"2m\" is no duration of an hour or more"),
+            ),
+            (
                 &["--authentication-config=/etc/a.yaml"],
                 true,
                 Err("--authentication-config \"/etc/a.yaml\" cannot be read"),
@@ -115,6 +141,9 @@ mod tests {
                 parsed.secure(&mut options);
                 let mut config = apiserver::secure_config(&options).unwrap();
                 parsed.apply(&mut config)?;
+                if args.contains(&"--service-account-max-token-expiration=2h".to_owned()) {
+                    assert_eq!((options.max_token_expiration_seconds, options.exact_token_expiration), (7200, true));
+                }
                 if args.contains(&"--event-ttl=2h".to_owned()) {
                     assert!(!config.anonymous && config.allow_privileged);
                     assert_eq!(config.event_ttl, Duration::from_secs(7200));

@@ -15,6 +15,7 @@
 
 mod advertise;
 mod cleanup;
+mod memory;
 mod run;
 mod secret;
 mod sleep;
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     pub clusters: Mutex<BTreeMap<ObjectKey, Arc<run::Cluster>>>,
     /// Sockets of clusters that could not be started and will be tried again: nobody else gets their ports.
     pub parked: Mutex<BTreeMap<ObjectKey, std::net::TcpListener>>,
+    /// Clusters have stopped.
+    pub freed: tokio::sync::Notify,
 }
 
 impl Hub {
@@ -135,6 +138,7 @@ impl Hub {
             queue: queue.clone(),
             clusters: Mutex::default(),
             parked: Mutex::default(),
+            freed: tokio::sync::Notify::new(),
         });
         let cancel = factory.cancellation().clone();
         let worker = Arc::clone(&inner);
@@ -143,6 +147,7 @@ impl Hub {
             async move { inner.reconcile(key).await }
         }));
         factory.spawn(sleep::watch(Arc::clone(&inner)));
+        factory.spawn(memory::keep_small(Arc::clone(&inner)));
         Hub { inner }
     }
 
@@ -288,6 +293,7 @@ impl Inner {
         with_pods: bool,
     ) -> Result<(), ReconcileError> {
         cluster.stop().await;
+        self.freed.notify_one();
         if with_pods {
             // Noted first: should this process end now, the pods are scheduled again all the same.
             self.rest.patch_json(key, &secret::set_pods_removed()).await?;
@@ -349,6 +355,7 @@ impl Inner {
         let running = self.clusters.lock().remove(key);
         let Some(cluster) = running else { return parked };
         cluster.stop().await;
+        self.freed.notify_one();
         cluster.take_socket()
     }
 

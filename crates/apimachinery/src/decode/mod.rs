@@ -82,7 +82,9 @@ pub fn typed(body: &[u8], format: Format, ty: TypeRef<'_>) -> Result<Decoded, De
         }
         Format::Yaml => {
             let yaml = yaml::to_json(body)?;
-            let (object, more) = parser::parse(&yaml.json, Some(ty))?;
+            // Upstream reads the JSON that it makes of YAML, with members in order: so come the strict errors.
+            let (tree, _) = parser::parse(&yaml.json, None)?;
+            let (object, more) = parser::parse(&tree.to_vec(), Some(ty))?;
             let mut strict_errors: Vec<String> = yaml.duplicates.into_iter().collect();
             strict_errors.extend(more);
             Ok(Decoded { object, strict_errors })

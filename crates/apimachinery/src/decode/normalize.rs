@@ -121,6 +121,10 @@ fn is_left_out(field: FieldRef<'_>, v: &Value) -> bool {
     if field.pointer || !(field.omit_empty || field.omit_zero) {
         return false;
     }
+    // An empty list is a request to forget the owners of fields; the tracking of fields takes it away.
+    if field.name() == "managedFields" && v.is_array() {
+        return false;
+    }
     match field.ty().shape() {
         // `omitempty` never applies to structs; `omitzero` does, and only times have it.
         Shape::Struct(_) => field.omit_zero && is_empty_collection(v),

@@ -187,6 +187,10 @@ fn yaml_is_read_as_kubernetes_reads_it() {
     let decoded = object(body.as_bytes(), Format::Yaml, &configmap, ty).unwrap();
     assert_eq!(decoded.object.str_at(&["data", "k"]), "2");
     assert_eq!(decoded.strict_errors, ["yaml: unmarshal errors:\n  line 7: key \"k\" already set in map"]);
+    let body = "apiVersion: v1\nkind: ConfigMap\nzz: 1\nmetadata:\n  nope: 1\n  name: a\naa: 1\n";
+    let decoded = object(body.as_bytes(), Format::Yaml, &configmap, ty).unwrap();
+    let unknown = ["aa", "metadata.nope", "zz"].map(|field| format!("unknown field {field:?}"));
+    assert_eq!(decoded.strict_errors, unknown, "in the order of names");
     let free = untyped(b"mode: 0644\nyes: on\n1: a\ntime: 12:30\n", Format::Yaml).unwrap().object;
     assert_eq!(free, json!({"mode": 420, "true": true, "1": "a", "time": "12:30"}));
     assert!(object(b"a: [\n", Format::Yaml, &configmap, ty).unwrap_err().message.contains("yaml: line"));

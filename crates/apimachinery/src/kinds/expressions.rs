@@ -41,6 +41,9 @@ pub struct Expression<'a> {
 /// Why an expression is refused: the detail of an invalid-value error.
 pub type ExpressionCheck<'a> = &'a dyn Fn(&Expression<'_>) -> Option<String>;
 
+/// What is said of an expression that compiles and may cost too much; it is forbidden rather than invalid.
+pub const TOO_COMPLEX: &str = "too complex, exceeds cost limit";
+
 /// Accepts every expression.
 pub fn any_expression(_: &Expression<'_>) -> Option<String> {
     None
@@ -52,7 +55,9 @@ pub(crate) fn expression(
     path: &FieldPath,
     errors: &mut Errors,
 ) {
-    if let Some(detail) = check(&expression) {
-        errors.invalid(path, expression.source, detail);
+    match check(&expression) {
+        Some(detail) if detail == TOO_COMPLEX => errors.forbidden(path, detail),
+        Some(detail) => errors.invalid(path, expression.source, detail),
+        None => {}
     }
 }

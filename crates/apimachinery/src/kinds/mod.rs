@@ -36,7 +36,7 @@ pub use conversion::{event_to_core, event_to_events_group, hpa_to_v1, hpa_to_v2}
 pub use core::resources::qos_class;
 pub use core::service::service_address_errors;
 pub use defaults::default_object;
-pub use expressions::{Expression, ExpressionCheck, ExpressionUse};
+pub use expressions::{Expression, ExpressionCheck, ExpressionUse, TOO_COMPLEX};
 pub use object_meta::{
     field_manager as validate_field_manager, validate_common_update, validate_custom as validate_custom_metadata,
     validate_custom_update as validate_custom_metadata_update,

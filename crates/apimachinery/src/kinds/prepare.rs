@@ -408,6 +408,7 @@ fn prepare_status(group: &str, kind: &str, new: &mut Value, old: &Value, now: &s
     match (group, kind) {
         ("apps", "Deployment") => copy_member(new, old, &["metadata", "labels"]),
         ("admissionregistration.k8s.io", _)
+        | ("apiregistration.k8s.io", "APIService")
         | ("networking.k8s.io", "ServiceCIDR")
         | ("resource.k8s.io", _)
         | ("storage.k8s.io", "VolumeAttachment") => reset_metadata(new, old),

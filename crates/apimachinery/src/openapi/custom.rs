@@ -78,7 +78,8 @@ impl CustomResource {
 
     fn selectable(&self, schema: &mut Map) {
         if !self.selectable_fields.is_empty() {
-            let fields: Vec<Value> = self.selectable_fields.iter().map(|f| json!({"fieldPath": f})).collect();
+            let fields: Vec<Value> =
+                self.selectable_fields.iter().map(|f| json!({"fieldPath": f.strip_prefix('.').unwrap_or(f)})).collect();
             schema.insert("x-kubernetes-selectable-fields", Value::Array(fields));
         }
     }
@@ -102,9 +103,7 @@ impl CustomResource {
         };
         let map = schema.make_object();
         map.insert("x-kubernetes-group-version-kind", self.gvk(&self.kind));
-        if dialect == Dialect::V3 {
-            self.selectable(map);
-        }
+        self.selectable(map);
         schema
     }
 
@@ -123,9 +122,7 @@ impl CustomResource {
         type_meta(&mut schema, dialect, docs);
         let description = docs.of_field(&format!("{META}.PartialObjectMetadataList"), "metadata");
         schema["properties"]["metadata"] = reference(dialect, &format!("{META}.ListMeta"), description);
-        if dialect == Dialect::V3 {
-            self.selectable(schema.make_object());
-        }
+        self.selectable(schema.make_object());
         schema
     }
 }
@@ -281,7 +278,7 @@ mod tests {
         let schema = doc.at(&["components", "schemas", "com.example.v1.Widget"]).unwrap();
         assert_eq!(schema.at(&["properties", "spec", "properties", "note", "nullable"]), Some(&true.into()));
         assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
-        assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": ".spec.size"}]));
+        assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.size"}]));
         let meta = schema.at(&["properties", "metadata", "allOf"]).unwrap();
         assert_eq!(meta[0]["$ref"], "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
         let inner = schema.at(&["properties", "spec", "properties", "inner"]).unwrap();
@@ -296,7 +293,9 @@ mod tests {
     #[test]
     fn v2_drops_what_it_cannot_say() {
         let (_, definitions) = custom_fragment(&[widget()], Dialect::V2);
-        let spec = definitions.get("com.example.v1.Widget").unwrap().at(&["properties", "spec"]).unwrap();
+        let widget = definitions.get("com.example.v1.Widget").unwrap();
+        assert_eq!(widget["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.size"}]));
+        let spec = widget.at(&["properties", "spec"]).unwrap();
         assert_eq!(spec["required"], json!(["size"]));
         assert_eq!(spec["properties"]["note"], json!({}));
         assert_eq!(spec["properties"]["free"], json!({"x-kubernetes-preserve-unknown-fields": true}));

@@ -55,6 +55,11 @@ pub enum EncodeError {
 
 /// The message type of a kind, when it has one.
 pub fn message_type(group: &str, version: &str, kind: &str) -> Option<TypeRef<'static>> {
+    // Metadata alone has had one form in both versions.
+    let version = match (group, version, kind) {
+        ("meta.k8s.io", "v1beta1", "PartialObjectMetadata" | "PartialObjectMetadataList") => "v1",
+        _ => version,
+    };
     schema::lookup(group, version, kind).filter(|t| t.fields().any(|f| f.number != 0))
 }
 

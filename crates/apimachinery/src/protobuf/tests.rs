@@ -72,6 +72,11 @@ fn garbage_is_refused() {
     assert!(super::object(&secret, &configmap).unwrap_err().message.contains("unknown conversion"));
     assert!(encode(&json!({"apiVersion": "example.com/v1", "kind": "Widget"})).is_err());
     assert!(encode(&json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"})).is_err());
+    for version in ["v1", "v1beta1"] {
+        let partial = json!({"apiVersion": format!("meta.k8s.io/{version}"), "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
+        let bytes = encode(&partial).expect(version);
+        assert!(bytes.windows(version.len()).any(|part| part == version.as_bytes()), "{version}");
+    }
 }
 
 #[test]

@@ -63,9 +63,14 @@ impl<T> Cached<T> {
     }
 }
 
-/// Objects that configure admission are never judged by webhooks and policies: a bad one could lock everybody out.
+/// Objects that configure admission are never judged by webhooks: a bad one could lock everybody out.
 pub fn is_admission_configuration(gvr: &GroupVersionResource) -> bool {
     gvr.group == "admissionregistration.k8s.io"
+}
+
+/// Policies and their bindings are never judged by policies; configurations of webhooks are.
+pub fn is_policy(gvr: &GroupVersionResource) -> bool {
+    is_admission_configuration(gvr) && !gvr.resource.ends_with("webhookconfigurations")
 }
 
 /// Reviews are answered, not stored; policies do not see them.

@@ -184,6 +184,7 @@ pub(crate) async fn run(server: ApiServer) {
     let mut services = followed.services.subscribe();
     let mut slices = followed.slices.subscribe();
     let mut identities = options.identity.as_ref().map(|identity| identity.replacements());
+    let mut served = registration::Served::default();
     // Those that were loaded.
     for remote in server.inner().aggregator.table().remotes() {
         server.spawn(look_after(server.clone(), remote.clone()));
@@ -205,7 +206,7 @@ pub(crate) async fn run(server: ApiServer) {
                 retry = true;
             }
         };
-        note(registration::sync(&server, &followed.definitions, &followed.api_services).await);
+        note(registration::sync(&server, &mut served, &followed.definitions, &followed.api_services).await);
         note(mark_local(&server, &followed).await);
         if let Some(trust) = &options.trust {
             note(authentication::sync(server.storage(), trust).await);

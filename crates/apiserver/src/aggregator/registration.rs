@@ -58,19 +58,39 @@ fn object(group: &str, version: &str) -> Value {
     })
 }
 
+/// Groups and versions that definitions serve. Definitions are large: each is read once for every change of it.
+#[derive(Default)]
+pub(crate) struct Served {
+    by_definition: BTreeMap<String, (u64, Vec<(String, String)>)>,
+}
+
+impl Served {
+    fn update(&mut self, definitions: &ResourceCache) {
+        let entries = definitions.snapshot("", 0, |_| true).entries;
+        self.by_definition.retain(|name, _| definitions.get(name).is_some());
+        for entry in entries {
+            if self.by_definition.get(entry.name()).is_some_and(|(revision, _)| *revision == entry.revision) {
+                continue;
+            }
+            let definition = entry.to_value();
+            let group = definition.str_at(&["spec", "group"]);
+            let versions = definition.array_at(&["spec", "versions"]).iter();
+            let served = versions.filter(|version| version["served"] == true);
+            let served = served.map(|version| (group.to_owned(), version.str_at(&["name"]).to_owned())).collect();
+            self.by_definition.insert(entry.name().to_owned(), (entry.revision, served));
+        }
+    }
+}
+
 /// The objects of these definitions and of groups of the embedding program.
-fn wanted(server: &ApiServer, definitions: &ResourceCache) -> BTreeMap<String, Value> {
+fn wanted(server: &ApiServer, served: &Served) -> BTreeMap<String, Value> {
     let mut wanted = BTreeMap::new();
     let mut add = |group: &str, version: &str| {
         let object = object(group, version);
         wanted.insert(object.name().to_owned(), object);
     };
-    for definition in definitions.snapshot("", 0, |_| true).entries {
-        let definition = definition.to_value();
-        let group = definition.str_at(&["spec", "group"]);
-        for version in definition.array_at(&["spec", "versions"]).iter().filter(|version| version["served"] == true) {
-            add(group, version.str_at(&["name"]));
-        }
+    for (group, version) in served.by_definition.values().flat_map(|(_, served)| served) {
+        add(group, version);
     }
     for group in &server.inner().config.groups {
         add(group.name(), group.version());
@@ -81,10 +101,12 @@ fn wanted(server: &ApiServer, definitions: &ResourceCache) -> BTreeMap<String, V
 /// Brings the objects in line; an error means that it should be tried again.
 pub(crate) async fn sync(
     server: &ApiServer,
+    served: &mut Served,
     definitions: &ResourceCache,
     api_services: &ResourceCache,
 ) -> Result<(), String> {
-    let wanted = wanted(server, definitions);
+    served.update(definitions);
+    let wanted = wanted(server, served);
     let present: Vec<Value> = api_services
         .snapshot("", 0, |entry| entry.label(MANAGED_LABEL) == Some("true") || wanted.contains_key(entry.name()))
         .entries

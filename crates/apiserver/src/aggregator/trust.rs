@@ -77,6 +77,22 @@ pub(crate) fn bundle(bundle: &str) -> Result<Vec<CertificateDer<'static>>, Trust
     pem_bundle(&String::from_utf8_lossy(&pem))
 }
 
+/// Why no authority can be taken from the bundle. Only when there is none at all the rest is looked at.
+pub(crate) fn check_bundle(text: &str) -> Result<(), TrustError> {
+    let pem = base64::engine::general_purpose::STANDARD.decode(text);
+    let pem = pem.map_err(|error| TrustError::Bundle(error.to_string()))?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+    if found.iter().any(|certificate| x509_parser::parse_x509_certificate(certificate).is_ok()) {
+        return Ok(());
+    }
+    let problem = match (found.is_empty(), pem.windows(10).any(|bytes| bytes == b"-----BEGIN")) {
+        (false, _) => "failed to parse certificate: x509: malformed certificate",
+        (true, true) => "no valid certificate authority data seen",
+        (true, false) => "unable to parse bytes as PEM block",
+    };
+    Err(TrustError::Bundle(problem.to_owned()))
+}
+
 /// The certificates in a PEM text.
 pub(crate) fn pem_bundle(pem: &str) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().collect();

@@ -79,15 +79,6 @@ impl JsonPath {
     pub fn first<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         self.find(value).into_iter().next()
     }
-
-    /// The members of a path that names nothing else: `.spec.replicas`.
-    pub fn members(&self) -> Option<Vec<String>> {
-        let member = |s: &Step| match s {
-            Step::Member(name) => Some(name.clone()),
-            _ => None,
-        };
-        self.0.iter().map(member).collect()
-    }
 }
 
 /// Where the bracket that is open ends, quotes and parentheses aside.

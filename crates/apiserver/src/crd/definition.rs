@@ -11,6 +11,7 @@ use apimachinery::{Map, Value, json, kinds, names};
 use super::formats;
 use super::names as accepted_names;
 use super::open_api::{field_of_path, validate_schema};
+use crate::aggregator::trust::check_bundle;
 
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -142,7 +143,7 @@ fn validate_preserve(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErr
 
 const APPROVED: &str = "api-approved.kubernetes.io";
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Approval {
     Missing,
     Bypassed,
@@ -168,13 +169,47 @@ fn approval(definition: &Value) -> Approval {
     }
 }
 
+fn is_protected(definition: &Value) -> bool {
+    let group = definition.str_at(&["spec", "group"]);
+    let protected = ["k8s.io", "kubernetes.io"];
+    protected.iter().any(|p| group.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// What is to say about an approval.
+fn approval_text(state: Approval, given: &str) -> String {
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    match state {
+        Approval::Missing => format!("protected groups must have approval annotation {APPROVED:?}, {see}"),
+        Approval::Invalid => format!(
+            "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
+        ),
+        Approval::Bypassed => format!("not approved: {given:?}"),
+        Approval::Approved => format!("approved in {given}"),
+    }
+}
+
+/// Status, reason and message of the condition `KubernetesAPIApprovalPolicyConformant`, for groups of the community.
+///
+/// Source: `apiextensions-apiserver/pkg/controller/apiapproval`.
+pub fn approval_condition(definition: &Value) -> Option<(&'static str, &'static str, String)> {
+    if !is_protected(definition) {
+        return None;
+    }
+    let state = approval(definition);
+    let (status, reason) = match state {
+        Approval::Missing => ("False", "MissingAnnotation"),
+        Approval::Invalid => ("False", "InvalidAnnotation"),
+        Approval::Bypassed => ("False", "UnapprovedAnnotation"),
+        Approval::Approved => ("True", "ApprovedAnnotation"),
+    };
+    Some((status, reason, approval_text(state, definition.str_at(&["metadata", "annotations", APPROVED]))))
+}
+
 /// Groups of the community need a word of approval.
 ///
 /// Source: `apiextensions-apiserver/pkg/apihelpers` (`GetAPIApprovalState`).
 fn validate_approval(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
-    let group = new.str_at(&["spec", "group"]);
-    let protected = ["k8s.io", "kubernetes.io"];
-    if !protected.iter().any(|p| group.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))) {
+    if !is_protected(new) {
         return;
     }
     let state = approval(new);
@@ -182,19 +217,10 @@ fn validate_approval(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErr
         return;
     }
     let path = FieldPath::new("metadata").child("annotations").key(APPROVED);
-    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let given = new.str_at(&["metadata", "annotations", APPROVED]);
     match state {
-        Approval::Missing => {
-            let text = format!("protected groups must have approval annotation {APPROVED:?}, {see}");
-            errors.push(FieldError::required(&path, text));
-        }
-        Approval::Invalid => {
-            let text = format!(
-                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
-            );
-            let given = new.str_at(&["metadata", "annotations", APPROVED]);
-            errors.push(FieldError::invalid(&path, given, text));
-        }
+        Approval::Missing => errors.push(FieldError::required(&path, approval_text(state, given))),
+        Approval::Invalid => errors.push(FieldError::invalid(&path, given, approval_text(state, given))),
         Approval::Bypassed | Approval::Approved => {}
     }
 }
@@ -564,6 +590,23 @@ fn validate_selectable(version: &Value, path: &FieldPath, errors: &mut Vec<Field
     }
 }
 
+fn ca_bundle_problem(bundle: &str) -> Result<(), String> {
+    if bundle.is_empty() { Ok(()) } else { check_bundle(bundle).map_err(|error| error.to_string()) }
+}
+
+/// Is the conversion webhook's bundle one that no authority can be taken from? Such a definition is not established.
+pub fn has_broken_bundle(definition: &Value) -> bool {
+    ca_bundle_problem(definition.str_at(&["spec", "conversion", "webhook", "clientConfig", "caBundle"])).is_err()
+}
+
+/// Until a definition is established, and while its bundle is broken anyway.
+fn may_have_broken_bundle(old: Option<&Value>) -> bool {
+    old.is_none_or(|old| {
+        let mut conditions = old.array_at(&["status", "conditions"]).iter();
+        !conditions.any(|c| c["type"] == "Established" && c["status"] == "True") || has_broken_bundle(old)
+    })
+}
+
 /// Names and paths are those of upstream's internal version.
 fn validate_conversion(conversion: &Value, old: Option<&Value>, path: &FieldPath, errors: &mut Vec<FieldError>) {
     const ACCEPTED: [&str; 2] = ["v1", "v1beta1"];
@@ -589,7 +632,13 @@ fn validate_conversion(conversion: &Value, old: Option<&Value>, path: &FieldPath
     }
     match config {
         None => errors.push(FieldError::required(&config_path, "required when strategy is set to Webhook")),
-        Some(config) => errors.extend(kinds::validate_webhook_client_config(config, &config_path)),
+        Some(config) => {
+            errors.extend(kinds::validate_webhook_client_config(config, &config_path));
+            let bundle = config.str_at(&["caBundle"]);
+            if let (false, Err(problem)) = (may_have_broken_bundle(old), ca_bundle_problem(bundle)) {
+                errors.push(FieldError::invalid(&config_path.child("caBundle"), bundle, problem));
+            }
+        }
     }
     if versions.is_empty() {
         errors.push(FieldError::required(&versions_path, ""));

@@ -36,6 +36,8 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use sha2::{Digest, Sha256};
+use store::Revision;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use self::columns::{Column, JsonPath};
@@ -57,19 +59,23 @@ const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Serves what is established already. Called before the server is ready.
-pub fn load(server: &ApiServer) {
-    let Some(cache) = definitions(server.storage()) else { return };
-    let mut served = BTreeMap::new();
+pub fn load(server: &ApiServer) -> Served {
+    let mut served = Served::new();
+    let Some(cache) = definitions(server.storage()) else { return served };
     for entry in cache.snapshot("", 0, |_| true).entries {
         serve(server, &entry, &mut served);
     }
+    served
 }
 
-/// Follows the definitions until the server stops.
-pub async fn run(server: ApiServer) {
+/// Follows the definitions until the server stops. `served`: what [`load`] has served already.
+pub async fn run(server: ApiServer, mut served: Served) {
     let Some(cache) = definitions(server.storage()) else { return };
     let mut changed = cache.subscribe();
-    let mut served = BTreeMap::new();
+    for live in served.values_mut() {
+        // Looked at again: names may have to be accepted.
+        live.revision = 0;
+    }
     loop {
         changed.borrow_and_update();
         let retry = reconcile_all(&server, &cache, &mut served).await;
@@ -92,8 +98,26 @@ fn definitions(storage: &Storage) -> Option<Arc<ResourceCache>> {
     resource.storage.as_ref().map(|s| s.cache.clone())
 }
 
-/// What is served for a definition: its revision, group and plural.
-type Served = BTreeMap<String, (u64, String, String)>;
+/// What is served for each definition.
+pub type Served = BTreeMap<String, Live>;
+
+/// What is served for one definition.
+pub struct Live {
+    /// Of the definition that was looked at last.
+    revision: Revision,
+    group: String,
+    plural: String,
+    generation: Generation,
+}
+
+/// A time in which a definition says the same about its objects.
+#[derive(Clone)]
+struct Generation {
+    /// `spec`.
+    says: Value,
+    since: Revision,
+    replaced: CancellationToken,
+}
 
 /// Looks at every definition; returns whether to look again soon.
 async fn reconcile_all(server: &ApiServer, cache: &ResourceCache, served: &mut Served) -> bool {
@@ -102,24 +126,29 @@ async fn reconcile_all(server: &ApiServer, cache: &ResourceCache, served: &mut S
     let gone: Vec<String> =
         served.keys().filter(|name| !entries.iter().any(|e| e.name() == name.as_str())).cloned().collect();
     for name in gone {
-        if let Some((_, group, plural)) = served.remove(&name) {
+        if let Some(Live { group, plural, generation, .. }) = served.remove(&name) {
             server.storage().registry.set_custom(&group, &plural, Vec::new());
             server.inner().openapi.set(&group, &plural, Vec::new());
+            generation.replaced.cancel();
         }
     }
     let all: Vec<Value> = entries.iter().map(|e| e.to_value()).collect();
     for (entry, definition) in entries.iter().zip(&all) {
-        if served.get(entry.name()).is_some_and(|(revision, ..)| *revision == entry.revision) {
+        // Names that were not accepted may be free now.
+        let waits = condition_is(definition, "NamesAccepted", "False");
+        if !waits && served.get(entry.name()).is_some_and(|live| live.revision == entry.revision) {
             continue;
         }
-        serve(server, entry, served);
+        let generation = serve(server, entry, served);
         let result = match definition.at(&["metadata", "deletionTimestamp"]) {
             Some(_) => finalize(server, definition).await,
-            None => report(server, definition, &all).await,
+            None => report(server, definition, &all, &generation).await,
         };
         if let Err(error) = result {
             tracing::warn!(definition = entry.name(), error, "a definition could not be reconciled, will try again");
-            served.remove(entry.name());
+            if let Some(live) = served.get_mut(entry.name()) {
+                live.revision = 0;
+            }
             retry = true;
         }
     }
@@ -130,26 +159,54 @@ fn condition_is(definition: &Value, kind: &str, status: &str) -> bool {
     definition.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == kind && c["status"] == status)
 }
 
-/// Registers an established definition.
-fn serve(server: &ApiServer, entry: &Arc<Entry>, served: &mut Served) {
+/// Registers an established definition. Watches that began under another schema end.
+fn serve(server: &ApiServer, entry: &Arc<Entry>, served: &mut Served) -> Generation {
     let definition = entry.to_value();
     let group = definition.str_at(&["spec", "group"]).to_owned();
     let plural = definition.str_at(&["spec", "names", "plural"]).to_owned();
-    served.insert(entry.name().to_owned(), (entry.revision, group.clone(), plural.clone()));
-    if !condition_is(&definition, "Established", "True") {
-        return;
+    let says = definition["spec"].clone();
+    let before = served.remove(entry.name()).map(|live| live.generation);
+    let (same, old) = match before {
+        Some(before) if before.says == says => (Some(before), None),
+        other => (None, other),
+    };
+    let new = || Generation { says, since: entry.revision, replaced: CancellationToken::new() };
+    let generation = same.unwrap_or_else(new);
+    let live =
+        Live { revision: entry.revision, group: group.clone(), plural: plural.clone(), generation: generation.clone() };
+    served.insert(entry.name().to_owned(), live);
+    if condition_is(&definition, "Established", "True") {
+        register(server, &definition, &generation);
     }
-    match build(server, &definition) {
+    if let Some(old) = old {
+        old.replaced.cancel();
+    }
+    generation
+}
+
+fn register(server: &ApiServer, definition: &Value, generation: &Generation) {
+    let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
+    match build(server, definition, generation) {
         Ok((resources, published)) => {
-            server.storage().registry.set_custom(&group, &plural, resources);
-            server.inner().openapi.set(&group, &plural, published);
+            server.storage().registry.set_custom(group, plural, resources);
+            server.inner().openapi.set(group, plural, published);
         }
-        Err(error) => tracing::warn!(definition = entry.name(), error, "skipping a definition that cannot be served"),
+        Err(error) => {
+            tracing::warn!(
+                definition = definition.str_at(&["metadata", "name"]),
+                error,
+                "skipping a definition that cannot be served"
+            );
+        }
     }
 }
 
 /// Compiles a definition into the resources that it serves.
-fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomResource>), String> {
+fn build(
+    server: &ApiServer,
+    crd: &Value,
+    generation: &Generation,
+) -> Result<(Vec<Resource>, Vec<CustomResource>), String> {
     let spec = &crd["spec"];
     let accepted = &crd["status"]["acceptedNames"];
     let text = |key: &str| accepted.str_at(&[key]).to_owned();
@@ -171,6 +228,9 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
     let api_version = format!("{group}/{storage_version}");
     // Objects that were stored before the storage version changed are still in the version they were stored in.
     let stored_versions = crd.array_at(&["status", "storedVersions"]).len();
+    let stored_has_defaults =
+        definition.versions.iter().any(|version| version.name == storage_version && version.node.has_defaults());
+    let terminating = condition_is(crd, "Terminating", "True");
     let mut resources = Vec::new();
     let mut published = Vec::new();
     for (index, raw) in spec.array_at(&["versions"]).iter().enumerate() {
@@ -221,7 +281,10 @@ fn build(server: &ApiServer, crd: &Value) -> Result<(Vec<Resource>, Vec<CustomRe
             }),
             strategy: Arc::new(CustomStrategy::new(definition.clone(), index)),
             builtin: false,
-            changes_on_read: stored_versions > 1 || version.node.has_defaults(),
+            changes_on_read: stored_versions > 1 || stored_has_defaults,
+            shaped_since: generation.since,
+            terminating,
+            replaced: generation.replaced.clone(),
         });
     }
     Ok((resources, published))
@@ -272,7 +335,12 @@ fn compile_version(crd: &Value, version: &Value, group: &str, kind: &str) -> Res
         tracing::warn!(kind, path, error, "a stored rule does not compile and is not applied");
     }
     let scale = version.at(&["subresources", "scale"]).map(|scale| {
-        let path = |key: &str| JsonPath::parse(scale.str_at(&[key])).and_then(|p| p.members());
+        // Names between dots, whatever else a path may hold.
+        let path = |key: &str| {
+            let text = scale.str_at(&[key]);
+            let text = text.strip_prefix('.').unwrap_or(text);
+            (!text.is_empty()).then(|| text.split('.').map(str::to_owned).collect::<Vec<_>>())
+        };
         ScalePaths {
             spec_replicas: path("specReplicasPath").unwrap_or_default(),
             status_replicas: path("statusReplicasPath").unwrap_or_default(),
@@ -287,7 +355,9 @@ fn compile_version(crd: &Value, version: &Value, group: &str, kind: &str) -> Res
         let path = f.str_at(&["jsonPath"]);
         Some((path.trim_start_matches('.').to_owned(), JsonPath::parse(path)?))
     });
+    let embedded_defaults = node.has_defaults() && node.has_embedded();
     Ok(Version {
+        embedded_defaults,
         deprecation: (version["deprecated"] == true).then(|| match version.str_at(&["deprecationWarning"]) {
             "" => default_deprecation(crd, &name, group, kind),
             text => text.to_owned(),
@@ -319,17 +389,13 @@ fn default_deprecation(crd: &Value, version: &str, group: &str, kind: &str) -> S
 }
 
 /// Writes which names are accepted and whether the definition is established, when that is news.
-async fn report(server: &ApiServer, definition: &Value, all: &[Value]) -> Result<(), String> {
+async fn report(server: &ApiServer, definition: &Value, all: &[Value], generation: &Generation) -> Result<(), String> {
     let Some(status) = names::status(definition, all, &crate::handlers::write::now()) else { return Ok(()) };
     let mut update = definition.clone();
     update["status"] = status;
     // Served before it is said to be, so that nobody who waits for the condition comes too early.
-    if condition_is(&update, "Established", "True")
-        && let Ok((resources, published)) = build(server, &update)
-    {
-        let (group, plural) = (update.str_at(&["spec", "group"]), update.str_at(&["spec", "names", "plural"]));
-        server.storage().registry.set_custom(group, plural, resources);
-        server.inner().openapi.set(group, plural, published);
+    if condition_is(&update, "Established", "True") {
+        register(server, &update, generation);
     }
     let path = format!("{PATH}/{}/status", definition.str_at(&["metadata", "name"]));
     match send(server, Method::PUT, &path, Some(&update)).await {

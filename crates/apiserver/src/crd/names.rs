@@ -1,10 +1,12 @@
-//! Which names of a definition are accepted: each name belongs to one definition of a group. Pure.
+//! Which names of a definition are accepted (each name belongs to one definition of a group), and its other conditions. Pure.
 //!
 //! Follows: `apiextensions-apiserver/pkg/controller/status/naming_controller.go`.
 
 use std::collections::BTreeSet;
 
 use apimachinery::{Value, json};
+
+use super::definition;
 
 /// The new status, `None` when the present one is right.
 pub fn status(definition: &Value, all: &[Value], now: &str) -> Option<Value> {
@@ -71,12 +73,18 @@ pub fn status(definition: &Value, all: &[Value], now: &str) -> Option<Value> {
     };
     set_condition(&mut conditions, "NamesAccepted", names_status, reason, &message, now);
     if problem.is_none() {
-        if !established {
+        if !established && definition::has_broken_bundle(definition) {
+            let message = "The conversion webhook CABundle is invalid";
+            set_condition(&mut conditions, "Established", "False", "InvalidCABundle", message, now);
+        } else if !established {
             let message = "the initial names have been accepted";
             set_condition(&mut conditions, "Established", "True", "InitialNamesAccepted", message, now);
         }
     } else if !established {
         set_condition(&mut conditions, "Established", "False", "NotAccepted", "not all names are accepted", now);
+    }
+    if let Some((state, reason, message)) = definition::approval_condition(definition) {
+        set_condition(&mut conditions, "KubernetesAPIApprovalPolicyConformant", state, reason, &message, now);
     }
     status["conditions"] = Value::Array(conditions);
     status["acceptedNames"] = accepted;
@@ -128,7 +136,7 @@ pub fn set_condition(conditions: &mut Vec<Value>, kind: &str, status: &str, reas
 mod tests {
     use super::*;
 
-    fn definition(plural: &str, kind: &str, accepted: bool) -> Value {
+    fn named(plural: &str, kind: &str, accepted: bool) -> Value {
         let names =
             json!({"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")});
         let mut d = json!({"metadata": {"name": format!("{plural}.example.com")}, "spec": {"group": "example.com"},
@@ -142,15 +150,57 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_one_definition() {
-        let things = definition("things", "Thing", true);
+        let things = named("things", "Thing", true);
         for (other, reason, message) in [
-            (definition("others", "Other", false), "NoConflicts", "no conflicts found"),
-            (definition("others", "Thing", false), "ListKindConflict", "\"ThingList\" is already in use"),
+            (named("others", "Other", false), "NoConflicts", "no conflicts found"),
+            (named("others", "Thing", false), "ListKindConflict", "\"ThingList\" is already in use"),
         ] {
             let status = status(&other, &[things.clone(), other.clone()], "now").expect("news");
             assert_eq!(status["conditions"][0].str_at(&["reason"]), reason);
             assert_eq!(status["conditions"][0].str_at(&["message"]), message);
             assert_eq!(status["conditions"][1]["status"] == "True", reason == "NoConflicts");
+        }
+    }
+
+    #[test]
+    fn groups_of_the_community_say_whether_they_are_approved() {
+        for (group, annotation, want) in [
+            (
+                "gateway.networking.k8s.io",
+                "https://github.com/x/pull/1",
+                Some(("True", "approved in https://github.com/x/pull/1")),
+            ),
+            ("k8s.io", "unapproved, an experiment", Some(("False", "not approved: \"unapproved, an experiment\""))),
+            ("x.kubernetes.io", "", Some(("False", "protected groups must have approval annotation"))),
+            ("notk8s.io", "https://github.com/x", None),
+        ] {
+            let mut things = named("things", "Thing", false);
+            things.set_at(&["spec", "group"], group.into());
+            things.set_at(&["metadata", "annotations", "api-approved.kubernetes.io"], annotation.into());
+            let status = status(&things, &[], "now").expect("news");
+            let found = status["conditions"].as_array().into_iter().flatten();
+            let found = found.filter(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant").last();
+            assert_eq!(found.is_some(), want.is_some(), "{group}");
+            if let (Some(found), Some((state, message))) = (found, want) {
+                assert_eq!(found.str_at(&["status"]), state);
+                assert!(found.str_at(&["message"]).starts_with(message), "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_definition_with_a_broken_bundle_is_not_established() {
+        let authority = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap().cert.pem();
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (bundle, want) in
+            [("", "True"), (authority.as_str(), "True"), ("\n", "False"), (key, "False"), (broken, "False")]
+        {
+            let mut things = named("things", "Thing", false);
+            let bundle = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bundle);
+            things.set_at(&["spec", "conversion"], json!({"webhook": {"clientConfig": {"caBundle": bundle}}}));
+            let status = status(&things, &[], "now").expect("news");
+            assert_eq!(status["conditions"][1].str_at(&["status"]), want, "{bundle}");
         }
     }
 }

@@ -88,7 +88,7 @@ pub fn validate_schema(
             match Node::compile(schema) {
                 Ok(compiled) => {
                     let before = found.len();
-                    validate_defaults(&compiled, path, true, &mut found);
+                    validate_defaults(&compiled, path, true, false, &mut found);
                     node = (found.len() == before).then_some(compiled);
                 }
                 Err(bad) => {
@@ -642,13 +642,15 @@ pub fn walk_path(path: &str, brackets: bool, mut step: impl FnMut(&str) -> Optio
 }
 
 /// Defaults must be what the schema allows.
-fn validate_defaults(node: &Node, path: &FieldPath, root: bool, errors: &mut Vec<FieldError>) {
+fn validate_defaults(node: &Node, path: &FieldPath, root: bool, inside_meta: bool, errors: &mut Vec<FieldError>) {
+    let inside_meta = inside_meta && !node.embedded_resource;
     if let Some(default) = &node.default {
         let at = path.child("default");
         let mut value = default.clone();
         let mut removed = Vec::new();
         prune::prune(&mut value, node, false, "", &mut removed);
-        if !removed.is_empty() {
+        // What is unknown inside of metadata goes when the default is used.
+        if !removed.is_empty() && !inside_meta {
             errors.push(FieldError::invalid(&at, BadValue::from(default.clone()), "must not have unknown fields"));
         }
         let mut problems = Vec::new();
@@ -674,13 +676,14 @@ fn validate_defaults(node: &Node, path: &FieldPath, root: bool, errors: &mut Vec
         }));
     }
     if let Some(items) = &node.items {
-        validate_defaults(items, &path.child("items"), false, errors);
+        validate_defaults(items, &path.child("items"), false, inside_meta, errors);
     }
     for (name, child) in &node.properties {
-        validate_defaults(child, &path.child("properties").key(name), false, errors);
+        let inside_meta = inside_meta || (node.embedded_resource && META.contains(&&**name));
+        validate_defaults(child, &path.child("properties").key(name), false, inside_meta, errors);
     }
     if let Additional::Schema(child) = &node.additional {
-        validate_defaults(child, &path.child("additionalProperties"), false, errors);
+        validate_defaults(child, &path.child("additionalProperties"), false, inside_meta, errors);
     }
 }
 

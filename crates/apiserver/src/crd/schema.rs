@@ -225,6 +225,14 @@ impl Node {
             || matches!(&self.additional, Additional::Schema(node) if node.has_defaults())
     }
 
+    /// Whether a resource is embedded anywhere.
+    pub fn has_embedded(&self) -> bool {
+        self.embedded_resource
+            || self.properties.values().any(Node::has_embedded)
+            || self.items.as_ref().is_some_and(|i| i.has_embedded())
+            || matches!(&self.additional, Additional::Schema(node) if node.has_embedded())
+    }
+
     /// The schema of a member, when there is one.
     pub fn member(&self, name: &str) -> Option<&Node> {
         self.properties.get(name).or(match &self.additional {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::apply::path::PathElement;
+use apimachinery::apply::scale::ReplicasPaths;
 use apimachinery::apply::{self, Type};
 use apimachinery::decode::{self, Format};
 use apimachinery::field::{ErrorType, FieldError, FieldPath};
@@ -33,6 +35,8 @@ use crate::strategy::{Decoded, DecodedTree, FieldValidation, Rules, ScalePaths, 
 pub struct Version {
     pub name: String,
     pub node: Arc<Node>,
+    /// There are embedded resources and defaults.
+    pub embedded_defaults: bool,
     /// Types for apply and decoding.
     pub types: Schema,
     pub rules: CelRules,
@@ -57,6 +61,17 @@ impl Definition {
     pub fn version(&self, api_version: &str) -> Option<&Version> {
         let name = api_version.strip_prefix(self.group.as_str())?.strip_prefix('/')?;
         self.versions.iter().find(|v| v.name == name)
+    }
+}
+
+impl Version {
+    /// Fills in defaults.
+    fn default(&self, object: &mut Value) {
+        prune::default(object, &self.node);
+        if self.embedded_defaults {
+            // Metadata in a default may have members that there are none of. What was given has been checked before.
+            let _ = coerce_embedded(object, &self.node, "", &mut Vec::new());
+        }
     }
 }
 
@@ -402,12 +417,20 @@ impl Strategy for CustomStrategy {
     }
 
     fn reset_fields(&self, subresource: &str) -> BTreeMap<String, apply::set::Filter> {
+        if subresource == "status" {
+            // Owners in other versions are compared in theirs.
+            let versions = self.definition.versions.iter().filter(|version| version.status_subresource);
+            let versions = versions.map(|version| format!("{}/{}", self.definition.group, version.name));
+            return versions
+                .flat_map(|version| apply::reset::custom_resource_filters(&version, subresource, true))
+                .collect();
+        }
         let has_status = self.version().status_subresource;
         apply::reset::custom_resource_filters(&self.gvk.api_version(), subresource, has_status)
     }
 
     fn default_object(&self, object: &mut Value) {
-        prune::default(object, &self.version().node);
+        self.version().default(object);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -534,19 +557,47 @@ impl Strategy for CustomStrategy {
 
     async fn all_to_version(&self, objects: Vec<Value>, kind: &GroupVersionKind) -> StatusResult<Vec<Value>> {
         let wanted = kind.api_version();
-        let mut objects = self.definition.converter.convert(objects, &wanted).await?;
-        // What was stored before a default or a field was added or removed reads as if written today.
-        if let Some(version) = self.definition.version(&wanted) {
-            for object in &mut objects {
+        let mut objects = objects;
+        // What was stored before a default or a field was added or removed reads as if written today, in the version that
+        // it is stored in: the schema of another one only takes fields away.
+        for object in &mut objects {
+            if let Some(version) = self.definition.version(object.str_at(&["apiVersion"])) {
                 prune::prune(object, &version.node, true, "", &mut Vec::new());
-                prune::default(object, &version.node);
+                version.default(object);
+            }
+        }
+        let other: Vec<bool> = objects.iter().map(|object| object.str_at(&["apiVersion"]) != wanted).collect();
+        let mut objects = self.definition.converter.convert(objects, &wanted).await?;
+        if let Some(version) = self.definition.version(&wanted) {
+            for (object, _) in objects.iter_mut().zip(other).filter(|(_, other)| *other) {
+                prune::prune(object, &version.node, true, "", &mut Vec::new());
             }
         }
         Ok(objects)
     }
 
+    async fn converted(&self, object: Value, kind: &GroupVersionKind) -> StatusResult<Value> {
+        let wanted = kind.api_version();
+        let mut objects = self.definition.converter.convert(vec![object], &wanted).await?;
+        let mut object =
+            objects.pop().ok_or_else(|| Box::new(Status::internal_error("a conversion lost its object")))?;
+        if let Some(version) = self.definition.version(&wanted) {
+            prune::prune(&mut object, &version.node, true, "", &mut Vec::new());
+        }
+        Ok(object)
+    }
+
     fn deprecation(&self) -> Option<String> {
         self.version().deprecation.clone()
+    }
+
+    fn replicas_paths(&self, _: &str) -> ReplicasPaths {
+        let group = &self.definition.group;
+        let versions = self.definition.versions.iter().map(|version| {
+            let path = |paths: &ScalePaths| paths.spec_replicas.iter().map(|step| PathElement::field(step)).collect();
+            (format!("{group}/{}", version.name), version.scale.as_ref().map(path))
+        });
+        versions.collect()
     }
 
     fn scale_paths(&self) -> ScalePaths {

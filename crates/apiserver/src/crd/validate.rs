@@ -499,10 +499,16 @@ pub fn embedded(value: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
     }
     let Some(metadata) = value.get("metadata").filter(|m| m.is_object()) else { return };
-    // Any name will do.
     let mut object = Value::object();
     object["metadata"] = metadata.clone();
+    // None is needed, and one may be of another kind's rules.
     object.set_at(&["metadata", "name"], "fakename".into());
+    let name = metadata.str_at(&["name"]);
+    if !name.is_empty() {
+        for problem in names::is_path_segment_name(name) {
+            errors.push(FieldError::invalid(&field_path(&join("metadata.name")), name, problem));
+        }
+    }
     let namespaced = !metadata.str_at(&["namespace"]).is_empty();
     errors.extend(kinds::validate_custom_metadata(&object, namespaced).into_iter().map(|mut e| {
         e.field = join(&e.field);

@@ -251,7 +251,10 @@ async fn try_delete(
         let unchanged = resource.strategy.to_version(entry.to_value(), &resource.gvk).await?;
         let mut request =
             cx.admission(Operation::Delete, &resource.gvk, None, Some(unchanged), options.to_value(), options.dry_run);
-        request.name = entry.name().to_owned();
+        // A request for a collection names no object.
+        if cx.info.verb != "deletecollection" {
+            request.name = entry.name().to_owned();
+        }
         request.namespace = entry.namespace().to_owned();
         let mut second = cx.admission(
             Operation::Delete,

@@ -180,6 +180,10 @@ pub async fn body_bytes(body: RequestBody) -> StatusResult<Bytes> {
 fn check_verb(resource: &Resource, info: &RequestInfo, method: &http::Method) -> StatusResult<()> {
     let refuse = || Err(Box::new(Status::method_not_allowed()));
     let collection = info.name.is_empty() || info.name_from_selector;
+    // Only what is passed on takes it.
+    if *method == http::Method::HEAD && info.subresource != "proxy" {
+        return refuse();
+    }
     if !info.subresource.is_empty() {
         let Some(subresource) = resource.subresource(&info.subresource) else {
             if !resource.builtin {
@@ -208,10 +212,11 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     let info = &cx.info;
     // `/api/v1/namespaces/x/nodes` and `/api/v1/pods/x` are no paths.
     let namespaced_path = !info.namespace.is_empty() && cx.resource.gvr.resource != "namespaces";
+    let across = matches!(info.verb.as_str(), "list" | "watch");
+    if !cx.resource.builtin && namespaced_path != cx.resource.namespaced && (namespaced_path || !across) {
+        return Ok(crate::output::raw_response(404, "text/plain; charset=utf-8", "404 page not found\n"));
+    }
     if namespaced_path && !cx.resource.namespaced {
-        if !cx.resource.builtin {
-            return Ok(crate::output::raw_response(404, "text/plain; charset=utf-8", "404 page not found\n"));
-        }
         return Err(Box::new(Status::path_not_found()));
     }
     let named = !info.name.is_empty() && !info.name_from_selector;

@@ -261,7 +261,6 @@ pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         }
         super::write::match_namespace(cx, &mut new)?;
         check_name(cx, &mut new)?;
-        managed_fields::dedup_owner_references(cx, &mut new);
         Ok(new)
     })
     .await?;

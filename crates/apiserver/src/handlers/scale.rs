@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use apimachinery::apply::path::PathElement;
-use apimachinery::apply::scale::{ReplicasPaths, to_parent, to_scale};
+use apimachinery::apply::scale::{to_parent, to_scale};
 use apimachinery::apply::{ApplyError, BuiltinVersions, FieldManager};
 use apimachinery::field::{FieldError, FieldPath};
 use apimachinery::gvk::{GroupKind, GroupVersionKind};
@@ -166,9 +165,8 @@ async fn change(
     mut make: impl FnMut(&Value) -> StatusResult<Value> + Send,
 ) -> StatusResult<Response<Body>> {
     let paths = cx.resource.strategy.scale_paths();
-    let owned_path: Vec<PathElement> = paths.spec_replicas.iter().map(|step| PathElement::field(step)).collect();
     let version = cx.resource.api_version();
-    let versions: ReplicasPaths = BTreeMap::from([(version.clone(), Some(owned_path))]);
+    let versions = cx.resource.strategy.replicas_paths(&version);
     let change =
         Change { options, options_kind: "UpdateOptions", force_create: false, precondition_uid, by_server: false };
     let unreadable = |e: apimachinery::apply::DecodeError| Box::new(Status::plain_error(e.to_string()));

@@ -179,7 +179,10 @@ fn sign(
     let audiences = request.array_at(&["spec", "audiences"]);
     let audiences: Vec<String> = audiences.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let mut lives = seconds;
-    if seconds == WARN_ONLY_SECONDS && claims.pod.is_some() && audiences.iter().all(|a| authority.audiences.contains(a))
+    if authority.extend_expiration
+        && seconds == WARN_ONLY_SECONDS
+        && claims.pod.is_some()
+        && audiences.iter().all(|a| authority.audiences.contains(a))
     {
         claims.warnafter = Some(now.seconds + seconds);
         lives = EXTENDED_SECONDS;

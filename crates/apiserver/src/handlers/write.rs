@@ -87,12 +87,21 @@ pub fn match_namespace(cx: &Cx, object: &mut Value) -> StatusResult<()> {
     }
 }
 
+const TOO_LARGE: u16 = 413;
+/// Why nothing can be created.
+const TERMINATING: &str = "not allowed while custom resource definition is terminating";
+
 /// `metadata` must be an object: everything after decoding relies on it.
 fn ensure_metadata(object: &mut Value) {
     object.metadata_mut();
 }
 
 pub async fn create(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
+    if cx.resource.terminating {
+        let refused = Status::method_not_supported(&cx.resource.group_resource(), "create");
+        let message = format!("create {TERMINATING}");
+        return Err(Box::new(Status { message, ..refused }));
+    }
     let form = Form::negotiate(&cx.resource, &cx.info, &cx.headers)?;
     let encoding = cx.input_encoding()?;
     let body = body_bytes(body).await?;
@@ -113,7 +122,7 @@ pub async fn create_object(
     tracked: Option<()>,
 ) -> StatusResult<Written> {
     let strategy = &cx.resource.strategy;
-    managed_fields::dedup_owner_references(cx, &mut object);
+    managed_fields::dedup_owner_references(cx, &mut object, false);
     wipe_system_fields(&mut object);
     strategy.default_object(&mut object);
     if tracked.is_none() {
@@ -128,6 +137,10 @@ pub async fn create_object(
             Err(status) if status.is_already_exists() && object.name().is_empty() => {
                 let name = status.details.as_ref().map_or("", |d| d.name.as_str());
                 return Err(Box::new(Status::generate_name_conflict(&cx.resource.group_resource(), name, 1)));
+            }
+            // Who owns which field may take as much room as the fields, and is given up for them.
+            Err(status) if status.code == TOO_LARGE && !object.managed_fields().is_empty() => {
+                object.set_managed_fields(Vec::new());
             }
             other => return other,
         }
@@ -144,6 +157,10 @@ fn wipe_system_fields(object: &mut Value) {
 
 /// `by_update`: the request is an update or a patch, so that nobody has asked yet whether the user may create.
 async fn try_create(cx: &Cx, object: Value, options: &WriteOptions, by_update: bool) -> StatusResult<Written> {
+    if cx.resource.terminating {
+        let message = format!("create {TERMINATING}");
+        return Err(Box::new(Status::forbidden(&cx.resource.group_resource(), object.name(), message)));
+    }
     let strategy = &cx.resource.strategy;
     let storage = &cx.server.storage;
     let options_value = options.to_value("CreateOptions");
@@ -163,6 +180,7 @@ async fn try_create(cx: &Cx, object: Value, options: &WriteOptions, by_update: b
         request
     };
     let mut object = cx.admit(admission(object)).await?.unwrap_or_default();
+    managed_fields::dedup_owner_references(cx, &mut object, true);
     strategy.default_object(&mut object);
 
     {
@@ -236,13 +254,15 @@ fn set_by_server(cx: &Cx, object: &mut Value) {
     }
 }
 
-async fn store_create(cx: &Cx, object: Value, options: &WriteOptions) -> StatusResult<Written> {
+async fn store_create(cx: &Cx, mut object: Value, options: &WriteOptions) -> StatusResult<Written> {
     let storage = &cx.server.storage;
     let name = object.name().to_owned();
     let namespace = object.namespace().to_owned();
-    if !object.resource_version().is_empty() {
+    if object.resource_version().parse::<u64>().is_ok_and(|version| version != 0) {
         return Err(Box::new(Status::plain_error("resourceVersion should not be set on objects to be created")));
     }
+    // What is no version is none.
+    object.set_resource_version("");
     if options.dry_run {
         if storage.get(&cx.resource, &namespace, &name).await?.is_some() {
             return Err(already_exists(cx, &namespace, &name).await);
@@ -276,7 +296,7 @@ pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
     ensure_metadata(&mut object);
     match_namespace(cx, &mut object)?;
     check_name(cx, &mut object)?;
-    managed_fields::dedup_owner_references(cx, &mut object);
+    managed_fields::dedup_owner_references(cx, &mut object, false);
     cx.resource.strategy.default_object(&mut object);
     let uid = object.uid().to_owned();
     let change = Change {
@@ -333,6 +353,26 @@ pub struct Change<'a> {
 /// Changes an object: `make` gets what is there (`None`: nothing) and returns what is to be there, with managedFields.
 /// Returns whether the object was created.
 pub async fn change_object(
+    cx: &Cx,
+    change: &Change<'_>,
+    mut make: impl FnMut(Option<&Value>) -> StatusResult<Value> + Send,
+) -> StatusResult<(Written, bool)> {
+    let is_apply = change.force_create;
+    match change_once(cx, change, &mut make).await {
+        // As when it is created. An apply is about who owns what.
+        Err(status) if status.code == TOO_LARGE && !is_apply => {
+            let unowned = |current: Option<&Value>| {
+                let mut new = make(current)?;
+                new.set_managed_fields(Vec::new());
+                Ok(new)
+            };
+            change_once(cx, change, unowned).await
+        }
+        result => result,
+    }
+}
+
+async fn change_once(
     cx: &Cx,
     change: &Change<'_>,
     mut make: impl FnMut(Option<&Value>) -> StatusResult<Value> + Send,
@@ -460,6 +500,7 @@ async fn try_update(
         strategy.default_object(&mut new);
         new
     };
+    managed_fields::dedup_owner_references(cx, &mut new, true);
 
     // resourceVersion
     match new.resource_version() {

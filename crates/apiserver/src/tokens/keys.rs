@@ -2,6 +2,8 @@
 //!
 //! Follows: `pkg/serviceaccount/{jwt.go,openidmetadata.go}`.
 
+use std::borrow::Cow;
+
 use apimachinery::{Value, json};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,11 +14,16 @@ use sha2::{Digest, Sha256};
 /// Why keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("the signing key is not a PEM-encoded private key (PKCS#8, EC P-256 or P-384, or RSA)")]
+    #[error("the signing key is not a PEM-encoded private key (EC P-256 or P-384, or RSA)")]
     SigningKey,
     #[error("verification key {index} is not a PEM-encoded public or private key (EC P-256 or P-384, or RSA)")]
     VerificationKey { index: usize },
 }
+
+/// The content of object identifiers: `id-ecPublicKey`, and two curves.
+const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 
 struct PublicKey {
     id: String,
@@ -94,7 +101,26 @@ impl ServiceAccountKeys {
     }
 }
 
+/// The PKCS#8 form of `EC PRIVATE KEY`, as OpenSSL writes it, also behind its `EC PARAMETERS`; other text stays as it is.
+fn as_pkcs8(pem: &str) -> Cow<'_, str> {
+    let traditional = blocks(pem).find(|block| block.starts_with("-----BEGIN EC PRIVATE KEY-----"));
+    let wrapped = traditional.and_then(|block| {
+        let (_, block) = x509_parser::pem::parse_x509_pem(block.as_bytes()).ok()?;
+        let named = |oid: &[u8]| {
+            let oid = der_item(6, oid);
+            block.contents.windows(oid.len()).any(|bytes| bytes == oid).then_some(oid)
+        };
+        let curve = named(P256).or_else(|| named(P384))?;
+        let algorithm = der_item(0x30, &[der_item(6, EC_PUBLIC_KEY), curve].concat());
+        let key = [der_item(2, &[0]), algorithm, der_item(4, &block.contents)].concat();
+        let text = base64::engine::general_purpose::STANDARD.encode(der_item(0x30, &key));
+        Some(format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n"))
+    });
+    wrapped.map_or(Cow::Borrowed(pem), Cow::Owned)
+}
+
 fn private_key(pem: &str) -> Option<(EncodingKey, PublicKey)> {
+    let pem = as_pkcs8(pem);
     if let Ok(key) = EncodingKey::from_ec_pem(pem.as_bytes()) {
         for algorithm in [Algorithm::ES256, Algorithm::ES384] {
             if let Some(public) = Jwk::from_encoding_key(&key, algorithm).ok().and_then(|jwk| describe(&jwk))
@@ -150,13 +176,12 @@ fn describe(jwk: &Jwk) -> Option<PublicKey> {
     let (algorithm, der, members) = match &jwk.algorithm {
         AlgorithmParameters::EllipticCurve(ec) => {
             let (algorithm, curve, oid): (_, _, &[u8]) = match ec.curve {
-                EllipticCurve::P256 => (Algorithm::ES256, "P-256", &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]),
-                EllipticCurve::P384 => (Algorithm::ES384, "P-384", &[0x2b, 0x81, 0x04, 0x00, 0x22]),
+                EllipticCurve::P256 => (Algorithm::ES256, "P-256", P256),
+                EllipticCurve::P384 => (Algorithm::ES384, "P-384", P384),
                 _ => return None,
             };
             let point = [&[4][..], &bytes(&ec.x)?, &bytes(&ec.y)?].concat();
-            // id-ecPublicKey
-            let algorithm_id = [der_item(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01]), der_item(6, oid)].concat();
+            let algorithm_id = [der_item(6, EC_PUBLIC_KEY), der_item(6, oid)].concat();
             let members = vec![("crv", curve), ("x", ec.x.as_str()), ("y", ec.y.as_str()), ("kty", "EC")];
             (algorithm, spki(&algorithm_id, &point), members)
         }
@@ -210,6 +235,29 @@ fn der_item(tag: u8, content: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_in_the_form_of_openssl_sign() {
+        let mut known = Vec::new();
+        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let der = pair.serialize_der();
+            // The key is at the end of the PKCS#8 form, without its parameters: they are put in.
+            let start = der.windows(4).position(|bytes| bytes == [2, 1, 1, 4]).unwrap();
+            let (secret, rest) = der[start..].split_at(5 + usize::from(der[start + 4]));
+            let curve = if algorithm == &rcgen::PKCS_ECDSA_P256_SHA256 { P256 } else { P384 };
+            let sec1 = der_item(0x30, &[secret, &der_item(0xa0, &der_item(6, curve)), rest].concat());
+            let text = base64::engine::general_purpose::STANDARD.encode(sec1);
+            let pem = format!(
+                "-----BEGIN EC PARAMETERS-----\nAAAA\n-----END EC PARAMETERS-----\n-----BEGIN EC PRIVATE KEY-----\n{text}\n-----END EC PRIVATE KEY-----\n"
+            );
+            let keys = ServiceAccountKeys::from_pem(&pem, &[&pair.public_key_pem()]).unwrap();
+            assert_eq!(keys.public.len(), 1, "it is the key of the pair");
+            let token = keys.sign(&serde_json::json!({"sub": "a"})).unwrap();
+            known.push(keys.verify::<serde_json::Value>(&token).unwrap()["sub"].clone());
+        }
+        assert_eq!(known, ["a", "a"]);
+    }
 
     #[test]
     fn tokens_are_verified_by_private_and_public_halves_and_refused_by_other_keys() {

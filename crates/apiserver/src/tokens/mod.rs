@@ -134,6 +134,8 @@ pub struct TokenAuthority {
     pub audiences: Vec<String>,
     /// `--service-account-max-token-expiration`, in seconds; 0: no limit.
     pub max_expiration_seconds: i64,
+    /// `--service-account-extend-token-expiration`: tokens that kubelets ask for live for a year.
+    pub extend_expiration: bool,
     storage: OnceLock<Arc<Storage>>,
 }
 
@@ -146,6 +148,7 @@ impl TokenAuthority {
             audiences: vec![issuer.clone()],
             issuer,
             max_expiration_seconds: 0,
+            extend_expiration: true,
             storage: OnceLock::new(),
         }
     }

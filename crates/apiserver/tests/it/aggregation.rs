@@ -402,8 +402,8 @@ impl Setup {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
         let (_, _, text) = self.get(UserInfo::admin(), "/apis", &[("accept", accept)]).await;
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let groups = list["items"].as_array().unwrap().iter();
-        groups.cloned().find(|group| group["metadata"]["name"] == GROUP)
+        let mut groups = list["items"].as_array().unwrap().iter();
+        groups.find(|group| group["metadata"]["name"] == GROUP).cloned()
     }
 }
 

@@ -13,13 +13,13 @@ use kube::api::{Api, DynamicObject, WatchEvent, WatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const MERGE: &str = "application/merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const MERGE: &str = "application/merge-patch+json";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The answer to a request, or the code and message of its refusal.
-async fn ask(
+pub(crate) async fn ask(
     server: &ApiServer,
     method: &str,
     path: &str,
@@ -35,16 +35,16 @@ async fn ask(
     }
 }
 
-async fn get(server: &ApiServer, path: &str) -> Result<Value, (u16, String)> {
+pub(crate) async fn get(server: &ApiServer, path: &str) -> Result<Value, (u16, String)> {
     ask(server, "GET", path, "application/json", None).await
 }
 
-async fn post(server: &ApiServer, path: &str, body: Value) -> Result<Value, (u16, String)> {
+pub(crate) async fn post(server: &ApiServer, path: &str, body: Value) -> Result<Value, (u16, String)> {
     ask(server, "POST", path, "application/json", Some(&body)).await
 }
 
 /// Asks until the answer is as wanted.
-async fn eventually(server: &ApiServer, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn eventually(server: &ApiServer, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let asking = async {
         loop {
             match get(server, path).await {
@@ -56,7 +56,7 @@ async fn eventually(server: &ApiServer, path: &str, wanted: impl Fn(&Value) -> b
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{path} does not become what is wanted"))
 }
 
-fn established(definition: &Value) -> bool {
+pub(crate) fn established(definition: &Value) -> bool {
     let conditions = definition["status"]["conditions"].as_array();
     conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
 }

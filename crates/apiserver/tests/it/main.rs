@@ -5,6 +5,7 @@ mod authentication;
 mod crd;
 mod custom_objects;
 mod explosions;
+mod generations;
 mod real_crds;
 mod replicas;
 mod security;
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use apiserver::{ApiServer, Config, UserInfo};
 use futures::{StreamExt, TryStreamExt};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::core::{ApiResource, GroupVersionKind};
 
 async fn server() -> ApiServer {
@@ -200,4 +203,80 @@ async fn events_go_when_their_time_is_over_and_other_objects_stay() {
     tokio::time::sleep(Duration::from_secs(3000)).await;
     assert_eq!(names().await, [] as [&str; 0]);
     assert!(config_maps(client).get("a").await.is_ok());
+}
+
+#[tokio::test]
+async fn who_owns_fields_is_given_up_when_it_makes_an_object_too_large() {
+    let options = store::Options { value_bytes_max: 8000, ..store::Options::default() };
+    let store = store::Store::in_memory(options).await;
+    let server = ApiServer::start(Config::default(), store).await.expect("a server over an empty store starts");
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    let mut large = config_map("a", "1");
+    for i in 0..100 {
+        large.data["data"][format!("a-key-that-is-not-short-and-comes-again-in-field-sets-{i}")] = "v".into();
+    }
+    let created = api.create(&PostParams::default(), &large).await.unwrap();
+    assert_eq!(created.metadata.managed_fields, None);
+    let mut changed = created.clone();
+    changed.data["data"]["k"] = "2".into();
+    let updated = api.replace("a", &PostParams::default(), &changed).await.unwrap();
+    assert_eq!(updated.metadata.managed_fields, None);
+    large.metadata.managed_fields = None;
+    let applied = api.patch("a", &PatchParams::apply("m").force(), &Patch::Apply(&large)).await;
+    assert!(matches!(applied, Err(kube::Error::Api(s)) if s.code == 413), "an apply is about who owns what");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn owners_that_a_patch_gives_twice_count_once() {
+    let server = server().await;
+    let client = server.kube_client(UserInfo::admin());
+    config_maps(client.clone()).create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    let owner = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u-1"});
+    let patch = serde_json::json!({"metadata": {"ownerReferences": [owner, owner]}}).to_string();
+    let request = http::Request::patch("/api/v1/namespaces/default/configmaps/a")
+        .header("content-type", "application/merge-patch+json")
+        .body(kube::client::Body::from(patch.into_bytes()))
+        .unwrap();
+    let response = client.send(request).await.unwrap();
+    let warning = response.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(warning.contains("duplicate entries after mutating admission happens"), "{warning}");
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let object: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(object["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1), "{object}");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_empty_list_of_managed_fields_forgets_the_owners() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    assert!(created.metadata.managed_fields.is_some());
+    let mut changed = created;
+    changed.metadata.managed_fields = Some(Vec::new());
+    let updated = api.replace("a", &PostParams::default(), &changed).await.unwrap();
+    assert_eq!(updated.metadata.managed_fields, None);
+    assert_eq!(api.get("a").await.unwrap().metadata.managed_fields, None);
+    let mut empty = config_map("b", "1");
+    empty.metadata = serde_json::from_value(serde_json::json!({"name": "b", "managedFields": []})).unwrap();
+    let created = api.create(&PostParams::default(), &empty).await.unwrap();
+    assert!(created.metadata.managed_fields.is_some_and(|entries| !entries.is_empty()), "a creation is tracked");
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn only_a_real_version_is_refused_when_an_object_is_created() {
+    let server = server().await;
+    let api = config_maps(server.kube_client(UserInfo::admin()));
+    for (name, version, want) in [("a", "", true), ("b", "0", true), ("c", "none", true), ("d", "7", false)] {
+        let mut object = config_map(name, "1");
+        object.metadata.resource_version = Some(version.to_owned());
+        let created = api.create(&PostParams::default(), &object).await;
+        assert_eq!(created.is_ok(), want, "{version}");
+        if let Ok(created) = created {
+            assert!(created.metadata.resource_version.is_some_and(|given| given != version), "{version}");
+        }
+    }
+    server.shutdown().await;
 }

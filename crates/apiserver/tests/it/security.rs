@@ -352,3 +352,17 @@ async fn nodes_change_themselves_and_nothing_else_when_restricted() {
     assert_eq!(refusal(create(&server, &node, pod).await).0, 403, "only mirror pods");
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn always_deny_leaves_administrators_alone() {
+    let options = SecureOptions { always_deny: true, ..SecureOptions::default() };
+    let config = apiserver::secure_config(&options).unwrap();
+    let server = ApiServer::start(config, memory().await).await.unwrap();
+    let object = || json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "default"}});
+    let somebody = UserInfo::new("jane", ["system:authenticated"]);
+    let (code, message) = refusal(create(&server, &somebody, object()).await);
+    assert_eq!(code, 403);
+    assert!(message.ends_with("in the namespace \"default\": Everything is forbidden."), "{message}");
+    create(&server, &UserInfo::admin(), object()).await.expect("an administrator may");
+    server.shutdown().await;
+}

@@ -83,6 +83,15 @@ pub struct ApiServerArgs {
     /// Issuer of service account tokens
     #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local", value_name = "URL")]
     pub service_account_issuer: String,
+    /// The longest life of service account tokens, such as 24h [default: no limit]
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = event_ttl)]
+    pub service_account_max_token_expiration: Duration,
+    /// Let tokens that kubelets ask for live for a year, so that old clients go on working
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub service_account_extend_token_expiration: bool,
+    /// Directives of the Strict-Transport-Security header: max-age=SECONDS, includeSubDomains, preload
+    #[arg(long, value_delimiter = ',', value_name = "DIRECTIVES")]
+    pub strict_transport_security_directives: Vec<String>,
     /// Accepted when 0: there is no insecure port
     #[arg(long, hide = true, value_parser = ["0"])]
     pub insecure_port: Option<String>,
@@ -106,7 +115,7 @@ pub struct ApiServerArgs {
     /// Audiences of tokens for this API [default: the issuer]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub api_audiences: Vec<String>,
-    /// How requests are authorized: RBAC, Node, AlwaysAllow
+    /// How requests are authorized: RBAC, Node, AlwaysAllow, AlwaysDeny
     #[arg(long, value_delimiter = ',', value_name = "MODES", default_value = "Node,RBAC")]
     pub authorization_mode: Vec<String>,
     /// Admission plugins to switch on
@@ -340,6 +349,9 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         disable_admission_plugins: args.disable_admission_plugins.clone(),
         // As in kube-apiserver: the modes are asked one after the other, and this one never says no.
         always_allow: args.authorization_mode.iter().any(|mode| mode == "AlwaysAllow"),
+        always_deny: !args.authorization_mode.is_empty() && args.authorization_mode.iter().all(|m| m == "AlwaysDeny"),
+        max_token_expiration_seconds: max_token_expiration(args.service_account_max_token_expiration)?,
+        exact_token_expiration: !args.service_account_extend_token_expiration,
     };
     let mut config = apiserver::secure_config(&secure)?;
     if let Some((proxies, _)) = proxies {
@@ -358,6 +370,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
         .flags(args.anonymous_auth)
         .apply(&mut config)
         .map_err(|error| Failure::invalid(chain_of(&error)))?;
+    config.strict_transport_security = strict_transport_security(&args.strict_transport_security_directives)?;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
     config.allow_privileged = args.allow_privileged;
@@ -519,6 +532,32 @@ fn parse_ports(text: &str) -> anyhow::Result<(u16, u16)> {
     })
 }
 
+/// In seconds; 0 is no limit. Source: `pkg/controlplane/apiserver/options.completeServiceAccountOptions`.
+fn max_token_expiration(limit: Duration) -> anyhow::Result<i64> {
+    let seconds = limit.as_secs();
+    if seconds != 0 && !(3600..=1 << 32).contains(&seconds) {
+        let message = "the service-account-max-token-expiration must be between 1 hour and 2^32 seconds";
+        return Err(Failure::invalid(message).into());
+    }
+    Ok(i64::try_from(seconds).unwrap_or_default())
+}
+
+fn strict_transport_security(directives: &[String]) -> anyhow::Result<Option<http::HeaderValue>> {
+    let age = |text: &str| text.strip_prefix("max-age=").is_some_and(|age| !age.contains('='));
+    let known = |text: &&String| matches!(text.as_str(), "includeSubDomains" | "preload") || age(text);
+    if let Some(other) = directives.iter().find(|directive| !known(directive)) {
+        let message = format!(
+            "--strict-transport-security-directives {other}: there are max-age=SECONDS, includeSubDomains and preload"
+        );
+        return Err(Failure::invalid(message).into());
+    }
+    if directives.is_empty() {
+        return Ok(None);
+    }
+    let value = http::HeaderValue::from_str(&directives.join("; "));
+    value.map(Some).context("--strict-transport-security-directives cannot be sent")
+}
+
 fn check_modes(modes: &[String]) -> anyhow::Result<()> {
     for mode in modes {
         if !AUTHORIZATION_MODES.contains(&mode.as_str()) {
@@ -526,9 +565,42 @@ fn check_modes(modes: &[String]) -> anyhow::Result<()> {
                 .hint(format!("known modes: {}", AUTHORIZATION_MODES.join(", ")))
                 .into());
         }
-        if mode == "Webhook" || mode == "AlwaysDeny" {
+        if mode == "Webhook" {
             return Err(Failure::invalid(format!("--authorization-mode {mode} is not supported yet")).into());
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_of_transport_security_are_checked_and_joined() {
+        for (given, want) in [
+            (&[][..], Ok(None)),
+            (
+                &["max-age=31536000", "includeSubDomains", "preload"],
+                Ok(Some("max-age=31536000; includeSubDomains; preload")),
+            ),
+            (&["max-age"], Err(())),
+            (&["max-age=1=2"], Err(())),
+            (&["preload", ""], Err(())),
+        ] {
+            let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
+            let got = strict_transport_security(&given).map_err(|_| ());
+            let want = want.map(|text| text.map(http::HeaderValue::from_static));
+            assert_eq!(got, want, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_may_be_limited_to_an_hour_and_more() {
+        for (seconds, want) in
+            [(0, Some(0)), (3599, None), (3600, Some(3600)), (1 << 32, Some(1 << 32)), ((1 << 32) + 1, None)]
+        {
+            assert_eq!(max_token_expiration(Duration::from_secs(seconds)).ok(), want, "{seconds}");
+        }
+    }
 }

@@ -70,6 +70,8 @@ struct Core {
     checkpointing: AtomicBool,
     /// The write-ahead log is too long and checkpoints beside the writes do not get to its end.
     writer_must_checkpoint: AtomicBool,
+    /// The writer's page cache will be freed when nobody writes any more.
+    will_shrink: AtomicBool,
 }
 
 impl Store {
@@ -101,6 +103,7 @@ impl Sqlite {
                 unchecked_bytes: AtomicU64::new(0),
                 checkpointing: AtomicBool::new(false),
                 writer_must_checkpoint: AtomicBool::new(false),
+                will_shrink: AtomicBool::new(false),
             })
         };
         let core = workers.write.run(open).await.ok_or_else(no_thread)??;
@@ -124,6 +127,23 @@ impl Sqlite {
         let core = self.core.clone();
         let job = move || core.with_reader(work);
         self.workers.read.run(job).await.ok_or_else(no_thread)?
+    }
+
+    /// Pages are worth their memory while there are writes: a process may hold thousands of stores that have none.
+    fn shrink_when_idle(&self) {
+        if self.core.will_shrink.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let core = Arc::downgrade(&self.core);
+        self.workers.write.when_idle(Box::new(move || {
+            let Some(core) = core.upgrade() else { return };
+            core.will_shrink.store(false, Ordering::Release);
+            if let Some(connection) = &*core.writer.lock()
+                && let Err(error) = sql::shrink(connection)
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the page cache could not be freed");
+            }
+        }));
     }
 
     fn start_checkpoint(&self) {
@@ -219,6 +239,7 @@ impl Backend for Sqlite {
     async fn append(&self, batch: Arc<Batch>) -> Result<(), AppendError> {
         let appended = self.write(move |core, connection| core.append(connection, &batch)).await;
         self.start_checkpoint();
+        self.shrink_when_idle();
         // When the job is lost nobody knows how far it got.
         appended.map_err(AppendError::Unknown)?
     }

@@ -314,6 +314,11 @@ pub(super) fn maintain(connection: &mut Connection) -> rusqlite::Result<(bool, u
     Ok((false, 0))
 }
 
+/// Frees the pages that are kept for later.
+pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA shrink_memory")
+}
+
 /// A checkpoint that waits for nobody.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<Wal> {
     let wal = connection

@@ -4,8 +4,8 @@
 //! look-ups; on demand, and shared by all stores that are given the same `Workers`, because a process may hold thousands of
 //! stores of which few are busy at one time. Commits have their own lane, so that long reads of history never delay them.
 //!
-//! A store has at most one append, one maintenance step, one compaction and a few reads under way, so the queues are bounded
-//! by the number of stores.
+//! A store has at most one append, one maintenance step, one compaction, one job for idle times and a few reads under way, so
+//! the queues are bounded by the number of stores.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +49,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Lane {
     name: &'static str,
     threads_max: usize,
+    linger: Duration,
     jobs: Mutex<Jobs>,
     work: Condvar,
 }
@@ -56,13 +57,21 @@ pub(super) struct Lane {
 #[derive(Default)]
 struct Jobs {
     queue: VecDeque<Job>,
+    /// What is done when there has been nothing else for a while.
+    when_idle: Vec<Job>,
     threads: usize,
     idle: usize,
 }
 
 impl Lane {
     fn new(name: &'static str, threads_max: usize) -> Arc<Self> {
-        Arc::new(Lane { name, threads_max: threads_max.max(1), jobs: Mutex::default(), work: Condvar::new() })
+        Arc::new(Lane {
+            name,
+            threads_max: threads_max.max(1),
+            linger: LINGER,
+            jobs: Mutex::default(),
+            work: Condvar::new(),
+        })
     }
 
     /// Runs a blocking function. None when it panicked, or when no thread could be started.
@@ -95,6 +104,12 @@ impl Lane {
         }
     }
 
+    /// Queues a blocking function for the moment when there has been no work for [`LINGER`]. It is not run when there is
+    /// no thread, and none is started for it.
+    pub fn when_idle(&self, job: Job) {
+        self.jobs.lock().when_idle.push(job);
+    }
+
     fn work(&self) {
         let mut jobs = self.jobs.lock();
         loop {
@@ -106,12 +121,44 @@ impl Lane {
                 jobs = self.jobs.lock();
             }
             jobs.idle += 1;
-            let timed_out = self.work.wait_for(&mut jobs, LINGER).timed_out();
+            let timed_out = self.work.wait_for(&mut jobs, self.linger).timed_out();
             jobs.idle -= 1;
             if timed_out && jobs.queue.is_empty() {
+                let put_off = std::mem::take(&mut jobs.when_idle);
+                if !put_off.is_empty() {
+                    jobs.queue.extend(put_off);
+                    continue;
+                }
                 jobs.threads -= 1;
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_off_runs_after_the_work() {
+        let lane = Lane {
+            name: "test",
+            threads_max: 1,
+            linger: Duration::from_millis(20),
+            jobs: Mutex::default(),
+            work: Condvar::new(),
+        };
+        let lane = Arc::new(lane);
+        let (done, told) = std::sync::mpsc::channel();
+        let later = done.clone();
+        lane.when_idle(Box::new(move || later.send("put off").unwrap()));
+        for what in ["first", "second"] {
+            let done = done.clone();
+            lane.submit(Box::new(move || done.send(what).unwrap()));
+        }
+        drop(done);
+        let told: Vec<_> = told.iter().collect();
+        assert_eq!(told, ["first", "second", "put off"]);
     }
 }

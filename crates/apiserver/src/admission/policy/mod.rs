@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use cel::{Environment, EvalError, Program, Val};
 
 use super::expressions::{self, Inputs};
-use super::matching::{Cached, Criteria, converted, is_admission_configuration, is_review, request_value};
+use super::matching::{Cached, Criteria, converted, is_policy, is_review, request_value};
 use super::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::authz::Authorizer;
 
@@ -259,7 +259,7 @@ impl ValidatingAdmissionPolicy {
 
 fn handles(operation: Operation, gvr: &GroupVersionResource) -> bool {
     let _ = operation;
-    !is_admission_configuration(gvr) && !is_review(gvr)
+    !is_policy(gvr) && !is_review(gvr)
 }
 
 /// A denial on its way to the client.

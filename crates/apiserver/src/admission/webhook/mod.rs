@@ -312,7 +312,7 @@ pub(super) async fn set_object(
         return Ok(());
     };
     let mut object =
-        if *kind == request.gvk { object } else { resource.strategy.to_version(object, &request.gvk).await? };
+        if *kind == request.gvk { object } else { resource.strategy.converted(object, &request.gvk).await? };
     if object.str_at(&["kind"]) == resource.gvk.kind {
         resource.strategy.default_object(&mut object);
     }
