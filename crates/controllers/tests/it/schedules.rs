@@ -52,6 +52,11 @@ async fn cron_jobs_start_forbid_replace_and_rest() {
     for (name, policy) in all {
         cluster.create(&CRON_JOBS, ns, cron_job(name, policy, name == "suspended")).await;
     }
+    let mut never = cron_job("never", "Allow", false);
+    never["spec"]["schedule"] = "59 23 31 2 *".into();
+    cluster.create(&CRON_JOBS, ns, never).await;
+    let told = |events: &[Value]| events.iter().any(|e| e.str_at(&["reason"]) == "InvalidSchedule");
+    cluster.until_list("it can never run", &EVENTS, ns, told).await;
     // The controllers look again when an object changes.
     let minute = async |number: i64| {
         for (name, _) in all {

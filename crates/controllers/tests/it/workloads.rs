@@ -196,8 +196,8 @@ async fn a_stateful_set_comes_up_in_order_and_rolls_from_the_end() {
     cluster.run_pods();
     let ns = "default";
     cluster
-        .create(&STATEFUL_SETS, ns, json!({"kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": {"name": "db"},
-            "spec": {"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+        .create(&STATEFUL_SETS, ns, json!({"kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": {"name": "db",
+            "annotations": {"kubernetes.io/change-cause": "first"}}, "spec": {"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
                 "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}},
                 "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": "1Gi"}}}}]}}))
@@ -216,7 +216,11 @@ async fn a_stateful_set_comes_up_in_order_and_rolls_from_the_end() {
         })
         .await;
     cluster.until("rollout", &STATEFUL_SETS, ns, "db", rolled).await;
-    assert_eq!(cluster.list(&CONTROLLER_REVISIONS, ns).await.len(), 2);
+    let revisions = cluster.list(&CONTROLLER_REVISIONS, ns).await;
+    assert_eq!(revisions.len(), 2);
+    for revision in &revisions {
+        assert_eq!(revision["metadata"]["annotations"]["kubernetes.io/change-cause"], "first", "{revision}");
+    }
     cluster.patch(&STATEFUL_SETS, ns, "db", json!({"spec": {"replicas": 1}})).await;
     cluster.until_list("one pod", &PODS, ns, |pods| pods.len() == 1).await;
     assert_eq!(cluster.list(&PERSISTENT_VOLUME_CLAIMS, ns).await.len(), 3, "claims are kept");

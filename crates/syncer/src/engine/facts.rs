@@ -43,6 +43,9 @@ impl Engine {
             if self.settings.persistent_volumes {
                 facts.volume = host.and_then(|h| self.virtual_volume(h.str_at(&["spec", "volumeName"])));
             }
+            let node = crate::metadata::annotation(virtual_, crate::types::volumes::SELECTED_NODE);
+            facts.node_exists =
+                node.is_empty() || side.get(&kind::NODE, &NamespacedName::new(String::new(), node)).is_some();
             self.class_fact(&mut facts, &kind::HOST_STORAGE_CLASS, virtual_.str_at(&["spec", "storageClassName"]));
         } else if *kind == kind::INGRESS {
             facts.hostnames_taken = self.hostnames_taken(virtual_, host);

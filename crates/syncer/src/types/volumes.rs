@@ -22,10 +22,15 @@ const BIND_ANNOTATIONS: [&str; 4] = [
     "volume.beta.kubernetes.io/storage-provisioner",
     "volume.kubernetes.io/storage-provisioner",
 ];
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const OLD_CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 const EXCLUDED: [&str; 5] =
     [BIND_ANNOTATIONS[0], BIND_ANNOTATIONS[1], BIND_ANNOTATIONS[2], BIND_ANNOTATIONS[3], SELECTED_NODE];
+
+/// Annotations of a claim that stay on their side. Which node a virtual scheduler has chosen, the host's provisioners must know.
+fn excluded(ctx: &Context<'_>) -> &'static [&'static str] {
+    if ctx.settings.virtual_scheduler && ctx.facts.node_exists { &BIND_ANNOTATIONS } else { &EXCLUDED }
+}
 
 pub const FAKE_VOLUME_LABEL: &str = "vcluster.loft.sh/fake-pv";
 
@@ -73,7 +78,7 @@ impl ToHost for Claims {
         let import = &settings.import_storage_classes;
         check_class(ctx, &what, "StorageClass", &class, import, "sync.fromHost.storageClasses.selector")?;
 
-        let mut host = object(self.kind(), ctx.metadata(claim, self.kind(), &EXCLUDED));
+        let mut host = object(self.kind(), ctx.metadata(claim, self.kind(), excluded(ctx)));
         host["spec"] = claim["spec"].clone();
         if settings.storage_classes && !class.is_empty() {
             host["spec"]["storageClassName"] = kind::STORAGE_CLASS.cluster_name_on_host(names, &class).into();
@@ -134,7 +139,7 @@ impl ToHost for Claims {
                 put(&mut new_host, member, Some(value.clone()));
             }
         }
-        let rules = MetadataRules { excluded: &EXCLUDED, down_only: false };
+        let rules = MetadataRules { excluded: excluded(ctx), down_only: false };
         let kind = self.kind();
         let host_only =
             metadata::sync_metadata(&mut new_virtual, &mut new_host, kind, ctx.names, rules, Some(&last.host_only));

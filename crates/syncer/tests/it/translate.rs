@@ -690,6 +690,20 @@ fn endpoints_follow_services_without_selector() {
 }
 
 #[test]
+fn the_choice_of_a_virtual_scheduler_reaches_the_hosts_provisioners() {
+    const SELECTED: &str = "volume.kubernetes.io/selected-node";
+    let claim = json!({"metadata": {"name": "data", "namespace": "default", "uid": "u-1", "annotations": {SELECTED: "n"}},
+        "spec": {"resources": {"requests": {"storage": "1Gi"}}}});
+    for (virtual_scheduler, node_exists, want) in [(true, true, "n"), (true, false, ""), (false, true, "")] {
+        let mut world = World::new();
+        world.settings.virtual_scheduler = virtual_scheduler;
+        world.facts.node_exists = node_exists;
+        let host = world.stored(&Claims, &claim);
+        assert_eq!(metadata::annotation(&host, SELECTED), want, "{virtual_scheduler} {node_exists}");
+    }
+}
+
+#[test]
 fn claims_are_bound_by_the_host() {
     let world = World::new();
     let claim = json!({"metadata": {"name": "data", "namespace": "default", "uid": "u-1"},
