@@ -232,7 +232,7 @@ impl Config {
             })
             .map(|(from, to)| {
                 let path = format!("sync.toHost.namespaces.mappings.byName[{from:?}]");
-                Problem::at_path(&path, format!("{to} stands for the cluster's own namespace on the host, {namespace}"))
+                Problem::at_path(path, format!("{to} stands for the cluster's own namespace on the host, {namespace}"))
             })
     }
 }

@@ -296,19 +296,23 @@ fn strip(managers: &mut BTreeMap<Manager, VersionedSet>, manager: &Manager) {
 /// Whether `new` is `old` apart from the times in `managedFields`; then `new` gets the old times, so that the write
 /// stores nothing.
 ///
+/// Entries are compared in any order: the times are what orders them, so an entry with a later one may stand elsewhere. Upstream
+/// compares them one by one and stores a change when two managers wrote in one second and one of them repeats itself later.
+///
 /// Source: `k8s.io/apiserver/pkg/endpoints/handlers/fieldmanager/equality.go`.
 pub fn keep_times_of_noop(new: &mut Value, old: &Value) -> bool {
     let (new_entries, old_entries) = (new.managed_fields(), old.managed_fields());
     if new_entries.is_empty() || new_entries.len() != old_entries.len() {
         return false;
     }
-    let same_but_times = new_entries.iter().zip(old_entries).all(|(a, b)| match (a, b) {
+    let same_but_time = |a: &Value, b: &Value| match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             a.iter().filter(|(key, _)| *key != "time").eq(b.iter().filter(|(key, _)| *key != "time"))
         }
         (a, b) => a == b,
-    });
-    if !same_but_times {
+    };
+    // No two entries of one list are the same apart from their times.
+    if !new_entries.iter().all(|new| old_entries.iter().any(|old| same_but_time(new, old))) {
         return false;
     }
     let old_entries = old_entries.to_vec();

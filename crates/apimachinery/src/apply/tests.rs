@@ -363,6 +363,16 @@ fn an_apply_that_changes_nothing_keeps_time_and_object() {
     assert_eq!(later, before);
     later["data"]["k"] = "w".into();
     assert!(!keep_times_of_noop(&mut later, &before));
+
+    // Two that wrote in one second stand by name; the one that repeats itself later stands behind the other.
+    let entry = |manager: &str, time: &str| json!({"manager": manager, "operation": "Apply", "time": time});
+    let object = |entries: Value| json!({"metadata": {"managedFields": entries}, "data": {"k": "v"}});
+    let before = object(json!([entry("a", "1970-01-01T00:00:01Z"), entry("m", "1970-01-01T00:00:01Z")]));
+    let mut later = object(json!([entry("m", "1970-01-01T00:00:01Z"), entry("a", "1970-01-01T00:00:02Z")]));
+    assert!(keep_times_of_noop(&mut later, &before));
+    assert_eq!(later, before);
+    let mut other = object(json!([entry("m", "1970-01-01T00:00:01Z"), entry("b", "1970-01-01T00:00:02Z")]));
+    assert!(!keep_times_of_noop(&mut other, &before));
 }
 
 #[test]
