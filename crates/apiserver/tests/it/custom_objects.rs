@@ -139,8 +139,7 @@ async fn rules_run_unless_the_shape_is_wrong_and_name_their_place() {
 
 #[tokio::test]
 async fn nothing_is_exported() {
-    let store = store::Store::in_memory(store::Options::default()).await;
-    let server = ApiServer::start(Default::default(), store).await.expect("starts");
+    let server = super::server().await;
     for (query, code) in
         [("", 200), ("?export=false", 200), ("?export=0", 200), ("?export=true", 400), ("?export", 400)]
     {
