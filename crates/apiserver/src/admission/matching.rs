@@ -174,7 +174,9 @@ impl Criteria {
         let others: Vec<_> = others.collect();
         rules.iter().find_map(|rule| {
             let other = others.iter().find(|r| rule_matches(rule, request, &r.gvr))?;
-            Some((other.gvr.clone(), other.gvk.clone()))
+            // A Scale is the same whatever version of the object it belongs to.
+            let kind = if request.gvk == own.gvk { &other.gvk } else { &request.gvk };
+            Some((other.gvr.clone(), kind.clone()))
         })
     }
 }

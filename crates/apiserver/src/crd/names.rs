@@ -178,8 +178,8 @@ mod tests {
             things.set_at(&["spec", "group"], group.into());
             things.set_at(&["metadata", "annotations", "api-approved.kubernetes.io"], annotation.into());
             let status = status(&things, &[], "now").expect("news");
-            let found = status["conditions"].as_array().into_iter().flatten();
-            let found = found.filter(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant").last();
+            let mut found = status["conditions"].as_array().into_iter().flatten();
+            let found = found.rfind(|c| c["type"] == "KubernetesAPIApprovalPolicyConformant");
             assert_eq!(found.is_some(), want.is_some(), "{group}");
             if let (Some(found), Some((state, message))) = (found, want) {
                 assert_eq!(found.str_at(&["status"]), state);

@@ -94,6 +94,7 @@ pub async fn bind(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         force_create: false,
         precondition_uid: (!uid.is_empty()).then_some(uid.as_str()),
         by_server: true,
+        shown: None,
     };
     let version = binding.resource_version().to_owned();
     change_object(&pod_cx, &change, |current| {
@@ -220,6 +221,7 @@ async fn mark_disrupted(cx: &Cx, delete: &mut DeleteOptions) -> StatusResult<()>
         force_create: false,
         precondition_uid: delete.precondition_uid.as_deref(),
         by_server: true,
+        shown: None,
     };
     let wanted = delete.precondition_resource_version.clone();
     let (written, _) = change_object(&pod_cx, &change, |current| {

@@ -249,6 +249,7 @@ pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
         force_create: request.patch_type == PatchType::Apply,
         precondition_uid: None,
         by_server: false,
+        shown: None,
     };
     let (written, created) = change_object(cx, &change, |current| {
         let mut new = request.make(cx, &Whole(cx), current)?;

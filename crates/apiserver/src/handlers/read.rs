@@ -20,6 +20,10 @@ use crate::watch::{self, WatchRequest};
 
 pub async fn get(cx: &Cx) -> StatusResult<Response<Body>> {
     let form = Form::negotiate(&cx.resource, &cx.info, &cx.headers)?;
+    if cx.info.query.flag("export") {
+        let text = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(Box::new(Status::bad_request(text)));
+    }
     let (namespace, name) = (cx.info.namespace.as_str(), cx.info.name.as_str());
     let namespace = if cx.resource.namespaced { namespace } else { "" };
     let entry = match cx.info.query.str("resourceVersion") {

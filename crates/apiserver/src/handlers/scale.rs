@@ -1,7 +1,7 @@
 //! `/scale`: the number of replicas of an object, as an object of its own.
 //!
-//! A write of the Scale becomes a write of the object: validation, admission and the rest see the object. Ownership of the
-//! number is translated both ways.
+//! A write of the Scale becomes a write of the object: validation and the rest see the object, admission sees the Scale.
+//! Ownership of the number is translated both ways.
 //!
 //! Follows: the ScaleRESTs under `k8s.io/kubernetes/pkg/registry`, `apiextensions-apiserver/pkg/registry/customresource`.
 
@@ -20,7 +20,7 @@ use apimachinery::{Value, decode, json};
 use http::Response;
 
 use super::patch::{PatchRequest, Target};
-use super::write::{Change, Written, change_object, check_name, match_namespace};
+use super::write::{Change, Shown, Written, change_object, check_name, match_namespace};
 use super::{Cx, body_bytes, write};
 use crate::body::{Body, RequestBody};
 use crate::options::WriteOptions;
@@ -155,6 +155,39 @@ pub async fn patch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> {
     .await
 }
 
+/// The Scale that admission sees.
+struct OwnScale<'a> {
+    kind: &'a GroupVersionKind,
+    paths: &'a ScalePaths,
+}
+
+impl Shown for OwnScale<'_> {
+    fn kind(&self) -> &GroupVersionKind {
+        self.kind
+    }
+
+    fn show(&self, object: &Value) -> StatusResult<Value> {
+        scale_of(object, self.kind, self.paths, false)
+    }
+
+    fn take(&self, shown: &Value, object: &mut Value) -> StatusResult<()> {
+        let replicas = replicas_of(shown);
+        if replicas != at(object, &self.paths.spec_replicas).and_then(Value::as_i64).unwrap_or(0) {
+            set_replicas(object, self.paths, replicas);
+        }
+        Ok(())
+    }
+}
+
+fn replicas_of(scale: &Value) -> i64 {
+    scale.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn set_replicas(object: &mut Value, paths: &ScalePaths, replicas: i64) {
+    let steps: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
+    object.set_at(&steps, replicas.into());
+}
+
 /// Changes the object by changing its Scale.
 async fn change(
     cx: &Cx,
@@ -167,15 +200,22 @@ async fn change(
     let paths = cx.resource.strategy.scale_paths();
     let version = cx.resource.api_version();
     let versions = cx.resource.strategy.replicas_paths(&version);
-    let change =
-        Change { options, options_kind: "UpdateOptions", force_create: false, precondition_uid, by_server: false };
+    let own = OwnScale { kind, paths: &paths };
+    let change = Change {
+        options,
+        options_kind: "UpdateOptions",
+        force_create: false,
+        precondition_uid,
+        by_server: false,
+        shown: Some(&own),
+    };
     let unreadable = |e: apimachinery::apply::DecodeError| Box::new(Status::plain_error(e.to_string()));
     let (written, _) = change_object(cx, &change, |current| {
         let current = current.ok_or_else(|| cx.not_found())?;
         let mut scale = scale_of(current, kind, &paths, false)?;
         scale.set_managed_fields(to_scale(current.managed_fields(), &versions).map_err(unreadable)?);
         let new = make(&scale)?;
-        let replicas = new.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
+        let replicas = replicas_of(&new);
         if replicas < 0 && cx.resource.builtin {
             let path = FieldPath::new("spec").child("replicas");
             let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
@@ -183,8 +223,7 @@ async fn change(
             return Err(Box::new(Status::invalid(&kind, current.name(), &[error])));
         }
         let mut object = current.clone();
-        let steps: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
-        object.set_at(&steps, replicas.into());
+        set_replicas(&mut object, &paths, replicas);
         // A Scale without a version changes whatever is there, custom resources too.
         object.set_resource_version(match new.resource_version() {
             "" => current.resource_version(),

@@ -305,6 +305,7 @@ pub async fn update(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>> 
         force_create: false,
         precondition_uid: (!uid.is_empty()).then_some(uid.as_str()),
         by_server: false,
+        shown: None,
     };
     let manager = options.manager(cx.user_agent());
     let (written, created) = change_object(cx, &change, |current| {
@@ -348,6 +349,19 @@ pub struct Change<'a> {
     pub precondition_uid: Option<&'a str>,
     /// The change is the server's own, such as a binding: no admission, resets or validation of an update.
     pub by_server: bool,
+    /// What admission sees instead of the object.
+    pub shown: Option<&'a (dyn Shown + Sync)>,
+}
+
+/// An object as a subresource shows it, which has a kind of its own.
+pub trait Shown {
+    fn kind(&self) -> &GroupVersionKind;
+
+    /// The subresource of `object`.
+    fn show(&self, object: &Value) -> StatusResult<Value>;
+
+    /// Makes `object` what admission has made of its subresource.
+    fn take(&self, shown: &Value, object: &mut Value) -> StatusResult<()>;
 }
 
 /// Changes an object: `make` gets what is there (`None`: nothing) and returns what is to be there, with managedFields.
@@ -484,19 +498,22 @@ async fn try_update(
     let new = made(cx, make, Some(current)).await?;
     let options_value = options.to_value(change.options_kind);
     let admission = |new: Value| {
-        cx.admission(
-            Operation::Update,
-            &resource.gvk,
-            Some(new),
-            Some(current.clone()),
-            options_value.clone(),
-            options.dry_run,
-        )
+        let (kind, new, old) = match change.shown {
+            None => (&resource.gvk, new, current.clone()),
+            Some(shown) => (shown.kind(), shown.show(&new)?, shown.show(current)?),
+        };
+        let options_value = options_value.clone();
+        Ok(cx.admission(Operation::Update, kind, Some(new), Some(old), options_value, options.dry_run))
     };
     let mut new = if cx.server.admission.is_empty() || change.by_server {
         new
+    } else if let Some(shown) = change.shown {
+        let admitted = cx.admit(admission(new.clone())?).await?.unwrap_or_default();
+        let mut new = new;
+        shown.take(&admitted, &mut new)?;
+        new
     } else {
-        let mut new = cx.admit(admission(new)).await?.unwrap_or_default();
+        let mut new = cx.admit(admission(new)?).await?.unwrap_or_default();
         strategy.default_object(&mut new);
         new
     };
@@ -543,7 +560,7 @@ async fn check_update<'a>(
     cx: &'a Cx,
     new: &mut Value,
     current: &Value,
-    admission: &(impl Fn(Value) -> crate::admission::AdmissionRequest<'a> + Sync),
+    admission: &(impl Fn(Value) -> StatusResult<crate::admission::AdmissionRequest<'a>> + Sync),
 ) -> StatusResult<()> {
     let strategy = &cx.resource.strategy;
     // A Scale has become a change of the object itself by now.
@@ -583,7 +600,7 @@ async fn check_update<'a>(
     cx.warn_all(strategy.warnings_update(subresource, new, current));
     apimachinery::apply::keep_times_of_noop(new, current);
     if !cx.server.admission.is_empty() {
-        cx.validate(admission(new.clone())).await?;
+        cx.validate(admission(new.clone())?).await?;
     }
     Ok(())
 }

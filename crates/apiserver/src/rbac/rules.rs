@@ -83,12 +83,16 @@ impl PolicyRule {
             && (self.resource_names.is_empty() || self.resource_names.contains(&a.name))
     }
 
+    /// Who reviews access may name a subresource as a part of the resource, such as `pods/exec`: what counts is the whole
+    /// name. Source: `pkg/apis/rbac/v1/evaluation_helpers.go`.
     fn allows_resource(&self, resource: &str, subresource: &str) -> bool {
-        self.resources.iter().any(|rule| match rule.split_once('/') {
-            _ if rule == "*" => true,
-            None => rule == resource && subresource.is_empty(),
-            Some(("*", sub)) => !subresource.is_empty() && sub == subresource,
-            Some((main, sub)) => main == resource && sub == subresource && !subresource.is_empty(),
+        self.resources.iter().any(|rule| {
+            let rest = |main: &str| rule.strip_prefix(main).and_then(|rest| rest.strip_prefix('/'));
+            match subresource {
+                _ if rule == "*" => true,
+                "" => rule == resource,
+                sub => rest(resource) == Some(sub) || rest("*") == Some(sub),
+            }
         })
     }
 
@@ -243,6 +247,15 @@ mod tests {
                 "{text} for {verb} {group} {resource}/{subresource} {name}"
             );
         }
+        let whole = Attributes {
+            verb: "create".into(),
+            resource: "pods/exec".into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        assert!(rule("create / \"\" / pods/exec").allows(&whole), "a review that names both in one");
+        assert!(!rule("create / \"\" / pods").allows(&whole));
+        assert!(!rule("create / \"\" / */exec").allows(&whole));
         for (text, path, want) in [
             ("get @ /healthz", "/healthz", true),
             ("get @ /healthz/*", "/healthz/etcd", true),

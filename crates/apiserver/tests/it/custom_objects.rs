@@ -138,6 +138,22 @@ async fn rules_run_unless_the_shape_is_wrong_and_name_their_place() {
 }
 
 #[tokio::test]
+async fn nothing_is_exported() {
+    let server = super::server().await;
+    for (query, code) in
+        [("", 200), ("?export=false", 200), ("?export=0", 200), ("?export=true", 400), ("?export", 400)]
+    {
+        let path = format!("/api/v1/namespaces/default{query}");
+        let (got, body, _) = ask(&server, "GET", &path, &Value::Null).await;
+        assert_eq!(got, code, "{path}: {body}");
+        if code == 400 {
+            assert_eq!(body["message"], "the export parameter, deprecated since v1.14, is no longer supported");
+        }
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_was_accepted_stays_until_it_is_touched() {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {
         "text": {"type": "string"}, "other": {"type": "string"}, "ruled": {"type": "object", "properties": {"n": {"type": "integer"}}},

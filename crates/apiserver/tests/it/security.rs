@@ -331,6 +331,59 @@ async fn containers_that_a_policy_adds_get_what_every_container_gets() {
 }
 
 #[tokio::test]
+async fn policies_see_the_scale_and_not_its_object() {
+    let server = start(&memory().await).await;
+    let admin = UserInfo::admin();
+    let policies = "admissionregistration.k8s.io/v1";
+    let rules = json!([{"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments/scale"], "operations": ["UPDATE"]}]);
+    let spec = |kind: &str| json!({"apiVersion": policies, "kind": kind, "metadata": {"name": "scale"}});
+    let mut limits = spec("ValidatingAdmissionPolicy");
+    limits["spec"] = json!({"matchConstraints": {"resourceRules": rules.clone()}, "validations": [
+        {"expression": "object.kind == 'Scale' && object.apiVersion == 'autoscaling/v1' && request.kind.kind == 'Scale'"},
+        {"expression": "object.spec.replicas - oldObject.spec.replicas <= 2", "message": "too fast"}]});
+    let mut evens = spec("MutatingAdmissionPolicy");
+    evens["spec"] = json!({"reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": rules},
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+            "Object{spec: Object.spec{replicas: object.spec.replicas + object.spec.replicas % 2}}"}}]});
+    for policy in [limits, evens] {
+        let kind = format!("{}Binding", policy["kind"].as_str().unwrap());
+        let mut binding = spec(&kind);
+        binding["spec"] = json!({"policyName": "scale"});
+        if kind.starts_with("Validating") {
+            binding["spec"]["validationActions"] = json!(["Deny"]);
+        }
+        create(&server, &admin, policy).await.unwrap();
+        create(&server, &admin, binding).await.unwrap();
+    }
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    create(&server, &admin, deployment).await.unwrap();
+    let client = server.kube_client(admin);
+    // (asked for, what there is then, the refusal)
+    for (replicas, want, refusal) in [(3, 4, ""), (4, 4, ""), (7, 4, "too fast"), (6, 6, ""), (1, 2, "")] {
+        let request = http::Request::patch("/apis/apps/v1/namespaces/default/deployments/d/scale")
+            .header("content-type", "application/merge-patch+json")
+            .body(json!({"spec": {"replicas": replicas}}).to_string().into_bytes())
+            .unwrap();
+        match client.request_text(request).await {
+            Ok(text) => {
+                let scale: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!((&scale["spec"]["replicas"], refusal), (&json!(want), ""), "{replicas}");
+            }
+            Err(kube::Error::Api(status)) => {
+                assert!(!refusal.is_empty() && status.message.ends_with(refusal), "{replicas}: {}", status.message);
+            }
+            Err(error) => panic!("{replicas}: {error}"),
+        }
+        let request = http::Request::get("/apis/apps/v1/namespaces/default/deployments/d").body(Vec::new()).unwrap();
+        let object: serde_json::Value = client.request(request).await.unwrap();
+        assert_eq!(object["spec"]["replicas"], want, "{replicas}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn nodes_change_themselves_and_nothing_else_when_restricted() {
     let options = SecureOptions {
         enable_admission_plugins: vec!["NodeRestriction".to_owned()],

@@ -122,7 +122,8 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
     let served = world.serve_with("data", "team-a-0", &["--binaries", binaries]).await;
     let tenant = world.tenant(&served).await;
     let after = versions(&tenant, &kept).await;
-    for object in &before {
+    // Each API server writes down whom it trusts in front of it.
+    for object in before.iter().filter(|(name, ..)| name != "extension-apiserver-authentication") {
         assert!(after.contains(object), "{object:?} in {after:?}");
     }
     check_users(&served, &tenant).await;

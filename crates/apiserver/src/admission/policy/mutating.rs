@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::Value;
-use apimachinery::apply::FieldManager;
+use apimachinery::apply::{BuiltinVersions, FieldManager};
 use apimachinery::gvk::{GroupVersionKind, GroupVersionResource};
 use apimachinery::patch::json::JsonPatch;
 use apimachinery::status::{Status, StatusResult, reason};
@@ -184,10 +184,13 @@ fn applied(
     kind.set_on(&mut configuration);
     let mut live = object.clone();
     let managed_fields = live["metadata"].remove_at(&["managedFields"]);
+    let same = |object: &Value, _: &str| Ok(object.clone());
+    // A Scale has one version.
+    let single = BuiltinVersions { kind: &kind.kind, convert: &same };
     let manager = FieldManager {
         kind,
         subresource: "",
-        versions: found.strategy.versions(),
+        versions: if kind.kind == found.gvk.kind { found.strategy.versions() } else { &single },
         filters: &BTreeMap::new(),
         now: Timestamp::from(std::time::SystemTime::now()),
     };
