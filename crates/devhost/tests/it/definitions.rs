@@ -301,7 +301,9 @@ async fn dry_runs_show_what_would_be_and_change_nothing() {
     let dry = api.try_patch(&format!("{pods}/run?dryRun=All"), STRATEGIC, &patch).await.expect("a dry run");
     assert_eq!(dry["spec"]["containers"][0].str_at(&["image"]), "busybox");
     assert_eq!(api.get(&format!("{pods}/run")).await["spec"]["containers"][0].str_at(&["image"]), "httpd");
-    let mut replaced = api.get(&format!("{pods}/run")).await;
+    // A replacement without a version names the node too.
+    let placed = |pod: &Value| !pod.str_at(&["spec", "nodeName"]).is_empty();
+    let mut replaced = api.until("the pod has a node", &format!("{pods}/run"), placed).await;
     element(&mut replaced, &["spec", "containers"], 0)["image"] = "busybox".into();
     replaced.remove_at(&["metadata", "resourceVersion"]);
     let replaced = api.try_put(&format!("{pods}/run"), &replaced).await.expect("kubectl replace");
