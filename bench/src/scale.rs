@@ -74,6 +74,8 @@ async fn sleeping(options: &ClusterOptions, report: &mut Report, empty: f64, aft
         anyhow::ensure!(begin.elapsed() < after * 4 + Duration::from_secs(60), "the clusters do not sleep");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    // The hub gives memory back a moment after the last of them.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let each = (resident_mib(options.pid)? - empty) / options.clusters as f64;
     report.rows.push(Row::value(format!("resident memory per sleeping cluster, of {}", options.clusters), each, "MiB"));
     let mut samples = Vec::new();
