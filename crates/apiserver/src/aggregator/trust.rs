@@ -117,7 +117,10 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match trust {
-        Trust::Unchecked => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked { provider })),
+        Trust::Unchecked => {
+            let verifier = Verifier { accepted: Accepted::Anybody, provider };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
         Trust::System => {
             let mut roots = RootCertStore::empty();
             let pem = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
@@ -128,7 +131,8 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
             builder.with_root_certificates(roots)
         }
         Trust::Bundle(certificates) => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(OfBundle::new(certificates, &provider)?))
+            let verifier = Verifier::of_bundle(certificates, &provider)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
     let mut config = match identity {
@@ -143,29 +147,38 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
     Ok(Arc::new(config))
 }
 
-/// Certificates signed by an authority of a bundle, and such that stand in the bundle themselves: many servers make one
-/// certificate that is its own authority, which other implementations of TLS take.
+/// Which servers are taken.
 #[derive(Debug)]
-struct OfBundle {
-    /// Absent when no certificate of the bundle can be an authority.
-    chains: Option<Arc<WebPkiServerVerifier>>,
-    certificates: Vec<CertificateDer<'static>>,
+enum Accepted {
+    /// Those with certificates signed by an authority of a bundle, and with such as stand in the bundle themselves: many
+    /// servers make one certificate that is its own authority, which other implementations of TLS take.
+    Bundle { chains: Arc<WebPkiServerVerifier>, certificates: Vec<CertificateDer<'static>> },
+    /// `insecureSkipTLSVerify`: the connection is encrypted, and that is all.
+    Anybody,
+}
+
+#[derive(Debug)]
+struct Verifier {
+    accepted: Accepted,
     provider: Arc<CryptoProvider>,
 }
 
-impl OfBundle {
-    fn new(certificates: Vec<CertificateDer<'static>>, provider: &Arc<CryptoProvider>) -> Result<OfBundle, TrustError> {
+impl Verifier {
+    fn of_bundle(
+        certificates: Vec<CertificateDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Verifier, TrustError> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|error| TrustError::Bundle(error.to_string()))?;
         }
         let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let chains = chains.build().map_err(|error| TrustError::Bundle(error.to_string()))?;
-        Ok(OfBundle { chains: Some(chains), certificates, provider: provider.clone() })
+        Ok(Verifier { accepted: Accepted::Bundle { chains, certificates }, provider: provider.clone() })
     }
 }
 
-impl ServerCertVerifier for OfBundle {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -174,8 +187,10 @@ impl ServerCertVerifier for OfBundle {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if !self.certificates.iter().any(|known| known == end_entity) {
-            let Some(chains) = &self.chains else { return Err(CertificateError::UnknownIssuer.into()) };
+        let Accepted::Bundle { chains, certificates } = &self.accepted else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if !certificates.iter().any(|known| known == end_entity) {
             return chains.verify_server_cert(end_entity, intermediates, name, ocsp, now);
         }
         let bad = |_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
@@ -190,47 +205,6 @@ impl ServerCertVerifier for OfBundle {
         }
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
         rustls::client::verify_server_name(&parsed, name)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `insecureSkipTLSVerify`: the connection is encrypted, and that is all.
-#[derive(Debug)]
-struct Unchecked {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -308,7 +282,7 @@ mod tests {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         for authority in [true, false] {
             let own = certificate("s.a.svc", authority);
-            let verifier = OfBundle::new(vec![own.clone()], &provider).unwrap();
+            let verifier = Verifier::of_bundle(vec![own.clone()], &provider).unwrap();
             let verify = |certificate: &CertificateDer<'_>, name: &'static str, now: UnixTime| {
                 verifier.verify_server_cert(certificate, &[], &ServerName::try_from(name).unwrap(), &[], now).is_ok()
             };
