@@ -13,6 +13,10 @@ const CONTEXT: usize = 3;
 /// From this many lines on, lines that make up more than a hundredth are not matched by themselves.
 const LONG: usize = 200;
 
+/// Comparisons after which no more common runs are looked for: what is left shows as changed. Upstream goes on, for as long as the
+/// square of the lines takes; a pod of a few megabytes must not keep a server busy for minutes.
+const STEPS_MAX: usize = 400_000;
+
 /// What became of lines `a.0..a.1` of the first text: lines `b.0..b.1` of the second.
 #[derive(Clone, Copy)]
 struct Change {
@@ -122,10 +126,11 @@ fn matches(a: &[&str], b: &[&str]) -> Vec<(usize, usize, usize)> {
     if b.len() >= LONG {
         places.retain(|_, lines| lines.len() <= b.len() / 100 + 1);
     }
+    let mut steps = STEPS_MAX;
     let mut found = Vec::new();
     let mut todo = vec![(0, a.len(), 0, b.len())];
     while let Some((a_low, a_high, b_low, b_high)) = todo.pop() {
-        let (i, j, length) = longest(a, b, &places, (a_low, a_high), (b_low, b_high));
+        let (i, j, length) = longest(a, b, &places, (a_low, a_high), (b_low, b_high), &mut steps);
         if length == 0 {
             continue;
         }
@@ -150,11 +155,16 @@ fn longest(
     places: &HashMap<&str, Vec<usize>>,
     (a_low, a_high): (usize, usize),
     (b_low, b_high): (usize, usize),
+    steps: &mut usize,
 ) -> (usize, usize, usize) {
     let mut best = (a_low, b_low, 0);
     // The length of the run that ends before this line of `b`.
     let mut lengths: HashMap<usize, usize> = HashMap::new();
     for (i, line) in a.iter().enumerate().take(a_high).skip(a_low) {
+        if *steps == 0 {
+            break;
+        }
+        *steps -= 1;
         let mut next = HashMap::new();
         for &j in places.get(line).map_or(&[][..], Vec::as_slice) {
             if j < b_low {
@@ -163,6 +173,7 @@ fn longest(
             if j >= b_high {
                 break;
             }
+            *steps = steps.saturating_sub(1);
             let length = lengths.get(&j).copied().unwrap_or(0) + 1;
             next.insert(j + 1, length);
             if length > best.2 {
@@ -183,6 +194,18 @@ fn longest(
 #[cfg(test)]
 mod tests {
     use super::unified;
+
+    /// Without a bound each of these takes minutes.
+    #[test]
+    fn texts_made_to_take_long_come_to_an_end() {
+        let many =
+            |step: usize, kinds: usize| -> String { (0..60_000).map(|i| format!("{}\n", i * step % kinds)).collect() };
+        for (old, new) in [(many(1, 150), many(7, 150)), (many(1, 60_000), many(59_999, 60_000))] {
+            let out = unified(&old, &new);
+            assert!(out.starts_with("@@ -1"), "{}", &out[..40]);
+            assert!(out.len() <= 2 * (old.len() + new.len()), "{} of {}", out.len(), old.len() + new.len());
+        }
+    }
 
     #[test]
     fn changes_show_with_three_lines_around_them() {
