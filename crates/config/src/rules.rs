@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 use serde_json::Value;
 
 use crate::error::Problem;
@@ -176,26 +178,13 @@ fn holds_certificate(base64: &str) -> bool {
     })
 }
 
+/// Also where padding is left out or lines are broken.
 fn decoded(base64: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    let (mut bits, mut count) = (0u32, 0);
-    for byte in base64.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b'=') {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.extend((bits >> count).to_be_bytes().last());
-        }
-    }
-    Some(out)
+    let text: String = base64.chars().filter(|c| !c.is_ascii_whitespace() && *c != '=').collect();
+    let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+    let lenient =
+        GeneralPurpose::new(&alphabet::STANDARD, config.with_decode_padding_mode(DecodePaddingMode::Indifferent));
+    lenient.decode(text).ok()
 }
 
 fn namespace_placeholders(config: &Typed, check: &mut Check<'_>) {

@@ -50,7 +50,7 @@ pub use options::Options;
 pub use postgres::Postgres;
 pub use sqlite::{Sqlite, SqliteOptions, Workers};
 pub use store::Store;
-pub use tls::{TlsFiles, unchecked_client_config};
+pub use tls::{TlsFiles, unchecked_client_config, unchecked_verifier};
 pub use transaction::Transaction;
 pub use types::{
     Committed, Event, EventKind, Expect, KeyRange, KeyValue, LeaseRecord, Op, RangeRequest, RangeResponse, Revision,

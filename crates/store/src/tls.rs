@@ -92,8 +92,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendErro
 pub fn unchecked_client_config() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }));
+    let builder = builder.dangerous().with_custom_certificate_verifier(unchecked_verifier(provider));
     Ok(builder.with_no_client_auth())
+}
+
+/// What [`unchecked_client_config`] takes certificates with, for configurations that have more to say.
+pub fn unchecked_verifier(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Unverified { provider })
 }
 
 /// A client's configuration.
@@ -103,7 +108,7 @@ pub(crate) fn client_config(files: &TlsFiles, trust: Trust) -> Result<ClientConf
         .with_safe_default_protocol_versions()
         .map_err(|error| BackendError::new("prepare TLS", error))?;
     let builder = if trust == Trust::Anyone {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }))
+        builder.dangerous().with_custom_certificate_verifier(unchecked_verifier(provider))
     } else {
         let mut roots = RootCertStore::empty();
         let path = authorities_file(files)?;

@@ -139,10 +139,7 @@ async fn ask(remote: &Remote) -> Result<(), String> {
     let user = UserInfo::new("system:kube-aggregator", [SYSTEM_MASTERS]);
     let path = remote.spec.path();
     let url = |address: &str| format!("https://{address}{path}");
-    let by_name = || {
-        let service = &remote.spec.service;
-        url(&format!("{}.{}.svc:{}", service.name, service.namespace, service.port))
-    };
+    let by_name = || url(&remote.spec.authority());
     let body = request_body(Full::new(Bytes::new()));
     let answer = remote.send(Method::GET, &path, HeaderMap::new(), body, &user);
     match tokio::time::timeout(CHECK_TIMEOUT, answer).await {

@@ -79,9 +79,14 @@ impl Spec {
         })
     }
 
+    /// The name that its certificate has to be for.
+    fn host(&self) -> String {
+        format!("{}.{}.svc", self.service.name, self.service.namespace)
+    }
+
     /// Where requests go, by name.
-    fn authority(&self) -> String {
-        format!("{}.{}.svc:{}", self.service.name, self.service.namespace, self.service.port)
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host(), self.service.port)
     }
 
     /// The path that an extension server must answer.
@@ -235,8 +240,7 @@ fn client(spec: &Spec, means: &Arc<Means>) -> Result<Http, String> {
         Trust::Bundle(trust::bundle(&spec.ca_bundle).map_err(|error| error.to_string())?)
     };
     let tls = trust::client_config(trust, means.identity.as_deref()).map_err(|error| error.to_string())?;
-    let name = format!("{}.{}.svc", spec.service.name, spec.service.namespace);
-    let server_name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+    let server_name = ServerName::try_from(spec.host()).map_err(|error| error.to_string())?;
     let connector = Connector(Arc::new(Way {
         tls: tls.into(),
         server_name,

@@ -13,7 +13,7 @@ use apimachinery::meta::ObjectMeta;
 use async_trait::async_trait;
 use rand::seq::SliceRandom;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::storage::Storage;
 
@@ -153,8 +153,12 @@ fn read_places(service: &Value, slices: &[&Value], port: u16) -> Option<Places> 
 
 /// Opens a TCP connection in time.
 pub async fn dial(address: SocketAddr, timeout: Duration) -> Result<Connected, ConnectError> {
-    let name = address.to_string();
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+    dial_named(address, address.to_string(), timeout).await
+}
+
+/// The same, to what `name` says in messages.
+async fn dial_named(target: impl ToSocketAddrs, name: String, timeout: Duration) -> Result<Connected, ConnectError> {
+    match tokio::time::timeout(timeout, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => {
             // Only a matter of speed.
             let _ = stream.set_nodelay(true);
@@ -180,12 +184,7 @@ impl ServiceResolver for Direct {
         let places = places(storage, service).await?;
         if let Some(host) = places.external_name {
             let name = format!("{host}:{}", service.port);
-            let connect = TcpStream::connect((host.as_str(), service.port));
-            return match tokio::time::timeout(ENDPOINT_TIMEOUT, connect).await {
-                Ok(Ok(stream)) => Ok(Connected { stream: Box::new(stream), address: name }),
-                Ok(Err(error)) => Err(ConnectError::failed(name, &error)),
-                Err(_) => Err(ConnectError::failed(name, &std::io::ErrorKind::TimedOut.into())),
-            };
+            return dial_named((host.as_str(), service.port), name, ENDPOINT_TIMEOUT).await;
         }
         let mut failure = None;
         for endpoint in places.endpoints.iter().take(ENDPOINTS_MAX) {

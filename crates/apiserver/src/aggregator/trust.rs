@@ -8,7 +8,7 @@ use base64::Engine;
 use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -117,10 +117,7 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match trust {
-        Trust::Unchecked => {
-            let verifier = Verifier { accepted: Accepted::Anybody, provider };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-        }
+        Trust::Unchecked => builder.dangerous().with_custom_certificate_verifier(store::unchecked_verifier(provider)),
         Trust::System => {
             let mut roots = RootCertStore::empty();
             let pem = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
@@ -131,7 +128,7 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
             builder.with_root_certificates(roots)
         }
         Trust::Bundle(certificates) => {
-            let verifier = Verifier::of_bundle(certificates, &provider)?;
+            let verifier = OfBundle::new(certificates, provider)?;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
@@ -147,38 +144,27 @@ pub(crate) fn client_config(trust: Trust, identity: Option<&ProxyIdentity>) -> R
     Ok(Arc::new(config))
 }
 
-/// Which servers are taken.
+/// Servers with certificates signed by an authority of a bundle, and with such as stand in the bundle themselves: many servers
+/// make one certificate that is its own authority, which other implementations of TLS take.
 #[derive(Debug)]
-enum Accepted {
-    /// Those with certificates signed by an authority of a bundle, and with such as stand in the bundle themselves: many
-    /// servers make one certificate that is its own authority, which other implementations of TLS take.
-    Bundle { chains: Arc<WebPkiServerVerifier>, certificates: Vec<CertificateDer<'static>> },
-    /// `insecureSkipTLSVerify`: the connection is encrypted, and that is all.
-    Anybody,
+struct OfBundle {
+    chains: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
 }
 
-#[derive(Debug)]
-struct Verifier {
-    accepted: Accepted,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Verifier {
-    fn of_bundle(
-        certificates: Vec<CertificateDer<'static>>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Verifier, TrustError> {
+impl OfBundle {
+    fn new(certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<OfBundle, TrustError> {
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|error| TrustError::Bundle(error.to_string()))?;
         }
-        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
         let chains = chains.build().map_err(|error| TrustError::Bundle(error.to_string()))?;
-        Ok(Verifier { accepted: Accepted::Bundle { chains, certificates }, provider: provider.clone() })
+        Ok(OfBundle { chains, certificates })
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for OfBundle {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -187,11 +173,8 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Accepted::Bundle { chains, certificates } = &self.accepted else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        if !certificates.iter().any(|known| known == end_entity) {
-            return chains.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        if !self.certificates.iter().any(|known| known == end_entity) {
+            return self.chains.verify_server_cert(end_entity, intermediates, name, ocsp, now);
         }
         let bad = |_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
         let (_, certificate) = x509_parser::parse_x509_certificate(end_entity).map_err(bad)?;
@@ -214,7 +197,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.chains.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -223,11 +206,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.chains.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.chains.supported_verify_schemes()
     }
 }
 
@@ -282,7 +265,7 @@ mod tests {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         for authority in [true, false] {
             let own = certificate("s.a.svc", authority);
-            let verifier = Verifier::of_bundle(vec![own.clone()], &provider).unwrap();
+            let verifier = OfBundle::new(vec![own.clone()], provider.clone()).unwrap();
             let verify = |certificate: &CertificateDer<'_>, name: &'static str, now: UnixTime| {
                 verifier.verify_server_cert(certificate, &[], &ServerName::try_from(name).unwrap(), &[], now).is_ok()
             };

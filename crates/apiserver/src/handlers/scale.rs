@@ -170,12 +170,11 @@ impl Shown for OwnScale<'_> {
         scale_of(object, self.kind, self.paths, false)
     }
 
-    fn take(&self, shown: &Value, object: &mut Value) -> StatusResult<()> {
+    fn take(&self, shown: &Value, object: &mut Value) {
         let replicas = replicas_of(shown);
         if replicas != at(object, &self.paths.spec_replicas).and_then(Value::as_i64).unwrap_or(0) {
             set_replicas(object, self.paths, replicas);
         }
-        Ok(())
     }
 }
 

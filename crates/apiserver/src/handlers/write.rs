@@ -361,7 +361,7 @@ pub trait Shown {
     fn show(&self, object: &Value) -> StatusResult<Value>;
 
     /// Makes `object` what admission has made of its subresource.
-    fn take(&self, shown: &Value, object: &mut Value) -> StatusResult<()>;
+    fn take(&self, shown: &Value, object: &mut Value);
 }
 
 /// Changes an object: `make` gets what is there (`None`: nothing) and returns what is to be there, with managedFields.
@@ -508,9 +508,9 @@ async fn try_update(
     let mut new = if cx.server.admission.is_empty() || change.by_server {
         new
     } else if let Some(shown) = change.shown {
-        let admitted = cx.admit(admission(new.clone())?).await?.unwrap_or_default();
         let mut new = new;
-        shown.take(&admitted, &mut new)?;
+        let admitted = cx.admit(admission(new.clone())?).await?.unwrap_or_default();
+        shown.take(&admitted, &mut new);
         new
     } else {
         let mut new = cx.admit(admission(new)?).await?.unwrap_or_default();

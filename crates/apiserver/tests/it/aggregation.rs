@@ -329,6 +329,22 @@ impl Setup {
         api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     }
 
+    /// Lets a user do everything with one resource of the extension server.
+    async fn grant(&self, resource: &str, user: &str) {
+        self.create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": user}, "rules": [{"apiGroups": [GROUP], "resources": [resource], "verbs": ["*"]}]}))
+            .await;
+        self.bind(user, user).await;
+    }
+
+    async fn bind(&self, role: &str, user: &str) {
+        self.create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]}))
+            .await;
+    }
+
     async fn create_namespace_and_service(&self) {
         self.create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ext"}})).await;
         self.create(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": "ext"},
@@ -439,17 +455,7 @@ async fn requests_for_the_group_reach_the_extension_server_in_the_name_of_the_us
             "flunders.wardle.example.com is forbidden: User \"jane\" cannot list resource \"flunders\" in API group \"wardle.example.com\" in the namespace \"default\""
         )
     );
-    setup
-        .create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "flunders"},
-            "rules": [{"apiGroups": [GROUP], "resources": ["flunders"], "verbs": ["*"]}]}))
-        .await;
-    setup
-        .create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "flunders"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flunders"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]}))
-        .await;
+    setup.grant("flunders", "jane").await;
     let path = format!("/apis/{GROUP}/v1alpha1/namespaces/default/flunders");
     let forged = [
         ("x-remote-user", "admin"),
@@ -638,16 +644,7 @@ async fn another_protocol_is_spoken_through_the_server() {
     let serving = tokio::spawn(async move { server.serve(listener, tls.unwrap(), cancel).await });
 
     // Nobody in particular may do it, once somebody says so.
-    setup
-        .create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "e"},
-            "rules": [{"apiGroups": [GROUP], "resources": ["flunders/echo"], "verbs": ["*"]}]}))
-        .await;
-    setup
-        .create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "e"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "e"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}]}))
-        .await;
+    setup.grant("flunders/echo", "system:anonymous").await;
     let mut config = store::unchecked_client_config().unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -774,12 +771,7 @@ async fn kubectl_gets_the_resource() {
     let (own, clients) = (Authority::new("own"), Authority::new("clients"));
     let (certificate, key) = own.issue("localhost", rcgen::ExtendedKeyUsagePurpose::ServerAuth);
     let tls = apiserver::tls::server_config(certificate.as_bytes(), key.as_bytes(), Some(clients.pem.as_bytes()));
-    setup
-        .create(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "jane"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]}))
-        .await;
+    setup.bind("cluster-admin", "jane").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();

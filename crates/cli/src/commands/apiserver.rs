@@ -369,7 +369,7 @@ pub async fn run(data_dir: Option<PathBuf>, args: &ApiServerArgs, ui: &Ui) -> an
     args.authentication
         .flags(args.anonymous_auth)
         .apply(&mut config)
-        .map_err(|error| Failure::invalid(chain_of(&error)))?;
+        .map_err(|error| Failure::invalid(super::up::chain(&error)))?;
     config.strict_transport_security = strict_transport_security(&args.strict_transport_security_directives)?;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.node_port_range = node_port_range;
@@ -451,12 +451,6 @@ fn request_headers(args: &ApiServerArgs) -> anyhow::Result<Option<(RequestHeader
     let headers = RequestHeaders::new(&options)
         .map_err(|error| Failure::invalid(format!("--requestheader-client-ca-file {}: {error}", path.display())))?;
     Ok(Some((headers, options)))
-}
-
-/// An error with its causes, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {
