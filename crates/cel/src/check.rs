@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, Position};
 use crate::declarations::{Signature, signatures};
 use crate::parser::qualified_name;
-use crate::types::Type;
+use crate::types::{ObjectType, Type};
 use crate::{CompileIssue, Environment};
 
 /// What the checker found out: the type of every expression and the meaning of every call, by id.
@@ -165,6 +165,7 @@ impl Checker<'_> {
             }
             Type::Object(object) => match object.fields.get(field) {
                 Some(decl) => decl.ty.clone(),
+                None if self.environment.is_dynamic_object(&object.name) => Type::Dyn,
                 None => self.issue(position, format!("undefined field '{field}'")),
             },
             Type::Optional(held) => {
@@ -218,7 +219,9 @@ impl Checker<'_> {
         }
         match object {
             Some(object) => object.ty.clone(),
-            None if self.environment.is_dynamic_object(name) => Type::Dyn,
+            None if self.environment.is_dynamic_object(name) => {
+                Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields: BTreeMap::new() }))
+            }
             None => self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')")),
         }
     }

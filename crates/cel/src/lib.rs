@@ -67,6 +67,14 @@ impl Environment {
         self
     }
 
+    /// Gives the object that the variable `name` is one more field.
+    pub fn add_field(&mut self, name: &str, field: impl Into<String>, decl: impl Into<Arc<Decl>>) {
+        let Some(variable) = self.variables.get_mut(name) else { return };
+        if let Type::Object(object) = &mut Arc::make_mut(variable).ty {
+            Arc::make_mut(object).fields.insert(field.into(), decl.into());
+        }
+    }
+
     /// Lets expressions build messages `name{...}`, `name.spec{...}` and so on, with fields that are checked at run time.
     pub fn with_dynamic_objects(mut self, name: impl Into<String>) -> Environment {
         self.dynamic_objects = Some(name.into());

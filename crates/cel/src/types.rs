@@ -31,7 +31,7 @@ pub enum Type {
 }
 
 /// An object with named fields. Compared by name: names are unique within an environment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ObjectType {
     pub name: String,
     pub fields: BTreeMap<String, Arc<Decl>>,
