@@ -160,8 +160,7 @@ impl Published {
     pub(crate) fn schemas(&self, group: &str, version: &str) -> Option<Value> {
         let path = openapi::v3_path(group, version);
         let here = |r: &&CustomResource| openapi::v3_path(&r.group, &r.version) == path;
-        let custom: Vec<CustomResource> =
-            self.state.lock().custom.values().flatten().filter(here).cloned().collect();
+        let custom: Vec<CustomResource> = self.state.lock().custom.values().flatten().filter(here).cloned().collect();
         let mut document = match custom.is_empty() {
             true => openapi::v3_at(&path)?,
             false => openapi::custom_v3(&custom),

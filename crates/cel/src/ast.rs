@@ -130,7 +130,9 @@ impl Expr {
                 visit(&e.value);
             }),
             ExprKind::Message { fields, .. } => fields.iter().for_each(|f| visit(&f.value)),
-            ExprKind::Comprehension(c) => [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit),
+            ExprKind::Comprehension(c) => {
+                [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit)
+            }
         }
     }
 }

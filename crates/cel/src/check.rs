@@ -179,7 +179,9 @@ impl Checker<'_> {
                 None => self.issue(position, format!("undefined field '{field}'")),
             },
             // Objects whose fields nobody knows; addresses are no objects.
-            Type::Opaque(name) if !name.starts_with("net.") => self.issue(position, format!("unexpected failed resolution of '{name}'")),
+            Type::Opaque(name) if !name.starts_with("net.") => {
+                self.issue(position, format!("unexpected failed resolution of '{name}'"))
+            }
             Type::Param(_) => {
                 self.assign(&Type::Dyn, &of);
                 Type::Dyn
@@ -221,9 +223,7 @@ impl Checker<'_> {
         let dynamic = self.environment.is_dynamic_object(bare);
         let ty = match &object {
             Some(object) => object.ty.clone(),
-            None if dynamic => {
-                Type::Object(Arc::new(ObjectType { name: bare.to_owned(), fields: BTreeMap::new() }))
-            }
+            None if dynamic => Type::Object(Arc::new(ObjectType { name: bare.to_owned(), fields: BTreeMap::new() })),
             None => match self.lookup(name) {
                 None => return self.undeclared(expr.position, name),
                 Some(Type::Type(of)) => {
@@ -350,7 +350,8 @@ impl Checker<'_> {
                 true => format!("{}.({})", shown[0], shown[1..].join(", ")),
                 false => format!("({})", shown.join(", ")),
             };
-            return self.issue(expr.position, format!("found no matching overload for '{name}' applied to '{applied}'"));
+            return self
+                .issue(expr.position, format!("found no matching overload for '{name}' applied to '{applied}'"));
         };
         self.calls.insert(expr.id, ResolvedCall { name: name.to_owned(), receiver, signatures: fitting });
         result

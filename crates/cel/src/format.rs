@@ -101,8 +101,7 @@ pub(crate) fn interpolate<P>(
                 return Err(clause_error(&format!("unrecognized formatting clause \"{other}\"")));
             }
         };
-        let text = print(index, clause)
-            .map_err(|(at, text)| (Some(at), format!("error during formatting: {text}")))?;
+        let text = print(index, clause).map_err(|(at, text)| (Some(at), format!("error during formatting: {text}")))?;
         out.push_str(&text);
         index += 1;
     }
@@ -160,7 +159,16 @@ fn number(value: &Val) -> Option<f64> {
 }
 
 fn not_finite(d: f64) -> Option<String> {
-    (!d.is_finite()).then(|| if d.is_nan() { "NaN" } else if d > 0.0 { "∞" } else { "-∞" }.to_owned())
+    (!d.is_finite()).then(|| {
+        if d.is_nan() {
+            "NaN"
+        } else if d > 0.0 {
+            "∞"
+        } else {
+            "-∞"
+        }
+        .to_owned()
+    })
 }
 
 fn fixed(d: f64, precision: usize) -> String {

@@ -99,7 +99,9 @@ pub(crate) fn expand_member(p: &mut Parser<'_>, at: Position, target: &Expr, nam
             let v = named(p, v, "argument is not an identifier")?;
             sort_by(p, at, target, v, key)
         }
-        ("bind", [v, value, result]) if p.has_bindings && matches!(&target.kind, ExprKind::Ident(n) if &**n == "cel") => {
+        ("bind", [v, value, result])
+            if p.has_bindings && matches!(&target.kind, ExprKind::Ident(n) if &**n == "cel") =>
+        {
             let v = named(p, v, "cel.bind() variable names must be simple identifiers")?;
             bind(p, at, v, value.clone(), result.clone())
         }

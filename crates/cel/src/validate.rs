@@ -155,9 +155,9 @@ impl Validator<'_> {
             ExprKind::List { elements, .. } if clause == Clause::Text => {
                 elements.iter().find_map(|e| self.misplaced(e, clause))
             }
-            ExprKind::Map { entries } if clause == Clause::Text => entries
-                .iter()
-                .find_map(|e| self.misplaced(&e.key, clause).or_else(|| self.misplaced(&e.value, clause))),
+            ExprKind::Map { entries } if clause == Clause::Text => {
+                entries.iter().find_map(|e| self.misplaced(&e.key, clause).or_else(|| self.misplaced(&e.value, clause)))
+            }
             _ => None,
         }
     }

@@ -151,7 +151,7 @@ fn composed_type(ty: &Type) -> Decl {
         Type::Map(key, value) => Decl::map(Arc::new(composed_type(key)), Arc::new(composed_type(value)), None),
         Type::Object(_) | Type::Optional(_) | Type::Type(_) | Type::Opaque(_) | Type::Error | Type::Param(_) => {
             Decl::new(Type::Dyn)
-        },
+        }
         plain => Decl::new(plain.clone()),
     }
 }

@@ -34,8 +34,7 @@ fn policy(case: &Value) -> Value {
         .array_at(&["variables"])
         .iter()
         .map(|v| apimachinery::json!({"name": v[0].clone(), "expression": v[1].clone()}));
-    let validations =
-        case.array_at(&["expressions"]).iter().map(|e| apimachinery::json!({"expression": e.clone()}));
+    let validations = case.array_at(&["expressions"]).iter().map(|e| apimachinery::json!({"expression": e.clone()}));
     let mut spec = apimachinery::json!({
         "matchConstraints": {"resourceRules": rules.collect::<Vec<_>>()},
         "variables": variables.collect::<Vec<_>>(),
@@ -53,7 +52,8 @@ async fn types_that_cannot_be_right_are_remarked_upon_for_each_kind() {
     post(&server, DEFINITIONS, definition()).await.unwrap();
     eventually(&server, &format!("{DEFINITIONS}/crontabs.stable.example.com"), established).await;
     // What is served is known, and published, a moment after the definition is established.
-    let crontabs = apimachinery::json!({"rules": [["stable.example.com", ["v1"], ["crontabs"]]], "expressions": ["object.nope"]});
+    let crontabs =
+        apimachinery::json!({"rules": [["stable.example.com", ["v1"], ["crontabs"]]], "expressions": ["object.nope"]});
     let deadline = std::time::Instant::now() + crate::crd::PATIENCE;
     while server.policy_remarks(&policy(&crontabs)).is_empty() {
         assert!(std::time::Instant::now() < deadline, "the definition is never published");
