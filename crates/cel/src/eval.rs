@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
 use crate::cost::call_cost;
-use crate::declarations::signatures;
 use crate::parser::qualified_name;
 use crate::stdlib;
 use crate::value::{Key, Val};
@@ -159,32 +158,24 @@ impl Evaluator<'_> {
     }
 
     fn lookup(&self, name: &str) -> Result<Val> {
-        if !name.starts_with('.')
-            && let Some((_, value)) = self.scopes.iter().rev().find(|(n, _)| &**n == name)
-        {
-            return Ok(value.clone());
-        }
-        let bare = name.trim_start_matches('.');
-        if let Some(value) = self.variables.get(bare) {
-            return Ok(value.clone());
-        }
-        match crate::check::type_name(bare) {
-            Some(ty) => Ok(Val::Type(Arc::new(ty))),
-            None => Err(EvalError::new(format!("no such attribute(s): {bare}"))),
-        }
+        self.known(name).ok_or_else(|| EvalError::new(format!("no such attribute(s): {name}")))
     }
 
-    fn is_variable(&self, name: &str) -> bool {
-        self.scopes.iter().any(|(n, _)| &**n == name) || self.variables.contains_key(name)
+    fn known(&self, name: &str) -> Option<Val> {
+        let bare = name.trim_start_matches('.');
+        let scoped = self.scopes.iter().rev().find(|(n, _)| &**n == bare).map(|(_, value)| value);
+        let found = scoped.or_else(|| self.variables.get(bare)).cloned();
+        found.or_else(|| crate::check::type_name(bare).map(|ty| Val::Type(Arc::new(ty))))
     }
 
     fn select(&mut self, expr: &Expr, operand: &Expr, field: &Arc<str>, test: bool) -> Result<Val> {
+        // `a.b` may be one name, such as a variable's or a type's.
         if !test
             && let Some(name) = qualified_name(expr)
-            && !self.is_variable(name.split('.').next().unwrap_or_default())
-            && let Some(ty) = crate::check::type_name(&name)
+            && let Some(value) = self.known(&name)
         {
-            return Ok(Val::Type(Arc::new(ty)));
+            self.budget.spend(1)?;
+            return Ok(value);
         }
         let of = self.eval(operand)?;
         self.budget.spend(1)?;
@@ -253,11 +244,7 @@ impl Evaluator<'_> {
             }
             _ => {}
         }
-        let qualified = target
-            .and_then(qualified_name)
-            .filter(|name| !self.is_variable(name.split('.').next().unwrap_or_default()))
-            .map(|name| format!("{name}.{function}"))
-            .filter(|name| signatures().contains_key(name));
+        let qualified = crate::check::namespaced(target, function);
         let mut values = Vec::with_capacity(args.len() + 1);
         let name = match (&qualified, target) {
             (Some(name), _) => name.as_str(),
@@ -265,7 +252,7 @@ impl Evaluator<'_> {
                 values.push(self.eval(target)?);
                 function
             }
-            (None, None) => function,
+            (None, None) => function.trim_start_matches('.'),
         };
         for arg in args {
             values.push(self.eval(arg)?);

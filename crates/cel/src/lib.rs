@@ -16,6 +16,7 @@ mod cost;
 pub mod declarations;
 mod estimate;
 mod eval;
+mod format;
 mod k8s;
 mod lexer;
 mod macros;
@@ -25,13 +26,14 @@ mod semver;
 mod stdlib;
 mod strings;
 pub mod types;
+mod validate;
 pub mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ast::{Expr, ExprKind, Literal, Position};
+use crate::ast::{Expr, ExprKind, Position};
 pub use crate::check::Checked;
 pub use crate::estimate::CostEstimate;
 pub use crate::eval::{Budget, EvalError, Host, NoHost};
@@ -46,6 +48,7 @@ pub struct Environment {
     objects: BTreeMap<String, Arc<Decl>>,
     /// Messages of this name, and those below it, may have any fields.
     dynamic_objects: Option<String>,
+    has_bindings: bool,
 }
 
 impl Environment {
@@ -67,9 +70,23 @@ impl Environment {
         self
     }
 
+    /// Gives the object that the variable `name` is one more field.
+    pub fn add_field(&mut self, name: &str, field: impl Into<String>, decl: impl Into<Arc<Decl>>) {
+        let Some(variable) = self.variables.get_mut(name) else { return };
+        if let Type::Object(object) = &mut Arc::make_mut(variable).ty {
+            Arc::make_mut(object).fields.insert(field.into(), decl.into());
+        }
+    }
+
     /// Lets expressions build messages `name{...}`, `name.spec{...}` and so on, with fields that are checked at run time.
     pub fn with_dynamic_objects(mut self, name: impl Into<String>) -> Environment {
         self.dynamic_objects = Some(name.into());
+        self
+    }
+
+    /// Lets expressions name parts of themselves: `cel.bind(x, 1, x + x)`.
+    pub fn with_bindings(mut self) -> Environment {
+        self.has_bindings = true;
         self
     }
 
@@ -167,10 +184,13 @@ pub struct Program {
 impl Program {
     /// Parses and checks `source`.
     pub fn compile(source: &str, environment: &Environment) -> Result<Program, CompileError> {
-        let expr = parser::parse(source).map_err(CompileError::Syntax)?;
-        let types = |issues| CompileError::Types { source_text: source.to_owned(), issues };
+        let expr = parser::parse(source, environment.has_bindings).map_err(CompileError::Syntax)?;
+        let types = |mut issues: Vec<CompileIssue>| {
+            issues.sort_by_key(|issue| issue.position);
+            CompileError::Types { source_text: source.to_owned(), issues }
+        };
         let checked = check::check(&expr, environment).map_err(types)?;
-        let issues = validate_literals(&expr);
+        let issues = validate::validate(&expr, &checked);
         if !issues.is_empty() {
             return Err(types(issues));
         }
@@ -221,35 +241,4 @@ impl Program {
     ) -> Result<Val, EvalError> {
         eval::evaluate(&self.expr, variables, budget, host)
     }
-}
-
-/// Literals whose text must be valid: regular expressions, durations, timestamps.
-///
-/// Source: cel-go's `ValidateRegexLiterals`, `ValidateDurationLiterals`, `ValidateTimestampLiterals`, which Kubernetes turns on.
-fn validate_literals(expr: &Expr) -> Vec<CompileIssue> {
-    let mut issues = Vec::new();
-    expr.walk(&mut |e| {
-        let ExprKind::Call { target, function, args } = &e.kind else { return };
-        let all: Vec<&Expr> = target.as_deref().into_iter().chain(args).collect();
-        let text = |i: usize| match all.get(i).map(|a| &a.kind) {
-            Some(ExprKind::Literal(Literal::String(s))) => Some((s.clone(), all[i].position)),
-            _ => None,
-        };
-        let problem = match &**function {
-            "matches" | "find" | "findAll" => text(1).and_then(|(s, at)| {
-                // A function's pattern is told when the program is made.
-                let wrong = target.is_some() && strings::regex(&s).is_err();
-                wrong.then(|| (at, "invalid matches argument".to_owned()))
-            }),
-            "duration" => text(0).and_then(|(s, at)| {
-                stdlib::parse_duration(&s).err().map(|_| (at, "invalid duration argument".to_owned()))
-            }),
-            "timestamp" => text(0).and_then(|(s, at)| {
-                stdlib::parse_timestamp(&s).err().map(|_| (at, "invalid timestamp argument".to_owned()))
-            }),
-            _ => None,
-        };
-        issues.extend(problem.map(|(position, message)| CompileIssue { position, message }));
-    });
-    issues
 }

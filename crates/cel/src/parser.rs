@@ -16,14 +16,14 @@ pub const SOURCE_CHARS_MAX: usize = 100_000;
 /// cel-go allows 250 levels of its grammar's recursion; ours counts nested expressions.
 pub const DEPTH_MAX: usize = 100;
 
-/// Parses one expression.
-pub fn parse(source: &str) -> Result<Expr, SyntaxError> {
+/// Parses one expression; with `has_bindings` it may use `cel.bind`.
+pub fn parse(source: &str, has_bindings: bool) -> Result<Expr, SyntaxError> {
     if source.chars().count() > SOURCE_CHARS_MAX {
         let message =
             format!("expression code point size exceeds limit: size: {}, limit {SOURCE_CHARS_MAX}", source.len());
         return Err(SyntaxError::new("", 0, message));
     }
-    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, next_id: 1, depth: 0 };
+    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, next_id: 1, depth: 0, has_bindings };
     let expr = parser.expr()?;
     match parser.peek() {
         Token::End => Ok(expr),
@@ -38,6 +38,7 @@ pub(crate) struct Parser<'a> {
     at: usize,
     next_id: u32,
     depth: usize,
+    pub(crate) has_bindings: bool,
 }
 
 type Result<T, E = SyntaxError> = std::result::Result<T, E>;
@@ -319,6 +320,7 @@ impl Parser<'_> {
                     };
                 } else if matches!(self.peek(), Token::Punct("{")) && qualified_name(&expr).is_some() {
                     let name = format!("{}.{field}", qualified_name(&expr).unwrap_or_default());
+                    let position = self.position();
                     self.at += 1;
                     expr = self.message(position, &name)?;
                 } else {
@@ -363,7 +365,7 @@ impl Parser<'_> {
             Token::Punct("[") => self.list(position),
             Token::Punct("{") => self.map(position),
             Token::Punct(".") => match self.advance() {
-                Token::Ident(name) => self.name(position, format!(".{name}").into()),
+                Token::Ident(name) => self.name(position + 1, format!(".{name}").into()),
                 other => {
                     let found = describe(&other);
                     Err(self.error(position, format!("Syntax error: no viable alternative at input '.{found}'")))
@@ -394,8 +396,9 @@ impl Parser<'_> {
                 None => Ok(self.make(position, ExprKind::Call { target: None, function: name, args })),
             };
         }
+        let place = self.position();
         if self.accept("{") {
-            return self.message(position, &name);
+            return self.message(place, &name);
         }
         Ok(self.ident(position, &name))
     }
@@ -420,9 +423,10 @@ impl Parser<'_> {
         while !self.accept("}") {
             let optional = self.accept("?");
             let key = self.expr()?;
+            let position = self.position();
             self.expect(":")?;
             let value = self.expr()?;
-            entries.push(Entry { key, value, optional });
+            entries.push(Entry { position, key, value, optional });
             if !matches!(self.peek(), Token::Punct("}")) {
                 self.expect(",")?;
             }
@@ -444,9 +448,10 @@ impl Parser<'_> {
                     );
                 }
             };
+            let colon = self.position();
             self.expect(":")?;
             let value = self.expr()?;
-            fields.push(Entry { key, value, optional });
+            fields.push(Entry { position: colon, key, value, optional });
             if !matches!(self.peek(), Token::Punct("}")) {
                 self.expect(",")?;
             }

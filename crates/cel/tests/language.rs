@@ -23,7 +23,11 @@ fn environment() -> Environment {
         ("created".to_owned(), Arc::new(Decl::new(Type::Timestamp))),
         ("unbounded".to_owned(), Arc::new(Decl::list(Arc::new(Decl::new(Type::String)), None))),
     ];
-    Environment::new().with("self", Decl::object("Self", fields.into())).with("any", Decl::new(Type::Dyn))
+    Environment::new()
+        .with("self", Decl::object("Self", fields.into()))
+        .with("any", Decl::new(Type::Dyn))
+        .with("n.s.v", Decl::new(Type::Int))
+        .with_object(Arc::new(Decl::object("JSONPatch", BTreeMap::new())))
 }
 
 fn values() -> BTreeMap<&'static str, Val> {
@@ -35,6 +39,7 @@ fn values() -> BTreeMap<&'static str, Val> {
     [
         ("self", Val::from_json(&object, Some(&Decl::new(decl)))),
         ("any", Val::from_json(&json!({"x": [1, "two"]}), None)),
+        ("n.s.v", Val::Int(7)),
     ]
     .into()
 }

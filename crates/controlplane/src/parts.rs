@@ -182,6 +182,7 @@ impl Parts {
                 key_pem: file("client-ca.key"),
             }),
             token_signer: token_signer(&self.server),
+            policy_checker: Some(policy_checker(&self.server)),
             controllers: controller_list(&self.config, self.host.is_some()),
             // The syncer tells of a host's nodes only what changes: they renew no lease here.
             node_monitor_grace_period: match self.host {
@@ -232,6 +233,15 @@ impl Parts {
 
 /// How long a node of the host may be silent here. Whether it is well, the host says.
 const HOST_NODE_GRACE: Duration = Duration::from_secs(3600);
+
+/// Tells of policies what the server finds odd about their types.
+fn policy_checker(server: &ApiServer) -> controllers::PolicyChecker {
+    let server = server.clone();
+    controllers::PolicyChecker::new(move |policy| {
+        let remarks = server.policy_remarks(policy).into_iter();
+        remarks.map(|r| controllers::ExpressionWarning { field_ref: r.field, warning: r.text }).collect()
+    })
+}
 
 /// Signs the tokens of Secrets with the server's own key.
 fn token_signer(server: &ApiServer) -> Option<controllers::TokenSigner> {

@@ -3,6 +3,7 @@
 //! Follows: `k8s.io/apiserver/pkg/admission/plugin/policy/{generic,matching,validating}`.
 
 pub mod mutating;
+pub mod typing;
 
 use std::sync::Arc;
 
