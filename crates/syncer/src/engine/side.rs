@@ -309,7 +309,8 @@ impl Side {
             config.set_at(&["metadata", "resourceVersion"], made["metadata"]["resourceVersion"].clone());
         }
         self.count();
-        let written = self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await;
+        let written =
+            self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await;
         match written {
             Ok(made) => {
                 self.remember(kind, name, &made);
