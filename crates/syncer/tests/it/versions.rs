@@ -90,8 +90,14 @@ fn what_is_sent_and_not_kept_is_dropped() {
         "longer": [{"q": 1}]}});
     let table = [
         (sent.clone(), vec![]),
-        (json!({"spec": {"a": 2, "b": {"c": "y"}, "list": [{"n": "a"}], "longer": [{}, {}]}}), vec!["spec.list[0].rules"]),
-        (json!({"spec": {"b": {}, "list": [{"n": "a", "rules": [1]}], "longer": [{"q": 1}]}}), vec!["spec.a", "spec.b.c"]),
+        (
+            json!({"spec": {"a": 2, "b": {"c": "y"}, "list": [{"n": "a"}], "longer": [{}, {}]}}),
+            vec!["spec.list[0].rules"],
+        ),
+        (
+            json!({"spec": {"b": {}, "list": [{"n": "a", "rules": [1]}], "longer": [{"q": 1}]}}),
+            vec!["spec.a", "spec.b.c"],
+        ),
     ];
     for (made, want) in table {
         assert_eq!(syncer::diff::dropped(&sent, &made, "spec"), want, "{made}");
