@@ -122,6 +122,14 @@ impl Cluster {
         self.rest.create(resource, namespace, &object).await.unwrap_or_else(|e| panic!("create {resource}: {e}"))
     }
 
+    /// Creates an object of a kind that was defined a moment ago.
+    pub async fn create_when_served(&self, resource: &Resource, namespace: &str, object: Value) -> Value {
+        self.eventually("a kind that is served", async || {
+            self.rest.create(resource, namespace, &object).await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
     pub async fn list(&self, resource: &Resource, namespace: &str) -> Vec<Value> {
         self.rest.list_as(resource, namespace, "", "").await.unwrap_or_else(|e| panic!("list {resource}: {e}"))
     }
