@@ -22,6 +22,7 @@ use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
 use crate::admission::expressions::Judge;
+use crate::signing_requests;
 use crate::crd::definition;
 use crate::negotiate::Encoding;
 
@@ -287,6 +288,9 @@ impl Strategy for BuiltIn {
         let mut errors = kinds::validate_create_with(&self.gvk, object, &|e| judge.refused(e));
         if self.is_definition() {
             errors.extend(definition::validate_create(object));
+        }
+        if &*self.gvk.group == "certificates.k8s.io" && &*self.gvk.kind == "CertificateSigningRequest" {
+            signing_requests::validate(object, &mut errors);
         }
         errors
     }
