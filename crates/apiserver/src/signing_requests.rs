@@ -84,7 +84,10 @@ mod tests {
         for (der, want) in [
             (&b""[..], "asn1: syntax error: sequence truncated"),
             (b"\x30\x00", "asn1: syntax error: sequence truncated"),
-            (b"hello world", "asn1: structure error: tags don't match (16 vs {class:1 tag:8 length:101 isCompound:true})"),
+            (
+                b"hello world",
+                "asn1: structure error: tags don't match (16 vs {class:1 tag:8 length:101 isCompound:true})",
+            ),
             (b"\x30\x03\x02\x01\x01", "asn1: structure error: tags don't match (16 vs {class:0 tag:2 length:1"),
             (b"\x30\x02\x30\x00", "asn1: structure error: malformed certificate request"),
         ] {

@@ -22,9 +22,9 @@ use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
 use crate::admission::expressions::Judge;
-use crate::signing_requests;
 use crate::crd::definition;
 use crate::negotiate::Encoding;
+use crate::signing_requests;
 
 /// What to do about unknown and duplicate fields of a request body (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
