@@ -98,6 +98,10 @@ impl Url {
                 (host.to_owned(), &authority[end..])
             }
             None if rest.starts_with('/') => (String::new(), rest),
+            // What follows the scheme has no parts then.
+            None if !scheme.is_empty() => {
+                return Ok(Url { scheme, host: String::new(), path: String::new(), query: query.to_owned() });
+            }
             None => return Err(bad("invalid URI for request")),
         };
         let port_at = if host.starts_with('[') { host.find(']').map(|i| i + 1) } else { host.find(':') };
@@ -247,9 +251,9 @@ const FORMATS: [(&str, Check); 13] = [
     ("dns1123Subdomain", names::is_dns1123_subdomain),
     ("dns1035Label", names::is_dns1035_label),
     ("qualifiedName", names::is_qualified_name),
-    ("dns1123LabelPrefix", |s| names::is_dns1123_label(prefix(s))),
-    ("dns1123SubdomainPrefix", |s| names::is_dns1123_subdomain(prefix(s))),
-    ("dns1035LabelPrefix", |s| names::is_dns1035_label(prefix(s))),
+    ("dns1123LabelPrefix", |s| names::name_is_dns_label(s, true)),
+    ("dns1123SubdomainPrefix", |s| names::name_is_dns_subdomain(s, true)),
+    ("dns1035LabelPrefix", |s| names::name_is_dns1035_label(s, true)),
     ("labelValue", names::is_label_value),
     ("uri", |s| match Url::parse(s) {
         Ok(_) => Vec::new(),
@@ -277,10 +281,6 @@ const FORMATS: [(&str, Check); 13] = [
 ];
 
 /// A name to which a suffix will be added may end with a dash.
-fn prefix(s: &str) -> &str {
-    if s.len() > 1 { s.strip_suffix('-').unwrap_or(s) } else { s }
-}
-
 fn pattern(s: &str, expression: &str, message: &str) -> Vec<String> {
     match regex(expression) {
         Ok(regex) if regex.is_match(s) => Vec::new(),
