@@ -85,7 +85,9 @@ fn counted_cost(function: &str, args: &[Val]) -> u64 {
         }
         "validate" => pattern_cost(size(1), FORMAT_REGEX_SIZE),
         "slice" => match args {
-            [_, Val::Int(from), Val::Int(to)] => LIST_CALL.saturating_add(u64::try_from(to - from).unwrap_or(0)),
+            [_, Val::Int(from), Val::Int(to)] if *from >= 0 && from <= to && *to as u64 <= size(0) => {
+                LIST_CALL.saturating_add(from.abs_diff(*to))
+            }
             _ => 1,
         },
         "reverse" => size(0).saturating_add(LIST_CALL),

@@ -91,7 +91,10 @@ impl Url {
             None => (String::new(), text),
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (host, path) = match rest.strip_prefix("//").filter(|_| !scheme.is_empty()) {
+        if text == "*" {
+            return Ok(Url { scheme, host: String::new(), path: text.to_owned(), query: String::new() });
+        }
+        let (host, path) = match rest.strip_prefix("//").filter(|rest| !scheme.is_empty() || !rest.starts_with('/')) {
             Some(authority) => {
                 let end = authority.find('/').unwrap_or(authority.len());
                 let host = authority[..end].rsplit('@').next().unwrap_or("");
@@ -104,6 +107,9 @@ impl Url {
             }
             None => return Err(bad("invalid URI for request")),
         };
+        if host.starts_with('[') && !host.contains(']') {
+            return Err(bad("missing ']' in host"));
+        }
         let port_at = if host.starts_with('[') { host.find(']').map(|i| i + 1) } else { host.find(':') };
         let port = port_at.map_or("", |i| &host[i..]);
         if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
@@ -146,7 +152,7 @@ impl Url {
             "getEscapedPath" => self.path.as_str().into(),
             "getQuery" => {
                 let mut map: BTreeMap<Key, Vec<Val>> = BTreeMap::new();
-                for pair in self.query.split('&').filter(|p| !p.is_empty()) {
+                for pair in self.query.split('&').filter(|p| !p.is_empty() && !p.contains(';')) {
                     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                     map.entry(Key::String(unquote(key).into())).or_default().push(unquote(value).into());
                 }

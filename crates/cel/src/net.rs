@@ -164,8 +164,13 @@ impl Cidr {
         let (address, prefix) = text.rsplit_once('/').ok_or_else(|| wrong("no '/'".to_owned()))?;
         let address = match address.parse::<IpAddr>() {
             Err(_) => return Err(wrong(format!("ParseAddr({address:?}): {}", address_problem(address)))),
-            Ok(_) => parse_ip(address)?,
+            Ok(ip) => ip,
         };
+        if let IpAddr::V6(v6) = address
+            && v6.to_ipv4_mapped().is_some()
+        {
+            return Err(format!("{PROBLEM}: IPv4-mapped IPv6 address {text:?} is not allowed"));
+        }
         let bad = || wrong(format!("bad bits after slash: {prefix:?}"));
         let digits = prefix.bytes().all(|b| b.is_ascii_digit());
         if !digits || (prefix.len() > 1 && prefix.starts_with('0')) {
@@ -205,7 +210,7 @@ impl Cidr {
                 o.as_any().downcast_ref::<Ip>().map(|ip| self.holds(ip.0).into()).ok_or(NO_OVERLOAD)
             }
             ("containsCIDR", [Val::String(s)]) => {
-                let other = Cidr::parse(s).map_err(|_| "no such overload".to_owned())?;
+                let other = Cidr::parse(s)?;
                 Ok((other.prefix >= self.prefix && self.holds(other.address)).into())
             }
             ("containsCIDR", [Val::Opaque(o)]) => {

@@ -368,6 +368,10 @@ fn time_part(name: &str, args: &[Val]) -> Outcome {
 
 /// A zone by name, or a fixed offset such as `-08:00`.
 fn time_zone(text: &str) -> Result<TimeZone, String> {
+    // The server's own zone is UTC.
+    if matches!(text, "" | "Local") {
+        return Ok(TimeZone::UTC);
+    }
     if let Some((hours, minutes)) = text.split_once(':') {
         let bad = || format!("unknown time zone {text}");
         let negative = hours.starts_with('-');
