@@ -96,7 +96,7 @@ impl Parts {
         const CLAIMS: (&str, &str) = ("resource.k8s.io", "v1");
         let mut without = settings.clone();
         let keys = without.leave_out_claims();
-        if keys.is_empty() && !settings.host_older_than(34) {
+        if keys.is_empty() && settings.host_version.is_some_and(|version| version >= (1, 34)) {
             return;
         }
         settings.host_lacks_claims = !host.serves(CLAIMS.0, CLAIMS.1).await;
