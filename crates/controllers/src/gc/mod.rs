@@ -44,6 +44,8 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 struct Watched {
     resource: ApiResource,
     synced: watch::Receiver<bool>,
+    /// Not after the resource is gone; it may come back.
+    running: bool,
 }
 
 struct Collector {
@@ -132,22 +134,31 @@ impl Collector {
             .collect();
         let complete = discovery.failed.is_empty();
         *self.discovery.write() = discovery;
-        let known: HashMap<ApiResource, usize> =
-            self.watched.read().iter().enumerate().map(|(i, w)| (w.resource.clone(), i)).collect();
+        let known: HashMap<ApiResource, (usize, bool)> =
+            self.watched.read().iter().enumerate().map(|(i, w)| (w.resource.clone(), (i, w.running))).collect();
         for resource in &deletable {
-            if known.contains_key(resource) {
-                continue;
-            }
-            let index = self.watched.read().len();
+            let index = match known.get(resource) {
+                Some((_, true)) => continue,
+                Some((index, false)) => *index,
+                None => self.watched.read().len(),
+            };
             let (handler, kind) = (self.clone(), resource.kind.clone());
             let observe = move |change: HeaderChange<'_>| handler.observe(index, &kind, &change);
             let synced = self.context.factory.headers(resource.resource.clone(), observe);
-            self.watched.write().push(Watched { resource: resource.clone(), synced });
+            let watched = Watched { resource: resource.clone(), synced, running: true };
+            let mut all = self.watched.write();
+            match all.get_mut(index) {
+                Some(before) => *before = watched,
+                None => all.push(watched),
+            }
         }
         // Resources of custom kinds that are gone; a group that could not be read is not gone.
         if complete {
-            for resource in known.keys().filter(|r| !deletable.contains(r) && r.resource.group.contains('.')) {
-                self.context.factory.stop_source(&Source::all(resource.resource.clone()));
+            for (resource, (index, running)) in &known {
+                if *running && !deletable.contains(resource) && resource.resource.group.contains('.') {
+                    self.context.factory.stop_source(&Source::all(resource.resource.clone()));
+                    self.watched.write()[*index].running = false;
+                }
             }
         }
         Ok(())
