@@ -541,7 +541,7 @@ fn list_function(
             allocating(depth as f64, c.node_size(target))
         }
         ("distinct", Some(target)) => allocating(2.0, c.node_size(target).times(c.node_size(target))),
-        ("sort", Some(target)) => {
+        ("sort" | "@sortByAssociatedKeys", Some(target)) => {
             let text = matches!(&target.ty, Type::List(t) if matches!(**t, Type::String | Type::Bytes));
             let factor = if text { 2.0 + STRING_FACTOR } else { 2.0 };
             allocating(factor, c.node_size(target).times(c.node_size(target)))
