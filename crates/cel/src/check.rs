@@ -186,7 +186,7 @@ impl Checker<'_> {
                 self.assign(&Type::Dyn, &of);
                 Type::Dyn
             }
-            Type::Dyn | Type::Error => Type::Dyn,
+            Type::Dyn | Type::Any | Type::Error => Type::Dyn,
             other => {
                 self.issue(position, format!("type '{}' does not support field selection", other.in_message()));
                 Type::Dyn
@@ -199,7 +199,7 @@ impl Checker<'_> {
     fn held(&mut self, position: Position, ty: Type) -> Type {
         match &ty {
             Type::Optional(held) => return Type::clone(held),
-            Type::Dyn => {}
+            Type::Dyn | Type::Any => {}
             other => {
                 let (want, found) = (Type::optional(other.clone()).in_message(), other.in_message());
                 self.issue(position, format!("expected type '{want}' but found '{found}'"));
@@ -309,7 +309,9 @@ impl Checker<'_> {
             }
             (None, None) => (function.trim_start_matches('.'), false),
         };
-        let Some(candidates) = signatures().get(name) else { return self.undeclared(expr.position, function) };
+        let Some(candidates) = signatures().get(name).filter(|_| self.is_known(name)) else {
+            return self.undeclared(expr.position, function);
+        };
         if matches!(name, op::AND | op::OR) {
             let issues = self.issues.len();
             for (arg, ty) in args.iter().zip(&types) {
@@ -338,7 +340,7 @@ impl Checker<'_> {
             let returned = self.substitute(&returned, false);
             result = match result {
                 None => Some(returned),
-                Some(Type::Dyn) => Some(Type::Dyn),
+                Some(unknown @ (Type::Dyn | Type::Any)) => Some(unknown),
                 Some(before) if before == returned => Some(before),
                 // Arguments of type `dyn` fit several ways to call it.
                 Some(_) => Some(Type::Dyn),
@@ -357,9 +359,12 @@ impl Checker<'_> {
         result
     }
 
-    /// Functions of patches exist where there is a type for patches.
-    fn is_known(&self, namespaced: &str) -> bool {
-        !namespaced.starts_with("jsonpatch.") || self.environment.object("JSONPatch").is_some()
+    /// Functions of patches exist where there is a type for patches, those of devices where there is a device.
+    fn is_known(&self, function: &str) -> bool {
+        match function {
+            "includes" => self.environment.variable("device").is_some(),
+            other => !other.starts_with("jsonpatch.") || self.environment.object("JSONPatch").is_some(),
+        }
     }
 
     fn optional_select(&mut self, expr: &Expr, args: &[Expr]) -> Type {
@@ -446,7 +451,7 @@ impl Checker<'_> {
             return self.stands_for(*param, a, b).0;
         }
         match (a, b) {
-            (Type::Dyn | Type::Error, _) | (_, Type::Dyn | Type::Error) => true,
+            (Type::Dyn | Type::Any | Type::Error, _) | (_, Type::Dyn | Type::Any | Type::Error) => true,
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
             (Type::Type(_), Type::Type(_)) => true,
             (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => self.unify(x, y),
@@ -515,8 +520,8 @@ fn more_general(a: Type, b: Type) -> Type {
 
 fn is_as_general(a: &Type, b: &Type) -> bool {
     match (a, b) {
-        (Type::Dyn | Type::Param(_), _) => true,
-        (_, Type::Dyn | Type::Param(_)) => false,
+        (Type::Dyn | Type::Any | Type::Param(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Param(_)) => false,
         (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => is_as_general(x, y),
         (Type::Map(k, v), Type::Map(l, w)) => is_as_general(k, l) && is_as_general(v, w),
         (Type::Type(_), Type::Type(_)) => true,

@@ -258,13 +258,6 @@ impl Program {
         &self.output
     }
 
-    /// Whether the expression is a variable or a part of one, without any operation.
-    pub fn is_path(&self) -> bool {
-        let mut only = true;
-        self.expr.walk(&mut |e| only &= matches!(&e.kind, ExprKind::Ident(_) | ExprKind::Select { test: false, .. }));
-        only
-    }
-
     /// How much one evaluation can cost, by the sizes that the environment declares.
     pub fn cost(&self) -> CostEstimate {
         self.cost
