@@ -20,6 +20,8 @@ use crate::{CompileIssue, Environment};
 pub struct Checked {
     pub types: BTreeMap<u32, Type>,
     pub calls: BTreeMap<u32, ResolvedCall>,
+    /// Selections that are one name, such as a type's.
+    pub names: BTreeMap<u32, Arc<str>>,
 }
 
 /// What a call calls.
@@ -42,12 +44,13 @@ pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<Comp
         next: 0,
         types: BTreeMap::new(),
         calls: BTreeMap::new(),
+        names: BTreeMap::new(),
         issues: Vec::new(),
     };
     checker.infer(expr);
     if checker.issues.is_empty() {
         let types = checker.types.iter().map(|(id, ty)| (*id, checker.substitute(ty, true))).collect();
-        return Ok(Checked { types, calls: checker.calls });
+        return Ok(Checked { types, calls: checker.calls, names: checker.names });
     }
     Err(checker.issues)
 }
@@ -66,6 +69,7 @@ struct Checker<'a> {
     next: u32,
     types: BTreeMap<u32, Type>,
     calls: BTreeMap<u32, ResolvedCall>,
+    names: BTreeMap<u32, Arc<str>>,
     issues: Vec<CompileIssue>,
 }
 
@@ -158,6 +162,7 @@ impl Checker<'_> {
             && let Some(name) = qualified_name(expr)
             && let Some(ty) = self.lookup(&name)
         {
+            self.names.insert(expr.id, name.into());
             return ty;
         }
         let of = self.infer(operand);
@@ -497,7 +502,7 @@ impl Checker<'_> {
 }
 
 /// The name of a namespaced function, when a call with a target is one.
-pub(crate) fn namespaced(target: Option<&Expr>, function: &str) -> Option<String> {
+fn namespaced(target: Option<&Expr>, function: &str) -> Option<String> {
     let name = format!("{}.{function}", qualified_name(target?)?);
     let name = name.trim_start_matches('.');
     signatures().contains_key(name).then(|| name.to_owned())
