@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use crate::admission::expressions::Judge;
 use crate::crd::definition;
 use crate::negotiate::Encoding;
+use crate::signing_requests;
 
 /// What to do about unknown and duplicate fields of a request body (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,6 +288,9 @@ impl Strategy for BuiltIn {
         let mut errors = kinds::validate_create_with(&self.gvk, object, &|e| judge.refused(e));
         if self.is_definition() {
             errors.extend(definition::validate_create(object));
+        }
+        if &*self.gvk.group == "certificates.k8s.io" && &*self.gvk.kind == "CertificateSigningRequest" {
+            signing_requests::validate(object, &mut errors);
         }
         errors
     }

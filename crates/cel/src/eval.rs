@@ -74,8 +74,9 @@ pub(crate) fn evaluate(
     variables: &BTreeMap<&str, Val>,
     budget: &mut Budget,
     host: &dyn Host,
+    constants: &BTreeMap<u32, Val>,
 ) -> Result<Val, EvalError> {
-    Evaluator { variables, scopes: Vec::new(), budget, host }.eval(expr)
+    Evaluator { variables, scopes: Vec::new(), budget, host, constants }.eval(expr)
 }
 
 struct Evaluator<'a> {
@@ -83,12 +84,66 @@ struct Evaluator<'a> {
     scopes: Vec<(Arc<str>, Val)>,
     budget: &'a mut Budget,
     host: &'a dyn Host,
+    /// Literals, and conversions of literals, that were evaluated beforehand; they cost nothing.
+    constants: &'a BTreeMap<u32, Val>,
+}
+
+/// Evaluates literals of lists and maps that hold nothing but constants, and conversions of constants; by id. A conversion
+/// that fails does so for the whole expression.
+///
+/// Source: cel-go's `decOptimize`.
+pub(crate) fn constants(expr: &Expr) -> Result<BTreeMap<u32, Val>, EvalError> {
+    let mut found = BTreeMap::new();
+    fold(expr, &mut found)?;
+    Ok(found)
+}
+
+/// Whether `expr` is a constant.
+fn fold(expr: &Expr, found: &mut BTreeMap<u32, Val>) -> Result<bool, EvalError> {
+    let mut constant = true;
+    let mut failed = None;
+    expr.children(&mut |child| match fold(child, found) {
+        Ok(is_constant) => constant &= is_constant,
+        Err(error) => failed = failed.take().or(Some(error)),
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let foldable = match &expr.kind {
+        ExprKind::Literal(_) => return Ok(true),
+        ExprKind::List { optional, .. } => optional.is_empty(),
+        ExprKind::Map { entries } => entries.iter().all(|entry| !entry.optional),
+        ExprKind::Call { target: None, function, args } => {
+            let converts = matches!(
+                &**function,
+                "bool" | "bytes" | "double" | "duration" | "dyn" | "int" | "string" | "timestamp" | "uint"
+            );
+            converts && args.len() == 1
+        }
+        _ => false,
+    };
+    if !constant || !foldable {
+        return Ok(false);
+    }
+    let evaluated = evaluate(expr, &BTreeMap::new(), &mut Budget::new(u64::MAX), &NoHost, found);
+    match evaluated {
+        Ok(value) => {
+            found.insert(expr.id, value);
+            Ok(true)
+        }
+        // Literals with a key twice fail when they are evaluated.
+        Err(_) if !matches!(expr.kind, ExprKind::Call { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 type Result<T, E = EvalError> = std::result::Result<T, E>;
 
 impl Evaluator<'_> {
     fn eval(&mut self, expr: &Expr) -> Result<Val> {
+        if let Some(value) = self.constants.get(&expr.id) {
+            return Ok(value.clone());
+        }
         match &expr.kind {
             ExprKind::Literal(literal) => Ok(match literal {
                 Literal::Null => Val::Null,
@@ -129,12 +184,8 @@ impl Evaluator<'_> {
                         value => value,
                     };
                     let name = key.key().ok_or_else(|| EvalError::new("unsupported key type"))?;
-                    if map.insert(name, value).is_some() {
-                        return Err(EvalError::new(format!(
-                            "insert failed: key {} already exists",
-                            stdlib::show(&key)
-                        )));
-                    }
+                    // The last one of a key counts.
+                    map.insert(name, value);
                 }
                 Ok(Val::Map(Arc::new(map)))
             }
@@ -178,14 +229,16 @@ impl Evaluator<'_> {
             return Ok(value);
         }
         let of = self.eval(operand)?;
-        self.budget.spend(1)?;
+        if !test {
+            self.budget.spend(1)?;
+        }
         if test {
             return Ok(Val::Bool(match &of {
                 Val::Map(map) => map.contains_key(&Key::String(field.clone())),
                 Val::Optional(held) => {
                     matches!(held.as_deref(), Some(Val::Map(map)) if map.contains_key(&Key::String(field.clone())))
                 }
-                other => return Err(EvalError::new(format!("no such overload: has({}.{field})", other.type_name()))),
+                other => return Err(not_selectable(other, field)),
             }));
         }
         match &of {
@@ -194,7 +247,7 @@ impl Evaluator<'_> {
                 .cloned()
                 .ok_or_else(|| EvalError::new(format!("no such key: {field}"))),
             Val::Optional(held) => Ok(Val::Optional(held.as_deref().and_then(|v| member(v, field)).map(Arc::new))),
-            other => Err(EvalError::new(format!("no such key: {field} in {}", other.type_name()))),
+            other => Err(not_selectable(other, field)),
         }
     }
 
@@ -264,12 +317,9 @@ impl Evaluator<'_> {
             Some(result) => result,
             None => stdlib::call(name, receiver, &values),
         };
-        result.map_err(|message| {
-            if message.is_empty() {
-                let types: Vec<String> = values.iter().map(Val::type_name).collect();
-                return EvalError::new(format!("no such overload: {name}({})", types.join(", ")));
-            }
-            EvalError::new(message)
+        result.map_err(|message| match message.is_empty() {
+            true => no_overload(name, &values),
+            false => EvalError::new(message),
         })
     }
 
@@ -357,6 +407,62 @@ impl Evaluator<'_> {
 /// Whether a loop is `all` or `exists`, which absorb errors.
 fn decides(c: &Comprehension) -> bool {
     matches!(&c.step.kind, ExprKind::Call { function, .. } if matches!(&**function, op::AND | op::OR))
+}
+
+/// No function takes such arguments. An operator names itself when its left side cannot be an operand at all, and a
+/// function of an extension says what it was given.
+fn no_overload(name: &str, values: &[Val]) -> EvalError {
+    let left = values.first();
+    let number = matches!(left, Some(Val::Int(_) | Val::Uint(_) | Val::Double(_)));
+    let time = matches!(left, Some(Val::Duration(_) | Val::Timestamp(_)));
+    let text = matches!(left, Some(Val::String(_) | Val::Bytes(_)));
+    let known = match name {
+        op::NOT => true,
+        op::ADD => number || time || text || matches!(left, Some(Val::List(_))),
+        op::SUBTRACT => number || time,
+        op::MULTIPLY | op::DIVIDE => number,
+        op::MODULO => matches!(left, Some(Val::Int(_) | Val::Uint(_))),
+        op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
+            number || time || text || matches!(left, Some(Val::Bool(_)))
+        }
+        op::IN => true,
+        _ => false,
+    };
+    let standard = name.contains('_')
+        || name.starts_with("get")
+        || matches!(
+            name,
+            "size"
+                | "contains"
+                | "startsWith"
+                | "endsWith"
+                | "matches"
+                | "bool"
+                | "bytes"
+                | "double"
+                | "duration"
+                | "int"
+                | "string"
+                | "timestamp"
+                | "uint"
+                | "type"
+        );
+    if known {
+        return EvalError::new("no such overload");
+    }
+    if standard {
+        return EvalError::new(format!("no such overload: {name}"));
+    }
+    let types: Vec<String> = values.iter().map(Val::base_name).collect();
+    EvalError::new(format!("no such overload: {name}({})", types.join(", ")))
+}
+
+/// Why a value has no field.
+fn not_selectable(value: &Val, field: &str) -> EvalError {
+    EvalError::new(match value {
+        Val::List(_) => "unsupported index type 'string' in list".to_owned(),
+        _ => format!("no such key: {field}"),
+    })
 }
 
 fn member(value: &Val, field: &Arc<str>) -> Option<Val> {

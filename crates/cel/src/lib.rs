@@ -16,6 +16,7 @@ mod cost;
 pub mod declarations;
 mod estimate;
 mod eval;
+mod explain;
 mod format;
 mod k8s;
 mod lexer;
@@ -112,22 +113,33 @@ pub struct CompileIssue {
     pub message: String,
 }
 
+/// The position of what concerns the whole text.
+pub(crate) const NOWHERE: Position = Position::MAX;
+
+impl CompileIssue {
+    /// Sorts issues as they are told: those of the whole text first.
+    pub(crate) fn place(&self) -> Position {
+        self.position.wrapping_add(1)
+    }
+}
+
 /// Source text that is not an expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct SyntaxError {
     source_text: String,
-    issue: CompileIssue,
+    /// At least one.
+    issues: Vec<CompileIssue>,
 }
 
 impl SyntaxError {
     pub(crate) fn new(source: &str, position: Position, message: impl Into<String>) -> SyntaxError {
-        SyntaxError { source_text: source.to_owned(), issue: CompileIssue { position, message: message.into() } }
+        SyntaxError { source_text: source.to_owned(), issues: vec![CompileIssue { position, message: message.into() }] }
     }
 }
 
 impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_issue(f, &self.source_text, &self.issue)
+        Issues(&self.source_text, &self.issues).fmt(f)
     }
 }
 
@@ -138,14 +150,27 @@ pub enum CompileError {
     Syntax(SyntaxError),
     #[error("{}", Issues(source_text, issues))]
     Types { source_text: String, issues: Vec<CompileIssue> },
+    /// What is constant in it cannot be evaluated.
+    #[error("{0}")]
+    Program(String),
 }
 
 impl CompileError {
+    /// What is wrong, with the step that found it, as the API server tells it.
+    pub fn detail(&self) -> String {
+        match self {
+            CompileError::Program(message) => format!("program instantiation failed: {message}"),
+            other => format!("compilation failed: {other}"),
+        }
+    }
+
     /// The first message, without the place.
     pub fn message(&self) -> &str {
         match self {
-            CompileError::Syntax(e) => &e.issue.message,
-            CompileError::Types { issues, .. } => issues.first().map_or("", |i| &i.message),
+            CompileError::Syntax(SyntaxError { issues, .. }) | CompileError::Types { issues, .. } => {
+                issues.first().map_or("", |i| &i.message)
+            }
+            CompileError::Program(message) => message,
         }
     }
 }
@@ -165,12 +190,29 @@ impl fmt::Display for Issues<'_> {
 }
 
 fn write_issue(f: &mut fmt::Formatter<'_>, source: &str, issue: &CompileIssue) -> fmt::Result {
-    let before: Vec<char> = source.chars().take(issue.position as usize).collect();
-    let line_number = before.iter().filter(|c| **c == '\n').count() + 1;
-    let column = before.iter().rev().take_while(|c| **c != '\n').count();
-    let line = source.lines().nth(line_number - 1).unwrap_or("");
-    write!(f, "ERROR: <input>:{line_number}:{}: {}\n | {line}\n | {}^", column + 1, issue.message, ".".repeat(column))
+    if issue.position == NOWHERE {
+        return write!(f, "ERROR: <input>:-1:0: {}", issue.message);
+    }
+    let before = source.chars().take(issue.position as usize);
+    let (mut line_number, mut column) = (1, 0);
+    for c in before {
+        (line_number, column) = if c == '\n' { (line_number + 1, 0) } else { (line_number, column + 1) };
+    }
+    write!(f, "ERROR: <input>:{line_number}:{}: {}", column + 1, issue.message)?;
+    let line = source.split('\n').nth(line_number - 1).unwrap_or("");
+    if line.len() > SNIPPET_BYTES_MAX {
+        return Ok(());
+    }
+    // Characters of more than one byte are marked by wide signs.
+    let mark =
+        |c: Option<char>, narrow: char, wide: char| if c.is_some_and(|c| c.len_utf8() > 1) { wide } else { narrow };
+    let dots: String = line.chars().take(column).map(|c| mark(Some(c), '.', '．')).collect();
+    let caret = mark(line.chars().nth(column), '^', '＾');
+    write!(f, "\n | {}\n | {dots}{caret}", line.replace('\t', " "))
 }
+
+/// Longer lines are not shown. Source: `maxSnippetLength`.
+const SNIPPET_BYTES_MAX: usize = 16384;
 
 /// An expression that can be evaluated.
 #[derive(Clone, Debug)]
@@ -179,14 +221,21 @@ pub struct Program {
     expr: Arc<Expr>,
     output: Type,
     cost: CostEstimate,
+    /// What is known before anything is evaluated, by id.
+    constants: Arc<BTreeMap<u32, Val>>,
 }
 
 impl Program {
     /// Parses and checks `source`.
     pub fn compile(source: &str, environment: &Environment) -> Result<Program, CompileError> {
-        let expr = parser::parse(source, environment.has_bindings).map_err(CompileError::Syntax)?;
+        let expr = parser::parse(source, environment.has_bindings).map_err(|error| {
+            // What the parser stopped at, and all else that is wrong.
+            let issues = explain::explain(source, environment.has_bindings);
+            let issues = if issues.is_empty() { error.issues } else { issues };
+            CompileError::Syntax(SyntaxError { source_text: source.to_owned(), issues })
+        })?;
         let types = |mut issues: Vec<CompileIssue>| {
-            issues.sort_by_key(|issue| issue.position);
+            issues.sort_by_key(CompileIssue::place);
             CompileError::Types { source_text: source.to_owned(), issues }
         };
         let checked = check::check(&expr, environment).map_err(types)?;
@@ -196,7 +245,8 @@ impl Program {
         }
         let output = checked.types.get(&expr.id).cloned().unwrap_or(Type::Dyn);
         let cost = estimate::estimate(&expr, environment, &checked);
-        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost })
+        let constants = eval::constants(&expr).map_err(|error| CompileError::Program(error.to_string()))?;
+        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost, constants: Arc::new(constants) })
     }
 
     pub fn source(&self) -> &str {
@@ -239,6 +289,6 @@ impl Program {
         budget: &mut Budget,
         host: &dyn Host,
     ) -> Result<Val, EvalError> {
-        eval::evaluate(&self.expr, variables, budget, host)
+        eval::evaluate(&self.expr, variables, budget, host, &self.constants)
     }
 }

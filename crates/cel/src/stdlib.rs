@@ -82,7 +82,8 @@ fn overflow() -> String {
 fn ordered(a: &Val, b: &Val, holds: fn(Ordering) -> bool) -> Outcome {
     match a.compare(b) {
         Some(ordering) => Ok(holds(ordering).into()),
-        None if matches!((a, b), (Val::Double(_), _) | (_, Val::Double(_))) => Ok(false.into()),
+        // Nothing is less or more than what is no number.
+        None if a.type_of().is_numeric() && b.type_of().is_numeric() => Ok(false.into()),
         None => Err(NO_OVERLOAD),
     }
 }
@@ -129,7 +130,7 @@ fn arithmetic(name: &str, a: &Val, b: &Val) -> Outcome {
             };
             // Durations are 64 bits of nanoseconds.
             let fits = result.filter(|d| i64::try_from(d.as_nanos()).is_ok());
-            fits.map(Val::Duration).ok_or_else(|| "duration overflow".into())
+            fits.map(Val::Duration).ok_or_else(overflow)
         }
         (Val::Timestamp(t), Val::Duration(d)) | (Val::Duration(d), Val::Timestamp(t)) if name == op::ADD => {
             t.checked_add(*d).map(Val::Timestamp).map_err(|_| "timestamp overflow".into())
@@ -367,6 +368,10 @@ fn time_part(name: &str, args: &[Val]) -> Outcome {
 
 /// A zone by name, or a fixed offset such as `-08:00`.
 fn time_zone(text: &str) -> Result<TimeZone, String> {
+    // The server's own zone is UTC.
+    if matches!(text, "" | "Local") {
+        return Ok(TimeZone::UTC);
+    }
     if let Some((hours, minutes)) = text.split_once(':') {
         let bad = || format!("unknown time zone {text}");
         let negative = hours.starts_with('-');

@@ -21,12 +21,17 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
             Ok(s.chars().nth(*i as usize).map(String::from).unwrap_or_default().into())
         }
         ("indexOf", [Val::String(s), Val::String(part)]) => Ok(index_of(s, part, 0)),
+        // An empty part is wherever one looks.
+        ("indexOf" | "lastIndexOf", [Val::String(_), Val::String(part), Val::Int(from)]) if part.is_empty() => {
+            Ok(Val::Int(*from))
+        }
         ("indexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
             Ok(index_of(s, part, start(*from)?.min(s.len())))
         }
         ("lastIndexOf", [Val::String(s), Val::String(part)]) => Ok(last_index_of(s, part, usize::MAX)),
         ("lastIndexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
-            Ok(last_index_of(s, part, start(*from)?))
+            let from = start(*from)?;
+            Ok(if from < s.chars().count() { last_index_of(s, part, from) } else { Val::Int(-1) })
         }
         ("join", [Val::List(list)]) => join(list, ""),
         ("join", [Val::List(list), Val::String(separator)]) => join(list, separator),
@@ -157,7 +162,7 @@ fn substring(s: &str, from: i64, to: i64) -> Outcome {
         let message = if from > to {
             format!("invalid substring range. start: {from}, end: {to}")
         } else {
-            format!("index out of range: {}", if from < 0 { from } else { to })
+            format!("index out of range: {}", if (0..=length).contains(&from) { to } else { from })
         };
         return Err(message);
     }
@@ -193,7 +198,7 @@ pub(crate) fn format_double(d: f64) -> String {
         return if d > 0.0 { "+Inf" } else { "-Inf" }.into();
     }
     let magnitude = d.abs();
-    if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if magnitude != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{d:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let exponent: i32 = exponent.parse().unwrap_or(0);

@@ -141,7 +141,10 @@ impl Type {
             Type::List(element) => format!("list({})", element.in_message()),
             Type::Map(key, value) => format!("map({}, {})", key.in_message(), value.in_message()),
             Type::Optional(held) => format!("optional_type({})", held.in_message()),
-            Type::Type(inner) => format!("type({})", inner.in_message()),
+            Type::Type(inner) => match &**inner {
+                Type::Type(of) if **of == Type::Dyn => "type(type)".to_owned(),
+                inner => format!("type({})", inner.in_message()),
+            },
             other => other.to_string(),
         }
     }
@@ -166,7 +169,11 @@ impl fmt::Display for Type {
             Type::Map(key, value) => write!(f, "map({key}, {value})"),
             Type::Object(object) => f.write_str(&object.name),
             Type::Optional(held) => write!(f, "optional_type({held})"),
-            Type::Type(inner) => write!(f, "type({inner})"),
+            // The type of `type` itself has no parameter.
+            Type::Type(inner) => match &**inner {
+                Type::Type(of) if **of == Type::Dyn => f.write_str("type(type)"),
+                inner => write!(f, "type({inner})"),
+            },
             Type::Opaque(name) => f.write_str(name),
             Type::Param(i) => write!(f, "_var{i}"),
         }

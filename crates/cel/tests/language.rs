@@ -150,7 +150,9 @@ fn what_fails_at_run_time_says_why() {
         ("self.labels['nope'] == ''", "no such key: nope"),
         ("9223372036854775807 + 1 == 0", "integer overflow"),
         ("any.y == 1", "no such key: y"),
-        ("int('x') == 1", "type conversion error from 'string' to 'int'"),
+        ("int(string(any.x[1])) == 1", "type conversion error from 'string' to 'int'"),
+        // Conversions of literals fail before anything is evaluated.
+        ("int('x') == 1", "compile: type conversion error from 'string' to 'int'"),
         ("[0].all(x, 1 / x > 0)", "division by zero"),
     ] {
         assert_eq!(run(source).expect_err(source), message, "{source}");

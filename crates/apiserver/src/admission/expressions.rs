@@ -205,7 +205,7 @@ impl Judge {
         let environment = if patches { super::policy::mutating::with_patches(environment) } else { environment };
         let program = match Program::compile(expression.source, &environment) {
             Ok(program) => program,
-            Err(error) => return Some(format!("compilation failed: {error}")),
+            Err(error) => return Some(error.detail()),
         };
         let output = program.output().to_string();
         if returns.is_empty() || returns.contains(&output.as_str()) {
@@ -241,7 +241,7 @@ fn device() -> Environment {
 fn device_selector(source: &str) -> Option<String> {
     let program = match Program::compile(source, &device()) {
         Ok(program) => program,
-        Err(error) => return Some(format!("compilation failed: {error}")),
+        Err(error) => return Some(error.detail()),
     };
     let output = program.output();
     if !matches!(output, Type::Bool | Type::Dyn) {

@@ -371,7 +371,7 @@ fn compile_rule(
     let program = match Program::compile(&rule.rule, &environment) {
         Ok(program) => program,
         Err(error) => {
-            fail("rule", Problem::Invalid(shown(rule), format!("compilation failed: {error}")));
+            fail("rule", Problem::Invalid(shown(rule), error.detail()));
             return None;
         }
     };
@@ -403,7 +403,7 @@ fn compile_rule(
                 None
             }
             Err(error) => {
-                let text = format!("messageExpression compilation failed: {error}");
+                let text = format!("messageExpression {}", error.detail());
                 fail("messageExpression", Problem::Invalid(shown(rule), text));
                 None
             }

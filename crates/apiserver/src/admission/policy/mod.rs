@@ -28,7 +28,7 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 type Compiled = Result<Program, String>;
 
 fn compile(expression: &str, environment: &Environment) -> Compiled {
-    Program::compile(expression, environment).map_err(|e| format!("compilation failed: {e}"))
+    Program::compile(expression, environment).map_err(|e| e.detail())
 }
 
 /// What validating and mutating policies have in common.

@@ -63,6 +63,10 @@ pub fn remarks(policy: &Value, resources: &Resources, published: &Published) -> 
                 .iter()
                 .filter_map(|(kind, environment)| {
                     let error = Program::compile(source, environment).err()?;
+                    // Nothing is evaluated here.
+                    if matches!(error, cel::CompileError::Program(_)) {
+                        return None;
+                    }
                     Some(format!("{kind}: {error}\n"))
                 })
                 .collect();
