@@ -272,7 +272,7 @@ impl ApiServer {
                 };
                 let Ok(Ok(stream)) = stream else { return };
                 let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let peer = peer.map(|c| PeerCertificate(Arc::new(c.clone().into_owned())));
+                let peer = peer.map(|c| PeerCertificate::new(c.clone().into_owned()));
                 server.serve_connection(stream, peer, shutdown).await;
             });
         }

@@ -10,11 +10,16 @@ use apimachinery::json::Str;
 use apimachinery::{Value, json};
 use informer::clock::format_seconds;
 use informer::events::ObjectReference;
-use informer::{Informer, ObjectKey, ObjectMeta, Outcome, PatchType, Queue, null_default};
+use informer::{
+    ApiError, Cached, Informer, ObjectKey, ObjectMeta, Outcome, OwnerReference, PatchType, Queue, Resource,
+    null_default,
+};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::context::{Context, ReconcileResult, ignore_not_found, key_queue, wait};
+use crate::discovery::Discovery;
 use crate::pod;
 use crate::replicaset::{Replicas as _, ReplicationController};
 use crate::resources::{
@@ -71,6 +76,45 @@ fn expected(spec: &BudgetSpec, pods: i64, scale: i64) -> (i64, i64) {
     }
 }
 
+/// The conditions with this one in its place; the time of its last change stays when its status does.
+fn with_condition(known: &[Condition], mut condition: Condition) -> Vec<Condition> {
+    let mut conditions = known.to_vec();
+    match conditions.iter_mut().find(|c| c.kind == condition.kind) {
+        Some(known) => {
+            if known.status == condition.status {
+                condition.last_transition_time = known.last_transition_time;
+            }
+            *known = condition;
+        }
+        None => conditions.push(condition),
+    }
+    conditions
+}
+
+/// Conditions as this kind wants them: with their message, also when it is empty.
+fn conditions_value(conditions: &[Condition]) -> Value {
+    let mut value = to_value(conditions);
+    for condition in value.as_array_mut().into_iter().flatten() {
+        if condition.get("message").is_none() {
+            condition["message"] = "".into();
+        }
+    }
+    value
+}
+
+/// Why it cannot be told how many pods there should be.
+#[derive(Debug, thiserror::Error)]
+enum ScaleError {
+    #[error("found no controllers for pod {pod:?}")]
+    NoController { pod: Str },
+    #[error("no matches for kind {kind:?} in version {version:?}")]
+    NoKind { kind: Str, version: Str },
+    #[error("{resource} does not implement the scale subresource")]
+    NoScale { resource: Resource },
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
 /// The status, and when to look again.
 fn calculate(
     budget: &Budget,
@@ -95,16 +139,7 @@ fn calculate(
     let reason = if allowed > 0 { "SufficientPods" } else { "InsufficientPods" };
     let mut condition = Condition::new("DisruptionAllowed", allowed > 0, reason, "", now);
     condition.observed_generation = Some(budget.metadata.generation);
-    if let Some(known) = find_condition(&budget.status.conditions, "DisruptionAllowed")
-        && known.status == condition.status
-    {
-        condition.last_transition_time = known.last_transition_time;
-    }
-    let mut conditions = budget.status.conditions.clone();
-    match conditions.iter_mut().find(|c| c.kind == "DisruptionAllowed") {
-        Some(known) => *known = condition,
-        None => conditions.push(condition),
-    }
+    let conditions = with_condition(&budget.status.conditions, condition);
     let status = BudgetStatus {
         observed_generation: budget.metadata.generation,
         disrupted_pods: disrupted,
@@ -125,6 +160,8 @@ struct Controller {
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
+    /// Read when a pod's controller is of a kind that no cache holds.
+    discovery: Mutex<Discovery>,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -174,8 +211,16 @@ pub(crate) fn start(context: &Context) {
         stateful.synced(),
         controllers.synced(),
     ];
-    let controller =
-        Arc::new(Controller { context: context.clone(), budgets, pods, sets, deployments, stateful, controllers });
+    let controller = Arc::new(Controller {
+        context: context.clone(),
+        budgets,
+        pods,
+        sets,
+        deployments,
+        stateful,
+        controllers,
+        discovery: Mutex::default(),
+    });
     let cleaner = controller.clone();
     context.run("disruption-stale", 1, &stale, synced.clone(), move |key| {
         let cleaner = cleaner.clone();
@@ -189,40 +234,112 @@ pub(crate) fn start(context: &Context) {
 
 impl Controller {
     /// The size that the controllers of the pods ask for, each counted once; and pods without one.
-    fn expected_scale(&self, pods: &[Arc<Pod>]) -> (i64, Vec<Str>) {
+    async fn expected_scale(&self, pods: &[Arc<Pod>]) -> Result<(i64, Vec<Str>), ScaleError> {
         let mut scales: BTreeMap<Str, i64> = BTreeMap::new();
         let mut unmanaged = Vec::new();
         for pod in pods {
-            let found = pod.metadata.controller().and_then(|owner| {
-                let key = |name: &Str| ObjectKey::new(pod.metadata.namespace.clone(), name.clone());
-                match owner.kind.as_str() {
-                    "ReplicaSet" => {
-                        let set = self.sets.get(&key(&owner.name)).filter(|s| s.metadata.uid == owner.uid)?;
-                        match set.metadata.controller().filter(|o| o.kind == "Deployment") {
-                            Some(owner) => {
-                                let deployment = self.deployments.get(&key(&owner.name))?;
-                                Some((owner.uid.clone(), deployment.spec.replicas.unwrap_or(1)))
-                            }
-                            None => Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1))),
-                        }
-                    }
-                    "StatefulSet" => {
-                        let set = self.stateful.get(&key(&owner.name))?;
-                        Some((owner.uid.clone(), set.replicas()))
-                    }
-                    "ReplicationController" => {
-                        let controller = self.controllers.get(&key(&owner.name))?;
-                        Some((owner.uid.clone(), controller.spec().replicas.unwrap_or(1)))
-                    }
-                    _ => None,
-                }
-            });
-            match found {
-                Some((uid, scale)) => drop(scales.insert(uid, scale)),
-                None => unmanaged.push(pod.metadata.name.clone()),
+            let Some(owner) = pod.metadata.controller() else {
+                unmanaged.push(pod.metadata.name.clone());
+                continue;
+            };
+            if scales.contains_key(&owner.uid) {
+                continue;
             }
+            let namespace = &pod.metadata.namespace;
+            let (uid, scale) = match self.known_scale(owner, namespace) {
+                Some(found) => found,
+                None => match self.asked_scale(owner, namespace).await? {
+                    Some(scale) => (owner.uid.clone(), scale),
+                    None => return Err(ScaleError::NoController { pod: pod.metadata.name.clone() }),
+                },
+            };
+            scales.insert(uid, scale);
         }
-        (scales.values().sum(), unmanaged)
+        Ok((scales.values().sum(), unmanaged))
+    }
+
+    /// What the caches say about a controller of a built-in kind: whose size it is, and the size.
+    fn known_scale(&self, owner: &OwnerReference, namespace: &Str) -> Option<(Str, i64)> {
+        let key = |name: &Str| ObjectKey::new(namespace.clone(), name.clone());
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        match (group, owner.kind.as_str()) {
+            ("apps", "ReplicaSet") => {
+                let set = self.sets.get(&key(&owner.name)).filter(|s| s.metadata.uid == owner.uid)?;
+                match set.metadata.controller().filter(|o| o.kind == "Deployment") {
+                    Some(owner) => {
+                        let deployment = self.deployments.get(&key(&owner.name))?;
+                        Some((owner.uid.clone(), deployment.spec.replicas.unwrap_or(1)))
+                    }
+                    None => Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1))),
+                }
+            }
+            ("apps", "StatefulSet") => {
+                let set = self.stateful.get(&key(&owner.name)).filter(|s| s.metadata.uid == owner.uid)?;
+                Some((owner.uid.clone(), set.replicas()))
+            }
+            ("", "ReplicationController") => {
+                let controller = self.controllers.get(&key(&owner.name))?;
+                if controller.metadata().uid != owner.uid {
+                    return None;
+                }
+                Some((owner.uid.clone(), controller.spec().replicas.unwrap_or(1)))
+            }
+            _ => None,
+        }
+    }
+
+    /// What the `scale` subresource of a controller of any kind says, custom ones too.
+    async fn asked_scale(&self, owner: &OwnerReference, namespace: &str) -> Result<Option<i64>, ScaleError> {
+        let rest = &self.context.rest;
+        let known = self.discovery.lock().by_kind(&owner.api_version, &owner.kind).cloned();
+        let resource = match known {
+            Some(known) => known.resource,
+            None => {
+                let read = Discovery::read(rest).await?;
+                let found = read.by_kind(&owner.api_version, &owner.kind).cloned();
+                *self.discovery.lock() = read;
+                let (kind, version) = (owner.kind.clone(), owner.api_version.clone());
+                found.ok_or(ScaleError::NoKind { kind, version })?.resource
+            }
+        };
+        match rest.get_path(&resource.path(namespace, &owner.name, "scale"), "application/json").await {
+            Ok(scale) if scale.str_at(&["metadata", "uid"]) == owner.uid => {
+                Ok(Some(scale.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0)))
+            }
+            Ok(_) => Ok(None),
+            // Either there is no such object, or its kind has no scale.
+            Err(error) if error.is_not_found() => match rest.get_metadata(&resource, namespace, &owner.name).await {
+                Ok(_) => Err(ScaleError::NoScale { resource }),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Allows nothing while it cannot be told how many pods there should be.
+    async fn fail_safe(&self, budget: &Budget, error: &ScaleError) -> Result<(), ApiError> {
+        let observed = budget.status.observed_generation;
+        let mut condition =
+            Condition::new("DisruptionAllowed", false, "SyncFailed", &error.to_string(), self.context.now());
+        condition.observed_generation = Some(observed);
+        let status = BudgetStatus {
+            disruptions_allowed: 0,
+            conditions: with_condition(&budget.status.conditions, condition),
+            ..budget.status.clone()
+        };
+        if status == budget.status {
+            return Ok(());
+        }
+        let mut patch = json!({
+            "observedGeneration": observed,
+            "disruptionsAllowed": 0,
+            "currentHealthy": status.current_healthy,
+            "desiredHealthy": status.desired_healthy,
+            "expectedPods": status.expected_pods,
+        });
+        patch["conditions"] = conditions_value(&status.conditions);
+        ignore_not_found(self.context.patch_status(&POD_DISRUPTION_BUDGETS, &budget.metadata, patch).await)
     }
 
     async fn reconcile(&self, key: ObjectKey) -> ReconcileResult {
@@ -234,12 +351,28 @@ impl Controller {
         if pods.is_empty() {
             self.context.recorder.normal(&reference, "NoPods", "No matching pods found");
         }
-        let (scale, unmanaged) = self.expected_scale(&pods);
         let counts_scale = !matches!(
             (&budget.spec.max_unavailable, &budget.spec.min_available),
             (None, Some(IntOrString::Int(_)) | None)
         );
-        if counts_scale && !unmanaged.is_empty() {
+        let (scale, unmanaged) = if counts_scale {
+            match self.expected_scale(&pods).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let message = format!("Failed to calculate the number of expected pods: {error}");
+                    self.context.recorder.warning(&reference, "CalculateExpectedPodCountFailed", message);
+                    self.fail_safe(&budget, &error).await?;
+                    return match error {
+                        ScaleError::Api(error) => Err(error.into()),
+                        // A change of the pods or of the budget is looked at again.
+                        _ => Ok(Outcome::Done),
+                    };
+                }
+            }
+        } else {
+            (0, Vec::new())
+        };
+        if !unmanaged.is_empty() {
             let selector = budget.spec.selector.as_ref().map(LabelSelector::to_query).unwrap_or_default();
             let message = format!(
                 "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
@@ -264,13 +397,7 @@ impl Controller {
                 "expectedPods": status.expected_pods,
             });
             patch["disruptedPods"] = disrupted;
-            patch["conditions"] = to_value(&status.conditions);
-            for condition in patch["conditions"].as_array_mut().into_iter().flatten() {
-                // Required in this kind, also when empty.
-                if condition.get("message").is_none() {
-                    condition["message"] = "".into();
-                }
-            }
+            patch["conditions"] = conditions_value(&status.conditions);
             let written = self.context.patch_status(&POD_DISRUPTION_BUDGETS, &budget.metadata, patch).await;
             ignore_not_found(written)?;
         }
@@ -289,7 +416,8 @@ impl Controller {
             return Ok(Outcome::After(wait(left).max(Duration::from_millis(100))));
         }
         let patch = json!({"metadata": {"uid": pod.metadata.uid.as_str()}, "status": {"conditions": [
-            {"type": "DisruptionTarget", "status": "False", "lastTransitionTime": format_seconds(now)}]}});
+            {"type": "DisruptionTarget", "status": "False", "observedGeneration": pod.metadata.generation,
+                "lastTransitionTime": format_seconds(now)}]}});
         let written =
             self.context.rest.patch(&PODS, "status", &key.namespace, &key.name, PatchType::Strategic, &patch).await;
         ignore_not_found(written)?;

@@ -77,6 +77,22 @@ pub fn next(revisions: &[Arc<ControllerRevision>], data: &Value) -> Next {
     }
 }
 
+/// Takes out of `revisions`, which are ordered from old to new, all of `data` but the newest.
+pub fn take_doubles(revisions: &mut Vec<Arc<ControllerRevision>>, data: &Value) -> Vec<Arc<ControllerRevision>> {
+    let same = |r: &Arc<ControllerRevision>| raw_value(&r.data) == *data;
+    let Some(newest) = revisions.iter().rposition(same) else { return Vec::new() };
+    let (mut nth, mut doubles) = (0, Vec::new());
+    revisions.retain(|revision| {
+        let double = nth < newest && same(revision);
+        nth += 1;
+        if double {
+            doubles.push(revision.clone());
+        }
+        !double
+    });
+    doubles
+}
+
 /// Makes the newest revision that of `data`; gives it and the collision count to store.
 pub async fn ensure(
     context: &Context,
@@ -172,6 +188,11 @@ mod tests {
         for (image, want) in [("b", Next::Keep(1)), ("a", Next::Renew(0, 3)), ("c", Next::Create(3))] {
             assert_eq!(next(&all, &revision_data(&json!({"image": image}))), want, "{image}");
         }
+        let mut twice = vec![revision(1, "a"), revision(2, "b"), revision(3, "a"), revision(4, "c")];
+        let doubles = take_doubles(&mut twice, &revision_data(&json!({"image": "a"})));
+        assert_eq!(doubles.iter().map(|r| r.revision).collect::<Vec<_>>(), [1]);
+        assert_eq!(twice.iter().map(|r| r.revision).collect::<Vec<_>>(), [2, 3, 4]);
+        assert!(take_doubles(&mut twice, &revision_data(&json!({"image": "d"}))).is_empty());
         assert_eq!(stored_template(&all[0]), json!({"image": "a"}));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::json;
-use informer::{DeleteOptions, Header, Informer, Outcome, PatchType, Queue};
+use informer::{DeleteOptions, Header, Informer, ObjectKey, Outcome, PatchType, Queue};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
@@ -89,10 +89,14 @@ pub(crate) fn start(context: &Context) {
     let nodes: Informer<Node> = context.factory.informer(NODES);
     let queue: Queue<()> = Queue::default();
     // An idle cluster is not looked at: only pods that might have to go start the clock.
-    let wake = queue.clone();
+    let (wake, known) = (queue.clone(), nodes.clone());
     pods.on_change(move |change| {
         let pod = change.object();
-        if !change.is_deleted() && (pod::is_terminal(pod) || pod.metadata.is_deleting()) {
+        let lost = || {
+            let node = &pod.spec.node_name;
+            !node.is_empty() && known.get(&ObjectKey::cluster(node.clone())).is_none()
+        };
+        if !change.is_deleted() && (pod::is_terminal(pod) || pod.metadata.is_deleting() || lost()) {
             wake.add_after((), Duration::from_millis(100));
         }
     });
@@ -162,12 +166,14 @@ impl Collector {
         };
         if !pod::is_terminal(pod) && reason != Reason::Unscheduled {
             // A pod that never reported its end has to be failed first, or Jobs would wait for it.
-            let mut status = json!({"phase": "Failed"});
+            let generation = pod.metadata.generation;
+            let mut status = json!({"phase": "Failed", "observedGeneration": generation});
             if let Some((reason, message)) = message
                 && !condition_is_true(&pod.status.conditions, "DisruptionTarget")
             {
                 status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason,
-                    "message": message, "lastTransitionTime": self.context.clock.now_rfc3339()}]);
+                    "message": message, "observedGeneration": generation,
+                    "lastTransitionTime": self.context.clock.now_rfc3339()}]);
             }
             let mut patch = json!({"metadata": {"uid": pod.metadata.uid.as_str()}});
             patch["status"] = status;

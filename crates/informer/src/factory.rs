@@ -336,6 +336,12 @@ impl Factory {
         }
     }
 
+    /// Whether informers of a source run, of whatever type.
+    pub fn watches(&self, source: &Source) -> bool {
+        let informers = self.inner.informers.lock();
+        [source.clone(), source.clone().metadata_only()].iter().any(|source| informers.contains_key(source))
+    }
+
     /// Whether every informer so far has synced.
     pub fn has_synced(&self) -> bool {
         self.inner.informers.lock().values().flatten().all(|i| *i.shared.synced.borrow())

@@ -342,7 +342,7 @@ impl Shared {
         for victim in victims.iter().filter(|v| !v.metadata.is_deleting()) {
             let (namespace, name) = (victim.metadata.namespace.as_str(), victim.metadata.name.as_str());
             let message = format!("{}: preempting to accommodate a higher priority pod", self.config.scheduler_name);
-            let condition = self.condition("DisruptionTarget", "True", "PreemptionByScheduler", &message);
+            let condition = self.condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message);
             let patch = json!({"status": {"conditions": []}});
             let patch = with(patch, &["status", "conditions"], Value::Array(vec![condition]));
             let reported = self.rest.patch(&PODS, "status", namespace, name, PatchType::Strategic, &patch).await;
@@ -359,9 +359,10 @@ impl Shared {
         Ok(node)
     }
 
-    fn condition(&self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    fn condition(&self, pod: &Pod, kind: &str, status: &str, reason: &str, message: &str) -> Value {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
-            "lastProbeTime": null, "lastTransitionTime": self.clock.now_rfc3339()})
+            "observedGeneration": pod.metadata.generation, "lastProbeTime": null,
+            "lastTransitionTime": self.clock.now_rfc3339()})
     }
 
     /// Writes `PodScheduled=False`, unless it says so already.
@@ -374,7 +375,7 @@ impl Shared {
         if known && pod.status.nominated_node_name == nominated {
             return Ok(());
         }
-        let condition = self.condition("PodScheduled", "False", reason, message);
+        let condition = self.condition(pod, "PodScheduled", "False", reason, message);
         let mut patch = with(json!({}), &["status", "conditions"], Value::Array(vec![condition]));
         if !nominated.is_empty() {
             patch.set_at(&["status", "nominatedNodeName"], nominated.into());

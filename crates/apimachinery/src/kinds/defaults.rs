@@ -162,7 +162,12 @@ fn admission(kind: &str, object: &mut Value) {
 
 fn core(kind: &str, object: &mut Value) {
     match kind {
-        "Pod" => pod_defaults::pod(object),
+        "Pod" => {
+            pod_defaults::pod(object);
+            if let Some(status) = present(object, "status") {
+                one_pod_address(status);
+            }
+        }
         "PodTemplate" => pod_defaults::pod_template(object_at(object, "template")),
         "ReplicationController" => replication_controller(object),
         "Service" => service(object),
@@ -418,6 +423,19 @@ fn one_pod_range(spec: &mut Value) {
         Some(first) if one.is_empty() => spec.set_at(&["podCIDR"], first),
         first if !one.is_empty() && first.as_ref().is_none_or(|f| *f != one.as_str()) => {
             spec.set_at(&["podCIDRs"], Value::Array(vec![one.into()]));
+        }
+        _ => {}
+    }
+}
+
+/// `podIP` is the first of `podIPs`; where they differ the older member counts.
+fn one_pod_address(status: &mut Value) {
+    let one = status.s("podIP").to_owned();
+    let first = status.list("podIPs").first().map(|ip| ip.s("ip").to_owned());
+    match first {
+        Some(first) if one.is_empty() => status.set_at(&["podIP"], first.into()),
+        first if !one.is_empty() && first.as_ref() != Some(&one) => {
+            status.set_at(&["podIPs"], json!([{"ip": one}]));
         }
         _ => {}
     }

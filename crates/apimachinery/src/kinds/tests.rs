@@ -3,6 +3,7 @@
 use super::access::Fields;
 use super::*;
 use crate::gvk::GroupVersionKind;
+use crate::json;
 use crate::json::Value;
 
 pub(crate) fn recorded(text: &str) -> Vec<Value> {
@@ -183,4 +184,28 @@ fn pods_that_hide_things_are_warned_about() {
             "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
         ]
     );
+}
+
+#[test]
+fn the_one_address_of_a_pod_is_the_first_of_all() {
+    let gvk = GroupVersionKind::new("", "v1", "Pod");
+    for (status, want) in [
+        (json!({"podIPs": [{"ip": "1.1.1.1"}]}), json!({"podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}]})),
+        (json!({"podIP": "1.1.1.1"}), json!({"podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}]})),
+        (
+            json!({"podIP": "1.1.1.1", "podIPs": [{"ip": "2.2.2.2"}, {"ip": "::1"}]}),
+            json!({"podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}]}),
+        ),
+        (
+            json!({"podIP": "2.2.2.2", "podIPs": [{"ip": "2.2.2.2"}, {"ip": "::1"}]}),
+            json!({"podIP": "2.2.2.2", "podIPs": [{"ip": "2.2.2.2"}, {"ip": "::1"}]}),
+        ),
+    ] {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {}});
+        pod["status"] = status.clone();
+        default_object(&gvk, &mut pod);
+        for field in ["podIP", "podIPs"] {
+            assert_eq!(pod["status"][field], want[field], "{status}");
+        }
+    }
 }

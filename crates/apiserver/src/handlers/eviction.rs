@@ -2,12 +2,14 @@
 //!
 //! Follows: `pkg/registry/core/pod/storage/{storage,eviction}.go`.
 
+use apimachinery::decode::{self, Format};
 use apimachinery::field::aggregate;
 use apimachinery::gvk::{GroupResource, GroupVersionKind};
 use apimachinery::labels::Selector;
 use apimachinery::meta::ObjectMeta;
 use apimachinery::status::{Status, StatusResult, cause};
-use apimachinery::{Value, json};
+use apimachinery::{Value, json, protobuf};
+use bytes::Bytes;
 use http::Response;
 
 use super::delete::{DeleteOptions, delete_object};
@@ -16,6 +18,7 @@ use super::{Cx, body_bytes};
 use crate::admission::Operation;
 use crate::body::{Body, RequestBody};
 use crate::managed_fields;
+use crate::negotiate::Encoding;
 use crate::options::WriteOptions;
 use crate::output::{self, Form};
 use crate::registry::ResourceHandle;
@@ -53,10 +56,31 @@ fn success(code: u16) -> Value {
     Status::success(code, None).to_value()
 }
 
+/// An Eviction of version v1beta1 as one of v1, which has the same fields; old clients still send it.
+fn in_current_version(body: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
+    const OLD: &str = "policy/v1beta1";
+    const NEW: &str = "policy/v1";
+    const KIND: &str = "Eviction";
+    let format = match encoding {
+        Encoding::Json => Format::Json,
+        Encoding::Yaml => Format::Yaml,
+        Encoding::Protobuf => {
+            let message = protobuf::open(body).ok().filter(|m| m.api_version == OLD && m.kind == KIND)?;
+            return Some(protobuf::envelope(NEW, KIND, message.raw));
+        }
+    };
+    let mut object = decode::untyped(body, format).ok()?.object;
+    (decode::type_meta(&object) == (OLD, KIND)).then(|| {
+        object.set_at(&["apiVersion"], NEW.into());
+        object.to_vec()
+    })
+}
+
 /// Reads the body of a create on a subresource of a pod and runs admission on it.
 async fn read_body(cx: &Cx, kind: &GroupVersionKind, body: RequestBody) -> StatusResult<(Value, WriteOptions)> {
     let encoding = cx.input_encoding()?;
     let body = body_bytes(body).await?;
+    let body = in_current_version(&body, encoding).map_or(body, Bytes::from);
     let options = WriteOptions::parse(&cx.info.query, "CreateOptions", false)?;
     let mut object = cx.decode(kind, &body, encoding, options.field_validation)?;
     object.metadata_mut();
@@ -386,4 +410,31 @@ fn check_budget(budget: &Value) -> StatusResult<()> {
     };
     let status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
     Err(Box::new(status.with_cause(cause::DISRUPTION_BUDGET, reason, "")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_of_the_older_version_are_read_as_current_ones() {
+        let eviction = |version: &str| json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": "p"}});
+        let current = eviction("policy/v1").to_vec();
+        let message = |version: &str| protobuf::envelope(version, "Eviction", b"raw");
+        for (body, encoding, want) in [
+            (eviction("policy/v1beta1").to_vec(), Encoding::Json, Some(current.clone())),
+            (
+                b"apiVersion: policy/v1beta1\nkind: Eviction\nmetadata: {name: p}".to_vec(),
+                Encoding::Yaml,
+                Some(current.clone()),
+            ),
+            (message("policy/v1beta1"), Encoding::Protobuf, Some(message("policy/v1"))),
+            (message("policy/v1"), Encoding::Protobuf, None),
+            (current, Encoding::Json, None),
+            (eviction("policy/v2").to_vec(), Encoding::Json, None),
+            (b"{}".to_vec(), Encoding::Json, None),
+        ] {
+            assert_eq!(in_current_version(&body, encoding), want, "{}", String::from_utf8_lossy(&body));
+        }
+    }
 }

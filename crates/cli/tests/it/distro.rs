@@ -122,9 +122,13 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
     let served = world.serve_with("data", "team-a-0", &["--binaries", binaries]).await;
     let tenant = world.tenant(&served).await;
     let after = versions(&tenant, &kept).await;
+    let pods: Vec<String> = versions(&tenant, &[&PODS]).await.into_iter().map(|(_, uid, _)| uid).collect();
     // Each API server writes down whom it trusts in front of it.
     for object in before.iter().filter(|(name, ..)| name != "extension-apiserver-authentication") {
-        assert!(after.contains(object), "{object:?} in {after:?}");
+        // An older version knows less of a pod's status than the host tells: what it drops is written once.
+        let same = |o: &&(String, String, String)| o.0 == object.0 && o.1 == object.1;
+        let found = after.iter().find(same);
+        assert!(found.is_some_and(|o| o == object || pods.contains(&o.1)), "{object:?} in {after:?}");
     }
     check_users(&served, &tenant).await;
     create_pod(&tenant, "two").await;

@@ -6,12 +6,13 @@ mod placement;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::json::Str;
 use apimachinery::{Value, json};
 use futures::future::join_all;
 use informer::events::ObjectReference;
-use informer::{Informer, ObjectKey, ObjectMeta, Outcome, UidExpectations, null_default};
+use informer::{DeleteOptions, Informer, ObjectKey, ObjectMeta, Outcome, UidExpectations, null_default};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -30,6 +31,8 @@ use crate::types::{Condition, ControllerRevision, Node, Pod, Raw, Strategy, cach
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
 const GENERATION_LABEL: &str = "pod-template-generation";
 const BURST: usize = 250;
+/// How long the watch may take to tell of pods that were given another label.
+const RELABELLED_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -87,6 +90,11 @@ type ByNode = BTreeMap<Str, Vec<Arc<Pod>>>;
 fn revision_hash(revision: &ControllerRevision) -> Option<&str> {
     let labels = &revision.metadata.labels;
     labels.get(REVISION_LABEL).or_else(|| labels.get(history::HASH_LABEL))
+}
+
+/// Whether a pod has ended and is being deleted: whatever holds it, its node is free for another.
+fn has_ended(pod: &Pod) -> bool {
+    pod::is_terminal(pod) && pod.metadata.is_deleting()
 }
 
 /// The node a pod runs on or is pinned to.
@@ -336,19 +344,22 @@ impl Controller {
         let labels = template["metadata"]["labels"].to().unwrap_or_default();
         let data = history::revision_data(&template);
         let collisions = set.status.collision_count;
-        let (current, collisions) =
-            history::ensure(context, &owner, &mut revisions, &data, &labels, REVISION_LABEL, collisions).await?;
-        let hash = revision_hash(&current).unwrap_or("").to_owned();
-
         let all = candidates(&self.pods, &set.metadata);
         let pods =
             claim_objects(context, &PODS, &owner, all, |p: &Pod| set.spec.selector.matches(&p.metadata.labels), &[])
                 .await?;
+        if let Some(again) = self.merge_doubles(&mut revisions, &data, &pods).await? {
+            return Ok(Outcome::After(again));
+        }
+        let (current, collisions) =
+            history::ensure(context, &owner, &mut revisions, &data, &labels, REVISION_LABEL, collisions).await?;
+        let hash = revision_hash(&current).unwrap_or("").to_owned();
+
         let mut by_node = ByNode::new();
         self.learn_pins(&pods).await?;
         {
             let pinned = self.pinned.lock();
-            for pod in &pods {
+            for pod in pods.iter().filter(|p| !has_ended(p)) {
                 by_node.entry(target_node(pod, &pinned)).or_default().push(pod.clone());
             }
         }
@@ -390,6 +401,37 @@ impl Controller {
             again = again.into_iter().chain(next.filter(|d| d.is_positive())).min();
         }
         Ok(again.map_or(Outcome::Done, |after| Outcome::After(wait(after))))
+    }
+
+    /// Deletes revisions that say the same as a newer one, once no pod carries their label; until then gives pods the
+    /// label of the newer one, and when to look again.
+    async fn merge_doubles(
+        &self,
+        revisions: &mut Vec<Arc<ControllerRevision>>,
+        data: &Value,
+        pods: &[Arc<Pod>],
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let doubles = history::take_doubles(revisions, data);
+        let newest = revisions.iter().rfind(|r| raw_value(&r.data) == *data);
+        let Some(hash) = newest.and_then(|newest| revision_hash(newest)) else { return Ok(None) };
+        let mut relabelled = false;
+        for double in &doubles {
+            let label = revision_hash(double);
+            for pod in pods.iter().filter(|p| label != Some(hash) && p.metadata.labels.get(REVISION_LABEL) == label) {
+                let patch = json!({"metadata": {"labels": {REVISION_LABEL: hash}}});
+                ignore_not_found(self.context.merge(&PODS, &pod.metadata, patch).await)?;
+                relabelled = true;
+            }
+        }
+        if relabelled {
+            // The pods of this pass still have the old label.
+            return Ok(Some(RELABELLED_WAIT));
+        }
+        for double in doubles {
+            let key = double.metadata.key();
+            self.context.delete(&CONTROLLER_REVISIONS, &key, &DeleteOptions::default()).await?;
+        }
+        Ok(None)
     }
 
     /// Reads where unbound pods are pinned to: the cache does not keep affinities.
@@ -595,6 +637,15 @@ mod tests {
         assert_eq!(manage_node(&set, &node, place(true, true), &two, "h", now).delete, ["b"]);
         assert_eq!(manage_node(&set, &node, place(false, false), &two, "h", now).delete, ["a", "b"]);
         assert_eq!(manage_node(&set, &node, place(false, true), &two[..1], "h", now), Changes::default());
+        for (phase, deletion, ended) in [
+            ("Succeeded", Some("2026-01-01T00:00:00Z"), true),
+            ("Failed", Some("2026-01-01T00:00:00Z"), true),
+            ("Running", Some("2026-01-01T00:00:00Z"), false),
+            ("Succeeded", None, false),
+        ] {
+            let pod = json!({"metadata": {"name": "a", "deletionTimestamp": deletion}, "status": {"phase": phase}});
+            assert_eq!(has_ended(&pod.to().unwrap()), ended, "{phase} {deletion:?}");
+        }
         let (by_node, mut places) = nodes(two.to_vec());
         let counted = status(&set, &by_node, &places, "h", None, now);
         assert_eq!((counted.desired_number_scheduled, counted.number_ready, counted.number_unavailable), (1, 1, 0));

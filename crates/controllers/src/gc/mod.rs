@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use informer::events::ObjectReference;
 use informer::{
     ApiError, DeleteOptions, Header, HeaderChange, Informer, ObjectMeta, Outcome, OwnerReference, Queue, QueueConfig,
     Source,
@@ -25,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tracing::debug;
 
-use self::graph::{FOREGROUND, Graph, Node, ORPHAN, Task, Uid};
+use self::graph::{FOREGROUND, Graph, Node, ORPHAN, Place, Task, Uid};
 use crate::context::{Context, ReconcileError, ReconcileResult, ignore_not_found};
 use crate::discovery::{ApiResource, Discovery};
 use crate::resources::CUSTOM_RESOURCE_DEFINITIONS;
@@ -43,6 +44,8 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 struct Watched {
     resource: ApiResource,
     synced: watch::Receiver<bool>,
+    /// Not after the resource is gone; it may come back.
+    running: bool,
 }
 
 struct Collector {
@@ -52,7 +55,7 @@ struct Collector {
     /// Never shrinks: nodes name a resource by its index.
     watched: RwLock<Vec<Watched>>,
     discovery: RwLock<Discovery>,
-    absent: Mutex<HashSet<Uid>>,
+    absent: Mutex<HashSet<(Uid, Place)>>,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -131,47 +134,78 @@ impl Collector {
             .collect();
         let complete = discovery.failed.is_empty();
         *self.discovery.write() = discovery;
-        let known: HashMap<ApiResource, usize> =
-            self.watched.read().iter().enumerate().map(|(i, w)| (w.resource.clone(), i)).collect();
+        let known: HashMap<ApiResource, (usize, bool)> =
+            self.watched.read().iter().enumerate().map(|(i, w)| (w.resource.clone(), (i, w.running))).collect();
         for resource in &deletable {
-            if known.contains_key(resource) {
-                continue;
+            let index = match known.get(resource) {
+                Some((_, true)) => continue,
+                Some((index, false)) => *index,
+                None => self.watched.read().len(),
+            };
+            let (handler, kind) = (self.clone(), resource.kind.clone());
+            let observe = move |change: HeaderChange<'_>| handler.observe(index, &kind, &change);
+            let synced = self.context.factory.headers(resource.resource.clone(), observe);
+            let watched = Watched { resource: resource.clone(), synced, running: true };
+            let mut all = self.watched.write();
+            match all.get_mut(index) {
+                Some(before) => *before = watched,
+                None => all.push(watched),
             }
-            let index = self.watched.read().len();
-            let handler = self.clone();
-            let synced =
-                self.context.factory.headers(resource.resource.clone(), move |change| handler.observe(index, &change));
-            self.watched.write().push(Watched { resource: resource.clone(), synced });
         }
         // Resources of custom kinds that are gone; a group that could not be read is not gone.
         if complete {
-            for resource in known.keys().filter(|r| !deletable.contains(r) && r.resource.group.contains('.')) {
-                self.context.factory.stop_source(&Source::all(resource.resource.clone()));
+            for (resource, (index, running)) in &known {
+                if *running && !deletable.contains(resource) && resource.resource.group.contains('.') {
+                    self.context.factory.stop_source(&Source::all(resource.resource.clone()));
+                    self.watched.write()[*index].running = false;
+                }
             }
         }
         Ok(())
     }
 
-    fn observe(&self, resource: usize, change: &HeaderChange<'_>) {
-        let uid = Uid::new(&change.object.uid);
+    fn observe(&self, resource: usize, kind: &str, change: &HeaderChange<'_>) {
+        let object = change.object;
+        let uid = Uid::new(&object.uid);
         let tasks = if change.deleted {
             let tasks = self.graph.lock().remove(uid);
             if !tasks.is_empty() {
-                self.mark_absent(uid);
+                self.mark_absent(uid, Place::new(kind, &object.namespace, &object.name));
             }
             tasks
         } else {
-            self.graph.lock().observe(resource, change.object)
+            let (tasks, elsewhere) = {
+                let mut graph = self.graph.lock();
+                let tasks = graph.observe(resource, kind, object);
+                let strange = |o: &&OwnerReference| graph.is_elsewhere(o, &object.namespace);
+                (tasks, object.owner_references.iter().find(strange).cloned())
+            };
+            if let Some(reference) = elsewhere.filter(|_| !tasks.is_empty()) {
+                self.report_elsewhere(resource, kind, object, &reference);
+            }
+            tasks
         };
         tasks.into_iter().for_each(|task| self.queue.add(task));
     }
 
-    fn mark_absent(&self, uid: Uid) {
+    /// Tells the user why an object goes whose owner seems to be there.
+    fn report_elsewhere(&self, resource: usize, kind: &str, object: &ObjectMeta, reference: &OwnerReference) {
+        let version = self.watched.read().get(resource).map(|w| w.resource.resource.api_version()).unwrap_or_default();
+        let OwnerReference { api_version, kind: owner, name, uid, .. } = reference;
+        let namespace = &object.namespace;
+        let message = format!(
+            "ownerRef [{api_version}/{owner}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}"
+        );
+        let about = ObjectReference::new(&version, kind, object);
+        self.context.recorder.warning(&about, "OwnerRefInvalidNamespace", message);
+    }
+
+    fn mark_absent(&self, uid: Uid, place: Place) {
         let mut absent = self.absent.lock();
         if absent.len() >= ABSENT_MAX {
             absent.clear();
         }
-        absent.insert(uid);
+        absent.insert((uid, place));
     }
 
     async fn work(&self, task: Task) -> ReconcileResult {
@@ -203,7 +237,8 @@ impl Collector {
         let Some(live) = self.live(&node).await? else {
             // The watch will tell, but need not have told yet.
             let tasks = self.graph.lock().remove(uid);
-            self.mark_absent(uid);
+            let kind = self.resource_of(&node).kind;
+            self.mark_absent(uid, Place::new(&kind, &node.key.namespace, &node.key.name));
             tasks.into_iter().for_each(|task| self.queue.add(task));
             return Ok(Outcome::Done);
         };
@@ -329,7 +364,11 @@ impl Collector {
 
     async fn owner_state(&self, reference: &OwnerReference, namespace: &str) -> Result<OwnerState, ReconcileError> {
         let uid = Uid::new(&reference.uid);
-        if self.absent.lock().contains(&uid) && !self.graph.lock().exists(uid) {
+        let known_absent = {
+            let absent = self.absent.lock();
+            Place::of_owner(reference, namespace).into_iter().any(|place| absent.contains(&(uid, place)))
+        };
+        if known_absent && !self.graph.lock().has_owner(reference, namespace) {
             return Ok(OwnerState::Absent);
         }
         let found = self.discovery.read().by_kind(&reference.api_version, &reference.kind).cloned();
@@ -342,9 +381,10 @@ impl Collector {
             return Ok(OwnerState::Exists);
         }
         let namespace = if resource.namespaced { namespace } else { "" };
+        let place = Place::new(&reference.kind, namespace, &reference.name);
         match self.context.rest.get_metadata(&resource.resource, namespace, &reference.name).await {
             Ok(owner) if owner.metadata.uid != reference.uid => {
-                self.mark_absent(uid);
+                self.mark_absent(uid, place);
                 Ok(OwnerState::Absent)
             }
             Ok(owner) if owner.metadata.is_deleting() && owner.metadata.has_finalizer(FOREGROUND) => {
@@ -352,7 +392,7 @@ impl Collector {
             }
             Ok(_) => Ok(OwnerState::Exists),
             Err(error) if error.is_not_found() => {
-                self.mark_absent(uid);
+                self.mark_absent(uid, place);
                 Ok(OwnerState::Absent)
             }
             Err(error) => Err(error.into()),

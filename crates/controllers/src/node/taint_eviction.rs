@@ -108,6 +108,7 @@ impl Controller {
             let patch = json!({"metadata": {"uid": uid.as_str()}, "status": {"conditions": [{"type": "DisruptionTarget",
                 "status": "True", "reason": "DeletionByTaintManager",
                 "message": "Taint manager: deleting due to NoExecute taint",
+                "observedGeneration": pod.metadata.generation,
                 "lastTransitionTime": self.context.clock.now_rfc3339()}]}});
             let (namespace, name) = (&key.namespace, &key.name);
             let written = self.context.rest.patch(&PODS, "status", namespace, name, PatchType::Strategic, &patch).await;

@@ -238,12 +238,15 @@ impl Controller {
 
     /// Recalculates quotas when objects of this resource go.
     fn watch(self: &Arc<Self>, resource: &str, group: &str, target: Resource) {
-        if self.watched.lock().insert((resource.to_owned(), group.to_owned()), target.clone()).is_some() {
+        let source = Source::all(target.clone());
+        let known = self.watched.lock().insert((resource.to_owned(), group.to_owned()), target).is_some();
+        // A custom resource may have gone, its informer with it, and come back.
+        if known && self.context.factory.watches(&source) {
             return;
         }
         let (quotas, queue) = (self.quotas.clone(), self.queue.clone());
         let names = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-        self.context.factory.headers(Source::all(target), move |change| {
+        self.context.factory.headers(source, move |change| {
             if !change.deleted {
                 return;
             }

@@ -122,6 +122,23 @@ impl Cluster {
         self.rest.create(resource, namespace, &object).await.unwrap_or_else(|e| panic!("create {resource}: {e}"))
     }
 
+    /// Waits until the controllers do not look at a resource any more.
+    pub async fn until_unwatched(&self, resource: &Resource) {
+        let source = informer::Source::all(resource.clone());
+        self.eventually("nobody watches a resource that is gone", async || {
+            if self.manager.factory().watches(&source) { Err(resource.to_string()) } else { Ok(()) }
+        })
+        .await;
+    }
+
+    /// Creates an object of a kind that was defined a moment ago.
+    pub async fn create_when_served(&self, resource: &Resource, namespace: &str, object: Value) -> Value {
+        self.eventually("a kind that is served", async || {
+            self.rest.create(resource, namespace, &object).await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
     pub async fn list(&self, resource: &Resource, namespace: &str) -> Vec<Value> {
         self.rest.list_as(resource, namespace, "", "").await.unwrap_or_else(|e| panic!("list {resource}: {e}"))
     }

@@ -1,6 +1,7 @@
 //! Controllers that keep single objects: budgets, quotas, volumes, roles, tokens, mirrored endpoints, autoscalers, nodes.
 
 use apimachinery::{Value, json};
+use informer::Resource;
 
 use crate::cluster::*;
 
@@ -44,6 +45,51 @@ async fn budgets_and_quotas_count_pods() {
     cluster.until("quota", &RESOURCE_QUOTAS, ns, "q", used("2", "200m")).await;
     cluster.delete(&PODS, ns, "other", "").await;
     cluster.until("quota after a deletion", &RESOURCE_QUOTAS, ns, "q", used("1", "100m")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budgets_ask_custom_controllers_for_their_scale() {
+    let cluster = Cluster::start().await;
+    let ns = "default";
+    let replicas = json!({"type": "object", "properties": {"replicas": {"type": "integer"}}});
+    let mut version = json!({"name": "v1", "served": true, "storage": true});
+    version["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "properties": {"spec": replicas, "status": replicas}});
+    version["subresources"] = json!({"status": {}, "scale": {
+        "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
+    let mut plain = version.clone();
+    plain.remove_at(&["subresources"]);
+    for (plural, kind, version) in [("rollouts", "Rollout", version), ("plains", "Plain", plain)] {
+        let mut definition = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1",
+            "metadata": {"name": format!("{plural}.example.com")},
+            "spec": {"group": "example.com", "scope": "Namespaced",
+                "names": {"plural": plural, "kind": kind, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")}}});
+        definition.set_at(&["spec", "versions"], Value::Array(vec![version]));
+        cluster.create(&CUSTOM_RESOURCE_DEFINITIONS, "", definition).await;
+        let established = |d: &Value| condition(d, "Established")["status"] == "True";
+        let name = format!("{plural}.example.com");
+        cluster.until("definition", &CUSTOM_RESOURCE_DEFINITIONS, "", &name, established).await;
+        let resource = Resource::new("example.com", "v1", plural);
+        let owner = json!({"apiVersion": "example.com/v1", "kind": kind, "metadata": {"name": "owner"}, "spec": {"replicas": 4}});
+        let owner = cluster.create_when_served(&resource, ns, owner).await;
+        let mut member = pod(&format!("pod-of-{plural}"), json!({}));
+        member.set_at(&["metadata", "labels"], json!({"app": plural}));
+        member["metadata"]["ownerReferences"] = json!([{"apiVersion": "example.com/v1", "kind": kind, "name": "owner",
+            "uid": owner.str_at(&["metadata", "uid"]), "controller": true}]);
+        cluster.create(&PODS, ns, member).await;
+        let budget = json!({"kind": "PodDisruptionBudget", "apiVersion": "policy/v1", "metadata": {"name": plural},
+            "spec": {"maxUnavailable": 2, "selector": {"matchLabels": {"app": plural}}}});
+        cluster.create(&POD_DISRUPTION_BUDGETS, ns, budget).await;
+    }
+    let counted = |b: &Value| (b["status"]["expectedPods"] == 4) & (b["status"]["desiredHealthy"] == 2);
+    cluster.until("scale", &POD_DISRUPTION_BUDGETS, ns, "rollouts", counted).await;
+    let refused = |b: &Value| {
+        let condition = condition(b, "DisruptionAllowed");
+        condition["reason"] == "SyncFailed"
+            && condition["message"] == "plains.example.com does not implement the scale subresource"
+    };
+    cluster.until("no scale", &POD_DISRUPTION_BUDGETS, ns, "plains", refused).await;
     cluster.stop().await;
 }
 
@@ -123,6 +169,13 @@ async fn hand_written_endpoints_are_mirrored() {
         json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}], "ports": [{"port": 5432}]}]});
     cluster.patch(&ENDPOINTS, ns, "db", two).await;
     cluster.until_list("two endpoints", &ENDPOINT_SLICES, ns, mirrored(2)).await;
+    cluster
+        .patch(&ENDPOINTS, ns, "db", json!({"metadata": {"annotations": {"note": "n"}, "labels": {"l": "v"}}}))
+        .await;
+    let described = |all: &[Value]| {
+        all.iter().any(|s| s["metadata"]["annotations"]["note"] == "n" && s["metadata"]["labels"]["l"] == "v")
+    };
+    cluster.until_list("metadata", &ENDPOINT_SLICES, ns, described).await;
     cluster.delete(&ENDPOINTS, ns, "db", "").await;
     cluster.until_list("none", &ENDPOINT_SLICES, ns, mirrored(0)).await;
     cluster.stop().await;
@@ -196,6 +249,13 @@ async fn objects_with_absent_owners_are_collected() {
     absent["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "00000000-0000-0000-0000-000000000001"}]);
     cluster.create(&SECRETS, ns, absent).await;
     cluster.until_gone(&SECRETS, ns, "absent").await;
+    // The uid of an owner that is there, of another kind: that is not an owner.
+    let mut strange = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "strange"}});
+    strange["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "Pod", "name": "owner", "uid": owner.str_at(&["metadata", "uid"])}]);
+    cluster.create(&SECRETS, ns, strange).await;
+    cluster.until_gone(&SECRETS, ns, "strange").await;
+    assert!(cluster.get(&SECRETS, ns, "owned").await.is_some(), "its owner is there");
     cluster.delete(&CONFIG_MAPS, ns, "owner", "Background").await;
     cluster.until_gone(&SECRETS, ns, "owned").await;
     cluster.stop().await;

@@ -189,26 +189,34 @@ async fn custom_resources_own_and_are_owned() {
     let definition = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "widgets.example.com"}, "spec": {
         "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"}, "versions": [{"name": "v1", "served": true,
             "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
-    cluster.create(&CUSTOM_RESOURCE_DEFINITIONS, "", definition).await;
-    cluster
-        .until("established", &CUSTOM_RESOURCE_DEFINITIONS, "", "widgets.example.com", |d| {
-            d.array_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
-        })
-        .await;
     let reference = |api: &str, owner: &Value| json!([{"apiVersion": api, "kind": owner["kind"].clone(), "name": owner["metadata"]["name"].clone(), "uid": owner["metadata"]["uid"].clone()}]);
-    // A map owns a widget, which owns another map.
-    let first = cluster
-        .create(&CONFIG_MAPS, ns, json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "first"}}))
-        .await;
-    let mut widget = json!({"kind": "Widget", "apiVersion": "example.com/v1", "metadata": {"name": "w"}});
-    widget["metadata"]["ownerReferences"] = reference("v1", &first);
-    let widget = cluster.create(&WIDGETS, ns, widget).await;
-    let mut last = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "last"}});
-    last["metadata"]["ownerReferences"] = reference("example.com/v1", &widget);
-    cluster.create(&CONFIG_MAPS, ns, last).await;
-    cluster.delete(&CONFIG_MAPS, ns, "first", "Background").await;
-    cluster.until_gone(&WIDGETS, ns, "w").await;
-    cluster.until_gone(&CONFIG_MAPS, ns, "last").await;
+    // The second time the definition has been away.
+    for _ in 0..2 {
+        cluster.create(&CUSTOM_RESOURCE_DEFINITIONS, "", definition.clone()).await;
+        cluster
+            .until("established", &CUSTOM_RESOURCE_DEFINITIONS, "", "widgets.example.com", |d| {
+                d.array_at(&["status", "conditions"])
+                    .iter()
+                    .any(|c| c["type"] == "Established" && c["status"] == "True")
+            })
+            .await;
+        // A map owns a widget, which owns another map.
+        let first = cluster
+            .create(&CONFIG_MAPS, ns, json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "first"}}))
+            .await;
+        let mut widget = json!({"kind": "Widget", "apiVersion": "example.com/v1", "metadata": {"name": "w"}});
+        widget["metadata"]["ownerReferences"] = reference("v1", &first);
+        let widget = cluster.create_when_served(&WIDGETS, ns, widget).await;
+        let mut last = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "last"}});
+        last["metadata"]["ownerReferences"] = reference("example.com/v1", &widget);
+        cluster.create(&CONFIG_MAPS, ns, last).await;
+        cluster.delete(&CONFIG_MAPS, ns, "first", "Background").await;
+        cluster.until_gone(&WIDGETS, ns, "w").await;
+        cluster.until_gone(&CONFIG_MAPS, ns, "last").await;
+        cluster.delete(&CUSTOM_RESOURCE_DEFINITIONS, "", "widgets.example.com", "").await;
+        cluster.until_gone(&CUSTOM_RESOURCE_DEFINITIONS, "", "widgets.example.com").await;
+        cluster.until_unwatched(&WIDGETS).await;
+    }
     cluster.stop().await;
 }
 
