@@ -20,6 +20,8 @@ use crate::{CompileIssue, Environment};
 pub struct Checked {
     pub types: BTreeMap<u32, Type>,
     pub calls: BTreeMap<u32, ResolvedCall>,
+    /// Selections that are one name, such as a type's.
+    pub names: BTreeMap<u32, Arc<str>>,
 }
 
 /// What a call calls.
@@ -42,12 +44,13 @@ pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<Comp
         next: 0,
         types: BTreeMap::new(),
         calls: BTreeMap::new(),
+        names: BTreeMap::new(),
         issues: Vec::new(),
     };
     checker.infer(expr);
     if checker.issues.is_empty() {
         let types = checker.types.iter().map(|(id, ty)| (*id, checker.substitute(ty, true))).collect();
-        return Ok(Checked { types, calls: checker.calls });
+        return Ok(Checked { types, calls: checker.calls, names: checker.names });
     }
     Err(checker.issues)
 }
@@ -66,6 +69,7 @@ struct Checker<'a> {
     next: u32,
     types: BTreeMap<u32, Type>,
     calls: BTreeMap<u32, ResolvedCall>,
+    names: BTreeMap<u32, Arc<str>>,
     issues: Vec<CompileIssue>,
 }
 
@@ -158,6 +162,7 @@ impl Checker<'_> {
             && let Some(name) = qualified_name(expr)
             && let Some(ty) = self.lookup(&name)
         {
+            self.names.insert(expr.id, name.into());
             return ty;
         }
         let of = self.infer(operand);
@@ -186,7 +191,7 @@ impl Checker<'_> {
                 self.assign(&Type::Dyn, &of);
                 Type::Dyn
             }
-            Type::Dyn | Type::Error => Type::Dyn,
+            Type::Dyn | Type::Any | Type::Error => Type::Dyn,
             other => {
                 self.issue(position, format!("type '{}' does not support field selection", other.in_message()));
                 Type::Dyn
@@ -199,7 +204,7 @@ impl Checker<'_> {
     fn held(&mut self, position: Position, ty: Type) -> Type {
         match &ty {
             Type::Optional(held) => return Type::clone(held),
-            Type::Dyn => {}
+            Type::Dyn | Type::Any => {}
             other => {
                 let (want, found) = (Type::optional(other.clone()).in_message(), other.in_message());
                 self.issue(position, format!("expected type '{want}' but found '{found}'"));
@@ -309,7 +314,9 @@ impl Checker<'_> {
             }
             (None, None) => (function.trim_start_matches('.'), false),
         };
-        let Some(candidates) = signatures().get(name) else { return self.undeclared(expr.position, function) };
+        let Some(candidates) = signatures().get(name).filter(|_| self.is_known(name)) else {
+            return self.undeclared(expr.position, function);
+        };
         if matches!(name, op::AND | op::OR) {
             let issues = self.issues.len();
             for (arg, ty) in args.iter().zip(&types) {
@@ -338,7 +345,7 @@ impl Checker<'_> {
             let returned = self.substitute(&returned, false);
             result = match result {
                 None => Some(returned),
-                Some(Type::Dyn) => Some(Type::Dyn),
+                Some(unknown @ (Type::Dyn | Type::Any)) => Some(unknown),
                 Some(before) if before == returned => Some(before),
                 // Arguments of type `dyn` fit several ways to call it.
                 Some(_) => Some(Type::Dyn),
@@ -357,9 +364,12 @@ impl Checker<'_> {
         result
     }
 
-    /// Functions of patches exist where there is a type for patches.
-    fn is_known(&self, namespaced: &str) -> bool {
-        !namespaced.starts_with("jsonpatch.") || self.environment.object("JSONPatch").is_some()
+    /// Functions of patches exist where there is a type for patches, those of devices where there is a device.
+    fn is_known(&self, function: &str) -> bool {
+        match function {
+            "includes" => self.environment.variable("device").is_some(),
+            other => !other.starts_with("jsonpatch.") || self.environment.object("JSONPatch").is_some(),
+        }
     }
 
     fn optional_select(&mut self, expr: &Expr, args: &[Expr]) -> Type {
@@ -446,7 +456,7 @@ impl Checker<'_> {
             return self.stands_for(*param, a, b).0;
         }
         match (a, b) {
-            (Type::Dyn | Type::Error, _) | (_, Type::Dyn | Type::Error) => true,
+            (Type::Dyn | Type::Any | Type::Error, _) | (_, Type::Dyn | Type::Any | Type::Error) => true,
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
             (Type::Type(_), Type::Type(_)) => true,
             (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => self.unify(x, y),
@@ -492,7 +502,7 @@ impl Checker<'_> {
 }
 
 /// The name of a namespaced function, when a call with a target is one.
-pub(crate) fn namespaced(target: Option<&Expr>, function: &str) -> Option<String> {
+fn namespaced(target: Option<&Expr>, function: &str) -> Option<String> {
     let name = format!("{}.{function}", qualified_name(target?)?);
     let name = name.trim_start_matches('.');
     signatures().contains_key(name).then(|| name.to_owned())
@@ -515,8 +525,8 @@ fn more_general(a: Type, b: Type) -> Type {
 
 fn is_as_general(a: &Type, b: &Type) -> bool {
     match (a, b) {
-        (Type::Dyn | Type::Param(_), _) => true,
-        (_, Type::Dyn | Type::Param(_)) => false,
+        (Type::Dyn | Type::Any | Type::Param(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Param(_)) => false,
         (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => is_as_general(x, y),
         (Type::Map(k, v), Type::Map(l, w)) => is_as_general(k, l) && is_as_general(v, w),
         (Type::Type(_), Type::Type(_)) => true,

@@ -217,6 +217,7 @@ lists.range(int) list(int)
 sets.contains(list(A), list(A)) bool
 sets.equivalent(list(A), list(A)) bool
 sets.intersects(list(A), list(A)) bool
+.includes(dyn, dyn) bool
 .find(string, string) string
 .findAll(string, string) list(string)
 .findAll(string, string, int) list(string)

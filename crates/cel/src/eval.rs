@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
+use crate::check::Checked;
 use crate::cost::call_cost;
-use crate::parser::qualified_name;
 use crate::stdlib;
 use crate::value::{Key, Val};
 
@@ -74,9 +74,9 @@ pub(crate) fn evaluate(
     variables: &BTreeMap<&str, Val>,
     budget: &mut Budget,
     host: &dyn Host,
-    constants: &BTreeMap<u32, Val>,
+    facts: &Facts,
 ) -> Result<Val, EvalError> {
-    Evaluator { variables, scopes: Vec::new(), budget, host, constants }.eval(expr)
+    Evaluator { variables, scopes: Vec::new(), budget, host, facts }.eval(expr)
 }
 
 struct Evaluator<'a> {
@@ -84,25 +84,37 @@ struct Evaluator<'a> {
     scopes: Vec<(Arc<str>, Val)>,
     budget: &'a mut Budget,
     host: &'a dyn Host,
-    /// Literals, and conversions of literals, that were evaluated beforehand; they cost nothing.
-    constants: &'a BTreeMap<u32, Val>,
+    facts: &'a Facts,
 }
 
-/// Evaluates literals of lists and maps that hold nothing but constants, and conversions of constants; by id. A conversion
-/// that fails does so for the whole expression.
+/// What is known about an expression before it is evaluated, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Literals, and conversions of literals, that were evaluated beforehand; they cost nothing.
+    constants: BTreeMap<u32, Val>,
+    /// Selections that are one name.
+    names: BTreeMap<u32, Arc<str>>,
+    /// Calls of functions with a namespace.
+    functions: BTreeMap<u32, String>,
+}
+
+/// Collects what is known. Evaluates literals of lists and maps that hold nothing but constants, and conversions of
+/// constants; a conversion that fails does so for the whole expression.
 ///
 /// Source: cel-go's `decOptimize`.
-pub(crate) fn constants(expr: &Expr) -> Result<BTreeMap<u32, Val>, EvalError> {
-    let mut found = BTreeMap::new();
-    fold(expr, &mut found)?;
-    Ok(found)
+pub(crate) fn facts(expr: &Expr, checked: Checked) -> Result<Facts, EvalError> {
+    let calls = checked.calls.into_iter();
+    let functions = calls.filter(|(_, call)| call.name.contains('.')).map(|(id, call)| (id, call.name)).collect();
+    let mut facts = Facts { constants: BTreeMap::new(), names: checked.names, functions };
+    fold(expr, &mut facts)?;
+    Ok(facts)
 }
 
 /// Whether `expr` is a constant.
-fn fold(expr: &Expr, found: &mut BTreeMap<u32, Val>) -> Result<bool, EvalError> {
+fn fold(expr: &Expr, facts: &mut Facts) -> Result<bool, EvalError> {
     let mut constant = true;
     let mut failed = None;
-    expr.children(&mut |child| match fold(child, found) {
+    expr.children(&mut |child| match fold(child, facts) {
         Ok(is_constant) => constant &= is_constant,
         Err(error) => failed = failed.take().or(Some(error)),
     });
@@ -125,10 +137,10 @@ fn fold(expr: &Expr, found: &mut BTreeMap<u32, Val>) -> Result<bool, EvalError> 
     if !constant || !foldable {
         return Ok(false);
     }
-    let evaluated = evaluate(expr, &BTreeMap::new(), &mut Budget::new(u64::MAX), &NoHost, found);
+    let evaluated = evaluate(expr, &BTreeMap::new(), &mut Budget::new(u64::MAX), &NoHost, facts);
     match evaluated {
         Ok(value) => {
-            found.insert(expr.id, value);
+            facts.constants.insert(expr.id, value);
             Ok(true)
         }
         // Literals with a key twice fail when they are evaluated.
@@ -141,7 +153,7 @@ type Result<T, E = EvalError> = std::result::Result<T, E>;
 
 impl Evaluator<'_> {
     fn eval(&mut self, expr: &Expr) -> Result<Val> {
-        if let Some(value) = self.constants.get(&expr.id) {
+        if let Some(value) = self.facts.constants.get(&expr.id) {
             return Ok(value.clone());
         }
         match &expr.kind {
@@ -159,7 +171,7 @@ impl Evaluator<'_> {
                 self.lookup(name)
             }
             ExprKind::Select { operand, field, test } => self.select(expr, operand, field, *test),
-            ExprKind::Call { target, function, args } => self.call(target.as_deref(), function, args),
+            ExprKind::Call { target, function, args } => self.call(expr.id, target.as_deref(), function, args),
             ExprKind::List { elements, optional } => {
                 self.budget.spend(10)?;
                 let mut list = Vec::with_capacity(elements.len());
@@ -222,8 +234,8 @@ impl Evaluator<'_> {
     fn select(&mut self, expr: &Expr, operand: &Expr, field: &Arc<str>, test: bool) -> Result<Val> {
         // `a.b` may be one name, such as a variable's or a type's.
         if !test
-            && let Some(name) = qualified_name(expr)
-            && let Some(value) = self.known(&name)
+            && let Some(name) = self.facts.names.get(&expr.id)
+            && let Some(value) = self.known(name)
         {
             self.budget.spend(1)?;
             return Ok(value);
@@ -251,7 +263,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn call(&mut self, target: Option<&Expr>, function: &str, args: &[Expr]) -> Result<Val> {
+    fn call(&mut self, id: u32, target: Option<&Expr>, function: &str, args: &[Expr]) -> Result<Val> {
         match function {
             op::AND => return self.and_or(args, false),
             op::OR => return self.and_or(args, true),
@@ -297,7 +309,7 @@ impl Evaluator<'_> {
             }
             _ => {}
         }
-        let qualified = crate::check::namespaced(target, function);
+        let qualified = target.and_then(|_| self.facts.functions.get(&id));
         let mut values = Vec::with_capacity(args.len() + 1);
         let name = match (&qualified, target) {
             (Some(name), _) => name.as_str(),

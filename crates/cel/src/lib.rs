@@ -37,6 +37,7 @@ use std::sync::Arc;
 use crate::ast::{Expr, ExprKind, Position};
 pub use crate::check::Checked;
 pub use crate::estimate::CostEstimate;
+use crate::eval::Facts;
 pub use crate::eval::{Budget, EvalError, Host, NoHost};
 pub use crate::strings::regex_error;
 pub use crate::types::{Decl, Type};
@@ -221,8 +222,7 @@ pub struct Program {
     expr: Arc<Expr>,
     output: Type,
     cost: CostEstimate,
-    /// What is known before anything is evaluated, by id.
-    constants: Arc<BTreeMap<u32, Val>>,
+    facts: Arc<Facts>,
 }
 
 impl Program {
@@ -245,8 +245,8 @@ impl Program {
         }
         let output = checked.types.get(&expr.id).cloned().unwrap_or(Type::Dyn);
         let cost = estimate::estimate(&expr, environment, &checked);
-        let constants = eval::constants(&expr).map_err(|error| CompileError::Program(error.to_string()))?;
-        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost, constants: Arc::new(constants) })
+        let facts = eval::facts(&expr, checked).map_err(|error| CompileError::Program(error.to_string()))?;
+        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost, facts: Arc::new(facts) })
     }
 
     pub fn source(&self) -> &str {
@@ -256,13 +256,6 @@ impl Program {
     /// The type of the result.
     pub fn output(&self) -> &Type {
         &self.output
-    }
-
-    /// Whether the expression is a variable or a part of one, without any operation.
-    pub fn is_path(&self) -> bool {
-        let mut only = true;
-        self.expr.walk(&mut |e| only &= matches!(&e.kind, ExprKind::Ident(_) | ExprKind::Select { test: false, .. }));
-        only
     }
 
     /// How much one evaluation can cost, by the sizes that the environment declares.
@@ -289,6 +282,6 @@ impl Program {
         budget: &mut Budget,
         host: &dyn Host,
     ) -> Result<Val, EvalError> {
-        eval::evaluate(&self.expr, variables, budget, host, &self.constants)
+        eval::evaluate(&self.expr, variables, budget, host, &self.facts)
     }
 }

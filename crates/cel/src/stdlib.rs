@@ -22,6 +22,9 @@ pub(crate) const NO_OVERLOAD: String = String::new();
 /// The longest list that `lists.range` makes.
 const RANGE_MAX: i64 = 1_000_000;
 
+/// How many values an attribute of a device has at most. Source: `ResourceSliceMaxAttributeValuesPerDevice`.
+pub(crate) const INCLUDED_MAX: usize = 48;
+
 /// Calls a function; a method's receiver is the first argument.
 pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
     match (name, args) {
@@ -50,6 +53,11 @@ pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
         ("type", [v]) => Ok(Val::Type(Arc::new(v.type_of()))),
         ("dyn", [v]) => Ok(v.clone()),
         ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint", [v]) => convert(name, v),
+        ("includes", [Val::List(list), _]) if list.len() > INCLUDED_MAX => {
+            Err(format!("'includes' function cannot be applied to lists longer than {INCLUDED_MAX} values"))
+        }
+        ("includes", [Val::List(list), value]) => Ok(list.iter().any(|v| v.equals(value)).into()),
+        ("includes", [one, value]) => Ok(one.equals(value).into()),
         _ if name.starts_with("optional.") || matches!(name, "hasValue" | "value") => optional(name, args),
         _ if name.starts_with("get") && receiver => match args.first() {
             Some(Val::Timestamp(_) | Val::Duration(_)) => time_part(name, args),

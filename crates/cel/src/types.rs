@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub enum Type {
     /// Checked at run time.
     Dyn,
+    /// Checked at run time too, but not gone through: `google.protobuf.Any`.
+    Any,
     Null,
     Bool,
     Int,
@@ -113,6 +115,7 @@ impl Type {
             self,
             Type::Null
                 | Type::Dyn
+                | Type::Any
                 | Type::Object(_)
                 | Type::Duration
                 | Type::Timestamp
@@ -138,6 +141,7 @@ impl Type {
             Type::Duration => "duration".to_owned(),
             Type::Timestamp => "timestamp".to_owned(),
             Type::Null => "null".to_owned(),
+            Type::Any => "any".to_owned(),
             Type::List(element) => format!("list({})", element.in_message()),
             Type::Map(key, value) => format!("map({}, {})", key.in_message(), value.in_message()),
             Type::Optional(held) => format!("optional_type({})", held.in_message()),
@@ -155,6 +159,7 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Dyn => f.write_str("dyn"),
+            Type::Any => f.write_str("google.protobuf.Any"),
             Type::Error => f.write_str("!error!"),
             Type::Null => f.write_str("null_type"),
             Type::Bool => f.write_str("bool"),

@@ -232,7 +232,7 @@ fn device() -> Environment {
     let fields = BTreeMap::from([
         ("driver".to_owned(), text(63)),
         ("allowMultipleAllocations".to_owned(), Arc::new(Decl::sized(Type::Bool, 1))),
-        ("attributes".to_owned(), by_name(Decl::sized(Type::Dyn, 64))),
+        ("attributes".to_owned(), by_name(Decl::sized(Type::Any, 64))),
         ("capacity".to_owned(), by_name(Decl::new(Type::Opaque(QUANTITY)))),
     ]);
     Environment::new().with("device", Decl::object("kubernetes.DRADevice", fields)).with_bindings()
@@ -244,11 +244,10 @@ fn device_selector(source: &str) -> Option<String> {
         Err(error) => return Some(error.detail()),
     };
     let output = program.output();
-    if !matches!(output, Type::Bool | Type::Dyn) {
+    if !matches!(output, Type::Bool | Type::Any) {
         return Some(format!("must evaluate to bool or the unknown type, not {output}"));
     }
-    // What attributes cost is not known before there is a device: they have no static type here.
-    (!program.uses("device") && program.cost().max > SELECTOR_COST).then(|| TOO_COMPLEX.to_owned())
+    (program.cost().max > SELECTOR_COST).then(|| TOO_COMPLEX.to_owned())
 }
 
 /// What expressions see of one request.
@@ -468,7 +467,19 @@ mod tests {
             (r#"has(device.attributes["d"].x)"#, None),
             (r#"device.attributes["d"].?x.orValue("") == "y""#, None),
             (r#"device.attributes["d"].name.matches("a.*")"#, None),
+            (
+                r#"device.attributes["d"].list.exists(x, x == 1)"#,
+                Some(
+                    "compilation failed: ERROR: <input>:1:23: expression of type 'any' cannot be range of a comprehension",
+                ),
+            ),
+            ("device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, a == b)))", None),
+            (
+                "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a == b))))",
+                Some(TOO_COMPLEX),
+            ),
             (r#"device.attributes.all(k, device.attributes[k].all(j, device.attributes[k][j] == "a"))"#, None),
+            (r#"device.attributes["d"].models.includes("a")"#, None),
             ("device.allowMultipleAllocations == true", None),
             ("noSuchVar", Some("compilation failed: ERROR: <input>:1:1: undeclared reference to 'noSuchVar'")),
             (

@@ -478,11 +478,10 @@ impl Firsts {
 impl Grammar {
     /// What may come at a state; [`EPSILON`] when the rule may end there.
     fn look(&self, state: usize) -> Set {
-        let mut seen = vec![false; self.states.len()];
-        self.look_from(state, self.states[state].rule, &mut seen)
+        self.look_from(state, &mut vec![false; self.states.len()])
     }
 
-    fn look_from(&self, state: usize, within: Rule, seen: &mut [bool]) -> Set {
+    fn look_from(&self, state: usize, seen: &mut [bool]) -> Set {
         if std::mem::replace(&mut seen[state], true) {
             return 0;
         }
@@ -493,13 +492,9 @@ impl Grammar {
         here.arcs.iter().fold(0, |all, arc| {
             all | match *arc {
                 Arc::Tokens(tokens, _) => tokens,
-                Arc::Epsilon(to) | Arc::Precedence(_, to) => self.look_from(to, within, seen),
-                Arc::Rule(rule, after) => {
-                    // No rule of this grammar is empty.
-                    let _ = after;
-                    let mut own = vec![false; self.states.len()];
-                    self.look_from(self.starts[rule as usize], rule, &mut own) & !EPSILON
-                }
+                Arc::Epsilon(to) | Arc::Precedence(_, to) => self.look_from(to, seen),
+                // No rule of this grammar is empty.
+                Arc::Rule(rule, _) => self.look(self.starts[rule as usize]) & !EPSILON,
             }
         })
     }

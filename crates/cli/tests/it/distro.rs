@@ -213,7 +213,9 @@ async fn one_data_directory_is_served_by_native_and_by_a_supervised_api_server_i
 #[ignore = "needs upstream's programs: ALCOVE_TEST_BINARIES"]
 async fn one_data_directory_is_served_by_native_and_upstream_in_turn() {
     let binaries = std::env::var("ALCOVE_TEST_BINARIES").unwrap();
-    in_turn("controlPlane: {distro: {k8s: {enabled: true}}}", &binaries, true).await;
+    // Versions before 1.34 do not serve claims, which must hold up nothing else.
+    let config = "controlPlane: {distro: {k8s: {enabled: true}}}\nsync: {toHost: {resourceClaims: {enabled: true}}, fromHost: {deviceClasses: {enabled: true}}}";
+    in_turn(config, &binaries, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

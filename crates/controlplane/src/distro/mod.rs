@@ -12,6 +12,7 @@ pub(crate) mod child;
 mod files;
 mod flags;
 mod lines;
+mod stored;
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +27,7 @@ use apiserver::tokens::TokenAuthenticator;
 use apiserver::upstream::{Reviews, Upstream, UpstreamError};
 use config::Config;
 use parking_lot::Mutex;
-use store::{RangeRequest, Store};
+use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -50,9 +51,6 @@ const GRACE: Duration = Duration::from_secs(3);
 const API_SERVER_GRACE: Duration = Duration::from_secs(4);
 /// The service range when the host's is not known. Source: `--service-cluster-ip-range` of kubeadm.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
-
-/// Objects that API servers make from others: nobody misses them.
-const DERIVED: [&str; 2] = ["ipaddresses", "servicecidrs"];
 
 /// Why upstream's programs do not run.
 #[derive(Debug, thiserror::Error)]
@@ -259,20 +257,12 @@ impl Distro {
         tokio::time::timeout(READY_TIMEOUT, wait).await.unwrap_or(Err(DistroError::NotReady))
     }
 
-    /// Says which objects of the store this version of kube-apiserver does not serve. They stay where they are, and the
-    /// native distro, or a newer version, has them again.
+    /// Says which objects of the store this version of kube-apiserver does not serve.
     async fn tell_unserved(&self, store: &Store) {
         let mut unserved = Vec::new();
-        for resource in apimachinery::resources::RESOURCES {
-            let Some(storage) = resource.storage.filter(|_| !DERIVED.contains(&resource.name)) else { continue };
-            let range = RangeRequest { count_only: true, ..RangeRequest::prefix(storage.key_prefix("")) };
-            if !store.range(range).await.is_ok_and(|found| found.count > 0) {
-                continue;
-            }
-            let root = if resource.group.is_empty() { "/api" } else { "/apis" };
-            let path = format!("{root}/{}/{}?limit=1", resource.api_version(), resource.name);
-            if !self.upstream.is_ok(&path).await {
-                unserved.push(format!("{} of {}", resource.name, resource.api_version()));
+        for kind in stored::kinds(store).await {
+            if !self.upstream.is_ok(&kind.path).await {
+                unserved.push(kind.name);
             }
         }
         if !unserved.is_empty() {
