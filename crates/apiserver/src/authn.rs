@@ -6,7 +6,8 @@
 //! Follows: `k8s.io/apiserver/pkg/authentication`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 
@@ -57,12 +58,57 @@ impl UserInfo {
     }
 }
 
-/// The client certificate of a TLS connection, verified against the server's client CA when the connection was made.
+/// The client certificate of a TLS connection, verified against the server's client CA when the connection was made. Clones,
+/// one for each request, share what was read of it.
 #[derive(Clone, Debug)]
-pub struct PeerCertificate(pub Arc<rustls_pki_types::CertificateDer<'static>>);
+pub struct PeerCertificate(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    der: rustls_pki_types::CertificateDer<'static>,
+    subject: OnceLock<Result<Subject, AuthenticationError>>,
+}
+
+#[derive(Debug)]
+struct Subject {
+    common_name: String,
+    organizations: Vec<String>,
+    /// First and last second in which it is valid, since the epoch.
+    valid: RangeInclusive<i64>,
+}
+
+impl PeerCertificate {
+    pub fn new(der: rustls_pki_types::CertificateDer<'static>) -> PeerCertificate {
+        PeerCertificate(Arc::new(Peer { der, subject: OnceLock::new() }))
+    }
+
+    /// Whom it names. A connection may outlive its certificate, so that each request asks.
+    fn subject(&self) -> Result<&Subject, AuthenticationError> {
+        let subject = self.0.subject.get_or_init(|| Subject::read(&self.0.der)).as_ref().map_err(Clone::clone)?;
+        let now = rustls_pki_types::UnixTime::now().as_secs();
+        if i64::try_from(now).is_ok_and(|now| subject.valid.contains(&now)) {
+            return Ok(subject);
+        }
+        Err(AuthenticationError("the client certificate has expired or is not yet valid".to_owned()))
+    }
+}
+
+impl Subject {
+    fn read(der: &[u8]) -> Result<Subject, AuthenticationError> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der)
+            .map_err(|error| AuthenticationError(format!("the client certificate cannot be read: {error}")))?;
+        let (subject, validity) = (certificate.subject(), certificate.validity());
+        let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
+        Ok(Subject {
+            common_name: common_name.to_owned(),
+            organizations: subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect(),
+            valid: validity.not_before.timestamp()..=validity.not_after.timestamp(),
+        })
+    }
+}
 
 /// Why a credential was refused. The client sees 401 `Unauthorized` and nothing else; this goes to the log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AuthenticationError(pub String);
 
@@ -81,18 +127,14 @@ pub struct ClientCertificates;
 #[async_trait]
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
-        let Some(PeerCertificate(der)) = request.extensions.get::<PeerCertificate>() else { return Ok(None) };
-        let (_, certificate) = x509_parser::parse_x509_certificate(der)
-            .map_err(|e| AuthenticationError(format!("the client certificate cannot be read: {e}")))?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next().and_then(|a| a.as_str().ok()).unwrap_or("");
-        if name.is_empty() {
+        let Some(certificate) = request.extensions.get::<PeerCertificate>() else { return Ok(None) };
+        let subject = certificate.subject()?;
+        if subject.common_name.is_empty() {
             return Ok(None);
         }
-        let mut groups: Vec<String> =
-            subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
+        let mut groups = subject.organizations.clone();
         groups.push(ALL_AUTHENTICATED.to_owned());
-        Ok(Some(UserInfo::new(name, groups)))
+        Ok(Some(UserInfo::new(&subject.common_name, groups)))
     }
 }
 
@@ -161,14 +203,14 @@ impl Authenticator for RequestHeaders {
             found.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
         };
         let Some(name) = values(&self.users).into_iter().find(|name| !name.is_empty()) else { return Ok(None) };
-        let Some(PeerCertificate(der)) = request.extensions.get::<PeerCertificate>() else { return Ok(None) };
+        let Some(certificate) = request.extensions.get::<PeerCertificate>() else { return Ok(None) };
         let now = rustls_pki_types::UnixTime::now();
-        if self.verifier.verify_client_cert(der, &[], now).is_err() {
+        if self.verifier.verify_client_cert(&certificate.0.der, &[], now).is_err() {
             // Somebody else's certificate: its own name counts, the headers do not.
             return Ok(None);
         }
-        let proxy = common_name(der)?;
-        if !self.allowed_names.is_empty() && !self.allowed_names.contains(&proxy) {
+        let proxy = &certificate.subject()?.common_name;
+        if !self.allowed_names.is_empty() && !self.allowed_names.contains(proxy) {
             return Err(AuthenticationError(format!("a proxy named {proxy:?} may not name users")));
         }
         let mut user = UserInfo::new(name, values(&self.groups));
@@ -186,13 +228,6 @@ impl Authenticator for RequestHeaders {
         }
         Ok(Some(user))
     }
-}
-
-fn common_name(der: &[u8]) -> Result<String, AuthenticationError> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der)
-        .map_err(|e| AuthenticationError(format!("the client certificate cannot be read: {e}")))?;
-    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    Ok(name.unwrap_or_default().to_owned())
 }
 
 /// The bearer token of a request, if it has one.
@@ -225,7 +260,29 @@ mod tests {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let issuer = rcgen::Issuer::from_params(&ca.0, &ca.1);
         let der = params.signed_by(&key, &issuer).unwrap().der().clone();
-        PeerCertificate(Arc::new(der))
+        PeerCertificate::new(der)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_while_it_is_valid() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let (past, future) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2901, 1, 1));
+        for (not_before, not_after, valid) in
+            [(past, future, true), (past, rcgen::date_time_ymd(2002, 1, 1), false), (future, future, false)]
+        {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, "jane");
+            params.distinguished_name.push(rcgen::DnType::OrganizationName, "dev");
+            (params.not_before, params.not_after) = (not_before, not_after);
+            let certificate = PeerCertificate::new(params.self_signed(&key).unwrap().der().clone());
+            let mut parts = http::Request::new(()).into_parts().0;
+            parts.extensions.insert(certificate);
+            let got = ClientCertificates.authenticate(&parts).await;
+            match valid {
+                true => assert_eq!(got.unwrap(), Some(UserInfo::new("jane", ["dev", ALL_AUTHENTICATED]))),
+                false => assert!(got.is_err(), "{got:?}"),
+            }
+        }
     }
 
     #[tokio::test]

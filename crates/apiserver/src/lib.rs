@@ -46,6 +46,7 @@ pub mod secure;
 pub mod selection;
 pub mod server;
 pub mod services;
+mod signing_requests;
 pub mod storage;
 pub mod strategy;
 pub mod tls;

@@ -156,6 +156,18 @@ impl Published {
         Some(document.clone())
     }
 
+    /// The schemas of a group's version, by name.
+    pub(crate) fn schemas(&self, group: &str, version: &str) -> Option<Value> {
+        let path = openapi::v3_path(group, version);
+        let here = |r: &&CustomResource| openapi::v3_path(&r.group, &r.version) == path;
+        let custom: Vec<CustomResource> = self.state.lock().custom.values().flatten().filter(here).cloned().collect();
+        let mut document = match custom.is_empty() {
+            true => openapi::v3_at(&path)?,
+            false => openapi::custom_v3(&custom),
+        };
+        document.remove_at(&["components", "schemas"])
+    }
+
     fn v3_index(&self) -> Value {
         let mut paths = Map::new();
         let mut add =

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use apimachinery::Value;
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::{Status, StatusResult};
 use futures::future::BoxFuture;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, is_probe};
 use crate::admission::AdmissionChain;
+use crate::admission::policy::typing::{self, Remark};
 use crate::aggregator::{self, Aggregator};
 use crate::authn::{PeerCertificate, UserInfo, bearer_token};
 use crate::authz::{Attributes, Decision, forbidden_message, is_privileged};
@@ -194,6 +196,11 @@ impl ApiServer {
         kube::Client::new(InProcess::new(self.clone(), user), "default")
     }
 
+    /// What is odd about the types in a ValidatingAdmissionPolicy.
+    pub fn policy_remarks(&self, policy: &Value) -> Vec<Remark> {
+        typing::remarks(policy, &self.inner.storage.registry.current(), &self.inner.openapi)
+    }
+
     /// The tower service of one user.
     pub fn service(&self, user: UserInfo) -> InProcess {
         InProcess::new(self.clone(), user)
@@ -265,7 +272,7 @@ impl ApiServer {
                 };
                 let Ok(Ok(stream)) = stream else { return };
                 let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let peer = peer.map(|c| PeerCertificate(Arc::new(c.clone().into_owned())));
+                let peer = peer.map(|c| PeerCertificate::new(c.clone().into_owned()));
                 server.serve_connection(stream, peer, shutdown).await;
             });
         }

@@ -21,9 +21,10 @@ use apimachinery::table;
 use apimachinery::time::Timestamp;
 use async_trait::async_trait;
 
-use crate::admission::expressions;
+use crate::admission::expressions::Judge;
 use crate::crd::definition;
 use crate::negotiate::Encoding;
+use crate::signing_requests;
 
 /// What to do about unknown and duplicate fields of a request body (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,14 +284,19 @@ impl Strategy for BuiltIn {
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = kinds::validate_create_with(&self.gvk, object, &expressions::refused);
+        let judge = Judge::default();
+        let mut errors = kinds::validate_create_with(&self.gvk, object, &|e| judge.refused(e));
         if self.is_definition() {
             errors.extend(definition::validate_create(object));
+        }
+        if &*self.gvk.group == "certificates.k8s.io" && &*self.gvk.kind == "CertificateSigningRequest" {
+            signing_requests::validate(object, &mut errors);
         }
         errors
     }
     fn validate_update(&self, subresource: &str, new: &Value, old: &Value, _: &mut Vec<String>) -> Vec<FieldError> {
-        let mut errors = kinds::validate_update_with(&self.gvk, subresource, new, old, &expressions::refused);
+        let judge = Judge::default();
+        let mut errors = kinds::validate_update_with(&self.gvk, subresource, new, old, &|e| judge.refused(e));
         if self.is_definition() && subresource.is_empty() {
             errors.extend(definition::validate_update(new, old));
         }

@@ -31,6 +31,8 @@ pub struct Expr {
 /// An entry of a map or message literal; `optional` entries (`?key: value`) are left out when their value is none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<K> {
+    /// Of the colon.
+    pub position: Position,
     pub key: K,
     pub value: Expr,
     pub optional: bool,
@@ -113,23 +115,23 @@ impl Expr {
     /// Calls `visit` for this expression and everything in it.
     pub fn walk<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         visit(self);
+        self.children(&mut |child| child.walk(visit));
+    }
+
+    /// Calls `visit` for the expressions that this one consists of.
+    pub fn children<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         match &self.kind {
             ExprKind::Literal(_) | ExprKind::Ident(_) => {}
-            ExprKind::Select { operand, .. } => operand.walk(visit),
-            ExprKind::Call { target, args, .. } => {
-                target.iter().for_each(|t| t.walk(visit));
-                args.iter().for_each(|a| a.walk(visit));
-            }
-            ExprKind::List { elements, .. } => elements.iter().for_each(|e| e.walk(visit)),
+            ExprKind::Select { operand, .. } => visit(operand),
+            ExprKind::Call { target, args, .. } => target.as_deref().into_iter().chain(args).for_each(visit),
+            ExprKind::List { elements, .. } => elements.iter().for_each(visit),
             ExprKind::Map { entries } => entries.iter().for_each(|e| {
-                e.key.walk(visit);
-                e.value.walk(visit);
+                visit(&e.key);
+                visit(&e.value);
             }),
-            ExprKind::Message { fields, .. } => fields.iter().for_each(|f| f.value.walk(visit)),
+            ExprKind::Message { fields, .. } => fields.iter().for_each(|f| visit(&f.value)),
             ExprKind::Comprehension(c) => {
-                for e in [&c.range, &c.init, &c.condition, &c.step, &c.result] {
-                    e.walk(visit);
-                }
+                [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit)
             }
         }
     }

@@ -1,14 +1,18 @@
 //! The type checker: what type every part of an expression has, or why it cannot have one.
 //!
-//! Follows: cel-go's checker (unification of type parameters, `dyn` fits everywhere), with its message texts.
+//! Invariants: an expression whose type cannot be told is of type [`Type::Error`], which fits everywhere, so that one mistake
+//! is told once; no type is larger than [`TYPE_PARTS_MAX`].
+//!
+//! Follows: cel-go's checker (substitution of type parameters, the more general of two types that fit), with its message
+//! texts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ast::{Comprehension, Expr, ExprKind, Literal, Position};
+use crate::ast::{Comprehension, Entry, Expr, ExprKind, Literal, Position, op};
 use crate::declarations::{Signature, signatures};
 use crate::parser::qualified_name;
-use crate::types::Type;
+use crate::types::{ObjectType, Type};
 use crate::{CompileIssue, Environment};
 
 /// What the checker found out: the type of every expression and the meaning of every call, by id.
@@ -16,6 +20,8 @@ use crate::{CompileIssue, Environment};
 pub struct Checked {
     pub types: BTreeMap<u32, Type>,
     pub calls: BTreeMap<u32, ResolvedCall>,
+    /// Selections that are one name, such as a type's.
+    pub names: BTreeMap<u32, Arc<str>>,
 }
 
 /// What a call calls.
@@ -28,54 +34,61 @@ pub struct ResolvedCall {
     pub signatures: Vec<&'static Signature>,
 }
 
-/// Checks `expr`; the errors are in the order of the source.
+/// Checks `expr`; the errors are in the order in which they were found.
 pub fn check(expr: &Expr, environment: &Environment) -> Result<Checked, Vec<CompileIssue>> {
     let mut checker = Checker {
         environment,
         scopes: Vec::new(),
         bindings: BTreeMap::new(),
-        next: 1000,
+        trail: Vec::new(),
+        next: 0,
         types: BTreeMap::new(),
         calls: BTreeMap::new(),
+        names: BTreeMap::new(),
         issues: Vec::new(),
-        formatting: false,
     };
     checker.infer(expr);
     if checker.issues.is_empty() {
-        let types = checker.types.iter().map(|(id, ty)| (*id, checker.resolve(ty))).collect();
-        return Ok(Checked { types, calls: checker.calls });
+        let types = checker.types.iter().map(|(id, ty)| (*id, checker.substitute(ty, true))).collect();
+        return Ok(Checked { types, calls: checker.calls, names: checker.names });
     }
-    checker.issues.sort_by_key(|i| i.position);
     Err(checker.issues)
 }
+
+/// How many parts a type may have. Types of nested literals double with every level.
+const TYPE_PARTS_MAX: usize = 10_000;
 
 struct Checker<'a> {
     environment: &'a Environment,
     /// Variables of comprehensions, innermost last.
     scopes: Vec<(Arc<str>, Type)>,
-    /// What the checker's own type parameters turned out to be.
+    /// What type parameters stand for.
     bindings: BTreeMap<u32, Type>,
+    /// What `bindings` held before, for taking back what did not fit.
+    trail: Vec<(u32, Option<Type>)>,
     next: u32,
     types: BTreeMap<u32, Type>,
     calls: BTreeMap<u32, ResolvedCall>,
+    names: BTreeMap<u32, Arc<str>>,
     issues: Vec<CompileIssue>,
-    /// Inside the arguments of `format`, whose lists hold anything.
-    formatting: bool,
 }
 
 impl Checker<'_> {
     fn issue(&mut self, position: Position, message: String) -> Type {
         self.issues.push(CompileIssue { position, message });
-        Type::Dyn
+        Type::Error
     }
 
     fn fresh(&mut self) -> Type {
         self.next += 1;
-        Type::Param(self.next)
+        Type::Param(self.next - 1)
     }
 
     fn infer(&mut self, expr: &Expr) -> Type {
-        let ty = self.infer_kind(expr);
+        let mut ty = self.infer_kind(expr);
+        if parts(&ty, TYPE_PARTS_MAX).is_none() {
+            ty = self.issue(expr.position, format!("the type has more than {TYPE_PARTS_MAX} parts"));
+        }
         self.types.insert(expr.id, ty.clone());
         ty
     }
@@ -93,43 +106,48 @@ impl Checker<'_> {
             },
             ExprKind::Ident(name) => match self.lookup(name) {
                 Some(ty) => ty,
-                None => self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')")),
+                None => self.undeclared(expr.position, name),
             },
             ExprKind::Select { operand, field, test } => self.select(expr, operand, field, *test),
             ExprKind::Call { target, function, args } => self.call(expr, target.as_deref(), function, args),
             ExprKind::List { elements, optional } => {
-                let types: Vec<Type> = elements
-                    .iter()
-                    .enumerate()
-                    .map(|(i, e)| {
-                        let ty = self.infer(e);
-                        if optional.contains(&i) { self.held(e.position, ty) } else { ty }
-                    })
-                    .collect();
-                self.same_types(elements.iter().map(|e| e.position), &types);
-                Type::list(self.join(types))
+                let mut joined = None;
+                for (i, element) in elements.iter().enumerate() {
+                    let ty = self.infer(element);
+                    let ty = if optional.contains(&i) { self.held(element.position, ty) } else { ty };
+                    joined = Some(self.join(joined, ty));
+                }
+                Type::list(joined.unwrap_or_else(|| self.fresh()))
             }
             ExprKind::Map { entries } => {
-                let (mut keys, mut values) = (Vec::new(), Vec::new());
+                let (mut keys, mut values) = (None, None);
                 for entry in entries {
-                    keys.push(self.infer(&entry.key));
+                    let key = self.infer(&entry.key);
+                    keys = Some(self.join(keys, key));
                     let value = self.infer(&entry.value);
-                    values.push(if entry.optional { self.held(entry.value.position, value) } else { value });
+                    let value = if entry.optional { self.held(entry.value.position, value) } else { value };
+                    values = Some(self.join(values, value));
                 }
-                self.same_types(entries.iter().map(|e| e.key.position), &keys);
-                self.same_types(entries.iter().map(|e| e.value.position), &values);
-                Type::map(self.join(keys), self.join(values))
+                match (keys, values) {
+                    (Some(keys), Some(values)) => Type::map(keys, values),
+                    _ => {
+                        let keys = self.fresh();
+                        Type::map(keys, self.fresh())
+                    }
+                }
             }
             ExprKind::Message { name, fields } => self.message(expr, name, fields),
             ExprKind::Comprehension(c) => self.comprehension(c),
         }
     }
 
+    fn undeclared(&mut self, position: Position, name: &str) -> Type {
+        self.issue(position, format!("undeclared reference to '{name}' (in container '')"))
+    }
+
     fn lookup(&self, name: &str) -> Option<Type> {
         let bare = name.trim_start_matches('.');
-        if !name.starts_with('.')
-            && let Some((_, ty)) = self.scopes.iter().rev().find(|(n, _)| &**n == name)
-        {
+        if let Some((_, ty)) = self.scopes.iter().rev().find(|(n, _)| &**n == bare) {
             return Some(ty.clone());
         }
         if let Some(decl) = self.environment.variable(bare) {
@@ -142,102 +160,122 @@ impl Checker<'_> {
         // `a.b` may be one name, such as a type's.
         if !test
             && let Some(name) = qualified_name(expr)
-            && !self.scopes.iter().any(|(n, _)| name.split('.').next() == Some(&**n))
-            && self.environment.variable(name.split('.').next().unwrap_or_default()).is_none()
             && let Some(ty) = self.lookup(&name)
         {
+            self.names.insert(expr.id, name.into());
             return ty;
         }
         let of = self.infer(operand);
-        let ty = self.field_type(expr.position, &of, field);
-        if test { Type::Bool } else { ty }
+        let ty = self.field_type(expr.position, &of, field, false);
+        if test { Type::Bool } else { self.substitute(&ty, false) }
     }
 
-    fn field_type(&mut self, position: Position, of: &Type, field: &str) -> Type {
-        match self.resolve(of) {
-            Type::Dyn | Type::Param(_) => Type::Dyn,
-            Type::Map(key, value) => {
-                if self.unify(&key, &Type::String) {
-                    (*value).clone()
-                } else {
-                    self.issue(position, format!("type '{}' does not support field selection", Type::Map(key, value)))
-                }
-            }
+    fn field_type(&mut self, position: Position, of: &Type, field: &str, optional: bool) -> Type {
+        let of = self.substitute(of, false);
+        let (of, optional) = match of {
+            Type::Optional(held) => (Type::clone(&held), true),
+            other => (other, optional),
+        };
+        let ty = match &of {
+            Type::Map(_, value) => Type::clone(value),
             Type::Object(object) => match object.fields.get(field) {
                 Some(decl) => decl.ty.clone(),
+                None if self.environment.is_dynamic_object(&object.name) => Type::Dyn,
                 None => self.issue(position, format!("undefined field '{field}'")),
             },
-            Type::Optional(held) => {
-                let ty = self.field_type(position, &held, field);
-                Type::optional(ty)
+            // Objects whose fields nobody knows; addresses are no objects.
+            Type::Opaque(name) if !name.starts_with("net.") => {
+                self.issue(position, format!("unexpected failed resolution of '{name}'"))
             }
-            other => self.issue(position, format!("type '{other}' does not support field selection")),
-        }
+            Type::Param(_) => {
+                self.assign(&Type::Dyn, &of);
+                Type::Dyn
+            }
+            Type::Dyn | Type::Any | Type::Error => Type::Dyn,
+            other => {
+                self.issue(position, format!("type '{}' does not support field selection", other.in_message()));
+                Type::Dyn
+            }
+        };
+        if optional { Type::optional(ty) } else { ty }
     }
 
+    /// What an optional element or value holds.
     fn held(&mut self, position: Position, ty: Type) -> Type {
-        match self.resolve(&ty) {
-            Type::Optional(held) => (*held).clone(),
-            Type::Dyn => Type::Dyn,
-            other => self.issue(position, format!("expected type 'optional_type(A)' but found '{other}'")),
+        match &ty {
+            Type::Optional(held) => return Type::clone(held),
+            Type::Dyn | Type::Any => {}
+            other => {
+                let (want, found) = (Type::optional(other.clone()).in_message(), other.in_message());
+                self.issue(position, format!("expected type '{want}' but found '{found}'"));
+            }
+        }
+        ty
+    }
+
+    /// The one type of several: the more general one, `dyn` when they differ.
+    fn join(&mut self, before: Option<Type>, ty: Type) -> Type {
+        match before {
+            None => ty,
+            Some(before) if self.assign(&before, &ty) => more_general(before, ty),
+            Some(_) => Type::Dyn,
         }
     }
 
-    /// The one type of several, `dyn` when they differ.
-    fn join(&mut self, types: Vec<Type>) -> Type {
-        let mut types = types.into_iter();
-        let Some(first) = types.next() else { return self.fresh() };
-        for ty in types {
-            if !self.unify(&first, &ty) {
-                return Type::Dyn;
-            }
-        }
-        first
-    }
-
-    fn message(&mut self, expr: &Expr, name: &str, fields: &[crate::ast::Entry<Arc<str>>]) -> Type {
-        let object = self.environment.object(name).cloned();
-        for entry in fields {
-            let mut value = self.infer(&entry.value);
-            if entry.optional {
-                value = self.held(entry.value.position, value);
-            }
-            let Some(object) = &object else { continue };
-            match object.field(&entry.key) {
-                Some(decl) if self.unify(&decl.ty, &value) => {}
-                Some(decl) => {
-                    let (want, found) = (decl.ty.clone(), self.resolve(&value));
-                    let message =
-                        format!("expected type of field '{}' is '{want}' but provided type is '{found}'", entry.key);
-                    self.issue(entry.value.position, message);
-                }
-                None => {
-                    self.issue(entry.value.position, format!("undefined field '{}'", entry.key));
-                }
-            }
-        }
-        match object {
+    fn message(&mut self, expr: &Expr, name: &str, fields: &[Entry<Arc<str>>]) -> Type {
+        let bare = name.trim_start_matches('.');
+        let object = self.environment.object(bare).cloned();
+        let dynamic = self.environment.is_dynamic_object(bare);
+        let ty = match &object {
             Some(object) => object.ty.clone(),
-            None if self.environment.is_dynamic_object(name) => Type::Dyn,
-            None => self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')")),
+            None if dynamic => Type::Object(Arc::new(ObjectType { name: bare.to_owned(), fields: BTreeMap::new() })),
+            None => match self.lookup(name) {
+                None => return self.undeclared(expr.position, name),
+                Some(Type::Type(of)) => {
+                    self.issue(expr.position, format!("'{}' is not a message type", of.base_name()))
+                }
+                Some(other) => self.issue(expr.position, format!("'{}' is not a type", other.base_name())),
+            },
+        };
+        for entry in fields {
+            let value = self.infer(&entry.value);
+            let value = if entry.optional { self.held(entry.value.position, value) } else { value };
+            let Some(object) = &object else { continue };
+            let Some(decl) = object.field(&entry.key) else {
+                self.issue(entry.position, format!("undefined field '{}'", entry.key));
+                continue;
+            };
+            if !self.assign(&decl.ty, &value) {
+                let (want, found) = (decl.ty.in_message(), value.in_message());
+                let message =
+                    format!("expected type of field '{}' is '{want}' but provided type is '{found}'", entry.key);
+                self.issue(entry.position, message);
+            }
         }
+        ty
     }
 
     fn comprehension(&mut self, c: &Comprehension) -> Type {
         let range = self.infer(&c.range);
-        let (first, second) = match self.resolve(&range) {
-            Type::List(element) if c.variable2.is_some() => (Type::Int, (*element).clone()),
-            Type::List(element) => ((*element).clone(), Type::Dyn),
-            Type::Map(key, value) => ((*key).clone(), (*value).clone()),
-            Type::Dyn | Type::Param(_) => (Type::Dyn, Type::Dyn),
+        let accumulator = self.infer(&c.init);
+        let range = self.substitute(&range, false);
+        let two = c.variable2.is_some();
+        let (first, second) = match &range {
+            Type::List(element) if two => (Type::Int, Type::clone(element)),
+            Type::List(element) => (Type::clone(element), Type::Dyn),
+            Type::Map(key, value) => (Type::clone(key), Type::clone(value)),
+            Type::Dyn | Type::Error | Type::Param(_) => {
+                self.assign(&Type::Dyn, &range);
+                (Type::Dyn, Type::Dyn)
+            }
             other => {
                 let message = format!(
-                    "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                    "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
+                    other.in_message()
                 );
-                (self.issue(c.range.position, message), Type::Dyn)
+                (self.issue(c.range.position, message), Type::Error)
             }
         };
-        let accumulator = self.infer(&c.init);
         let outer = self.scopes.len();
         self.scopes.push((c.accumulator.clone(), accumulator.clone()));
         self.scopes.push((c.variable.clone(), first));
@@ -251,95 +289,87 @@ impl Checker<'_> {
         self.scopes.truncate(outer + 1);
         let result = self.infer(&c.result);
         self.scopes.truncate(outer);
-        result
-    }
-
-    /// The elements of a literal must be of one type, but for those that are formatted.
-    ///
-    /// Source: cel-go's `HomogeneousAggregateLiterals`, which Kubernetes turns on.
-    fn same_types(&mut self, positions: impl Iterator<Item = Position>, types: &[Type]) {
-        if self.formatting {
-            return;
-        }
-        let plain =
-            |ty: &Type| matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Bytes);
-        let resolved: Vec<Type> = types.iter().map(|ty| self.resolve(ty)).collect();
-        let Some(first) = resolved.first() else { return };
-        let other = positions.zip(&resolved).find(|(_, ty)| plain(first) && plain(ty) && *ty != first);
-        if let Some((position, found)) = other {
-            self.issue(position, format!("expected type '{first}' but found '{found}'"));
-        }
+        self.substitute(&result, false)
     }
 
     fn expect(&mut self, position: Position, want: &Type, found: &Type) {
-        if !self.unify(want, found) {
-            let (want, found) = (self.resolve(want), self.resolve(found));
+        if !self.assign(want, found) {
+            let (want, found) = (want.in_message(), found.in_message());
             self.issue(position, format!("expected type '{want}' but found '{found}'"));
         }
     }
 
     fn call(&mut self, expr: &Expr, target: Option<&Expr>, function: &str, args: &[Expr]) -> Type {
-        if function == crate::ast::op::OPT_SELECT {
+        if function == op::OPT_SELECT {
             return self.optional_select(expr, args);
         }
+        let mut types: Vec<Type> = args.iter().map(|arg| self.infer(arg)).collect();
         // `a.b.f(x)` may be a namespaced function instead of a method of `a.b`.
-        let qualified = target
-            .and_then(qualified_name)
-            .filter(|name| !self.is_variable(name.split('.').next().unwrap_or_default()))
-            .map(|name| format!("{name}.{function}"))
-            .filter(|name| signatures().contains_key(name));
-        let (name, receiver, all): (&str, bool, Vec<&Expr>) = match (&qualified, target) {
-            (Some(name), _) => (name, false, args.iter().collect()),
-            (None, Some(target)) => (function, true, std::iter::once(target).chain(args).collect()),
-            (None, None) => (function, false, args.iter().collect()),
+        let namespaced = namespaced(target, function).filter(|name| self.is_known(name));
+        let (name, receiver) = match (&namespaced, target) {
+            (Some(name), _) => (name.as_str(), false),
+            (None, Some(target)) => {
+                types.insert(0, self.infer(target));
+                (function, true)
+            }
+            (None, None) => (function.trim_start_matches('.'), false),
         };
-        let outer = std::mem::replace(&mut self.formatting, name == "format");
-        let types: Vec<Type> = all.iter().map(|arg| self.infer(arg)).collect();
-        self.formatting = outer;
-        if matches!(name, crate::ast::op::AND | crate::ast::op::OR) {
+        let Some(candidates) = signatures().get(name).filter(|_| self.is_known(name)) else {
+            return self.undeclared(expr.position, function);
+        };
+        if matches!(name, op::AND | op::OR) {
             let issues = self.issues.len();
-            for (arg, ty) in all.iter().zip(&types) {
-                self.expect(arg.position, &Type::Bool, ty);
+            for (arg, ty) in args.iter().zip(&types) {
+                if !self.assign(ty, &Type::Bool) {
+                    let found = ty.in_message();
+                    self.issue(arg.position, format!("expected type 'bool' but found '{found}'"));
+                }
             }
             if self.issues.len() > issues {
-                return Type::Bool;
+                return Type::Error;
             }
+            let signatures = candidates.iter().collect();
+            self.calls.insert(expr.id, ResolvedCall { name: name.to_owned(), receiver, signatures });
+            return Type::Bool;
         }
-        let Some(candidates) = signatures().get(name) else {
-            return self.issue(expr.position, format!("undeclared reference to '{name}' (in container '')"));
-        };
         let mut result: Option<Type> = None;
         let mut fitting = Vec::new();
-        for signature in candidates.iter().filter(|s| s.receiver == receiver && s.params.len() == types.len()) {
-            let Some(ty) = self.try_signature(signature, &types) else { continue };
+        for signature in candidates.iter().filter(|s| s.receiver == receiver) {
+            let mut own = BTreeMap::new();
+            let returned = self.instantiate(&signature.result, &mut own);
+            let params: Vec<Type> = signature.params.iter().map(|p| self.instantiate(p, &mut own)).collect();
+            if params.len() != types.len() || !self.assign_all(types.iter().zip(&params)) {
+                continue;
+            }
             fitting.push(signature);
+            let returned = self.substitute(&returned, false);
             result = match result {
-                None => Some(ty),
-                Some(before) if self.resolve(&before) == self.resolve(&ty) => Some(before),
+                None => Some(returned),
+                Some(unknown @ (Type::Dyn | Type::Any)) => Some(unknown),
+                Some(before) if before == returned => Some(before),
                 // Arguments of type `dyn` fit several ways to call it.
                 Some(_) => Some(Type::Dyn),
             };
-            if !types.iter().any(|t| matches!(self.resolve(t), Type::Dyn)) {
-                break;
-            }
         }
-        let resolved = ResolvedCall { name: name.to_owned(), receiver, signatures: fitting };
-        self.calls.insert(expr.id, resolved);
-        match result {
-            Some(ty) => ty,
-            None => {
-                let shown: Vec<String> = types.iter().map(|t| self.resolve(t).to_string()).collect();
-                let applied = match receiver {
-                    true => format!("{}.({})", shown[0], shown[1..].join(", ")),
-                    false => format!("({})", shown.join(", ")),
-                };
-                self.issue(expr.position, format!("found no matching overload for '{name}' applied to '{applied}'"))
-            }
-        }
+        let Some(result) = result else {
+            let shown: Vec<String> = types.iter().map(|t| self.substitute(t, true).in_message()).collect();
+            let applied = match receiver {
+                true => format!("{}.({})", shown[0], shown[1..].join(", ")),
+                false => format!("({})", shown.join(", ")),
+            };
+            return self
+                .issue(expr.position, format!("found no matching overload for '{name}' applied to '{applied}'"));
+        };
+        self.calls.insert(expr.id, ResolvedCall { name: name.to_owned(), receiver, signatures: fitting });
+        result
     }
 
-    fn is_variable(&self, name: &str) -> bool {
-        self.scopes.iter().any(|(n, _)| &**n == name) || self.environment.variable(name).is_some()
+    /// Functions of patches exist where there is a type for patches, those of devices where there is a device.
+    fn is_known(&self, function: &str) -> bool {
+        match function {
+            "includes" => self.environment.variable("device").is_some(),
+            other => !other.starts_with("jsonpatch.") || self.environment.object("JSONPatch").is_some(),
+        }
     }
 
     fn optional_select(&mut self, expr: &Expr, args: &[Expr]) -> Type {
@@ -347,24 +377,8 @@ impl Checker<'_> {
             return self.issue(expr.position, "unsupported optional field selection".into());
         };
         let of = self.infer(operand);
-        let of = match self.resolve(&of) {
-            Type::Optional(held) => (*held).clone(),
-            other => other,
-        };
-        Type::optional(self.field_type(expr.position, &of, field))
-    }
-
-    /// The result of calling `signature` with `types`, when they fit; what is learnt about type parameters stays.
-    fn try_signature(&mut self, signature: &Signature, types: &[Type]) -> Option<Type> {
-        let saved = self.bindings.clone();
-        let mut own = BTreeMap::new();
-        let params: Vec<Type> = signature.params.iter().map(|p| self.instantiate(p, &mut own)).collect();
-        let result = self.instantiate(&signature.result, &mut own);
-        if params.iter().zip(types).all(|(param, ty)| self.unify(param, ty)) {
-            return Some(self.resolve(&result));
-        }
-        self.bindings = saved;
-        None
+        let ty = self.field_type(expr.position, &of, field, true);
+        self.substitute(&ty, false)
     }
 
     fn instantiate(&mut self, ty: &Type, own: &mut BTreeMap<u32, Type>) -> Type {
@@ -378,60 +392,145 @@ impl Checker<'_> {
                 }
             },
             Type::List(e) => Type::list(self.instantiate(e, own)),
-            Type::Map(k, v) => Type::map(self.instantiate(k, own), self.instantiate(v, own)),
+            Type::Map(k, v) => {
+                let key = self.instantiate(k, own);
+                Type::map(key, self.instantiate(v, own))
+            }
             Type::Optional(h) => Type::optional(self.instantiate(h, own)),
             Type::Type(t) => Type::Type(Arc::new(self.instantiate(t, own))),
             other => other.clone(),
         }
     }
 
-    /// Replaces type parameters by what is known about them.
-    fn resolve(&self, ty: &Type) -> Type {
+    /// Replaces type parameters by what they stand for; with `dynamic` those that stand for nothing by `dyn`.
+    fn substitute(&self, ty: &Type, dynamic: bool) -> Type {
         match ty {
             Type::Param(i) => match self.bindings.get(i) {
-                Some(bound) => self.resolve(bound),
+                Some(bound) => self.substitute(bound, dynamic),
+                None if dynamic => Type::Dyn,
                 None => ty.clone(),
             },
-            Type::List(e) => Type::list(self.resolve(e)),
-            Type::Map(k, v) => Type::map(self.resolve(k), self.resolve(v)),
-            Type::Optional(h) => Type::optional(self.resolve(h)),
+            Type::List(e) => Type::list(self.substitute(e, dynamic)),
+            Type::Map(k, v) => Type::map(self.substitute(k, dynamic), self.substitute(v, dynamic)),
+            Type::Optional(h) => Type::optional(self.substitute(h, dynamic)),
+            Type::Type(t) => Type::Type(Arc::new(self.substitute(t, dynamic))),
             other => other.clone(),
         }
     }
 
-    /// Makes two types one, if they can be.
-    fn unify(&mut self, a: &Type, b: &Type) -> bool {
-        let (a, b) = (self.resolve(a), self.resolve(b));
-        match (&a, &b) {
-            _ if a == b => true,
-            (Type::Param(i), other) | (other, Type::Param(i)) => {
-                if mentions(other, *i) {
-                    return false;
+    fn bind(&mut self, param: u32, ty: Type) {
+        let before = self.bindings.insert(param, ty);
+        self.trail.push((param, before));
+    }
+
+    /// Whether a value of type `from` fits where `to` is wanted. What is learnt about type parameters stays when it does.
+    fn assign(&mut self, to: &Type, from: &Type) -> bool {
+        self.assign_all([(to, from)].into_iter())
+    }
+
+    fn assign_all<'t>(&mut self, mut pairs: impl Iterator<Item = (&'t Type, &'t Type)>) -> bool {
+        let fits = pairs.all(|(a, b)| self.unify(a, b));
+        while let Some((param, before)) = self.trail.pop() {
+            match before {
+                _ if fits => {}
+                Some(before) => {
+                    self.bindings.insert(param, before);
                 }
-                self.bindings.insert(*i, other.clone());
-                true
+                None => {
+                    self.bindings.remove(&param);
+                }
             }
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
-            // Objects and everything that is held by reference may be compared with null.
-            (Type::Null, Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_) | Type::Optional(_))
-            | (Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_) | Type::Optional(_), Type::Null) => {
-                true
+        }
+        fits
+    }
+
+    fn unify(&mut self, a: &Type, b: &Type) -> bool {
+        if let Type::Param(param) = b {
+            match self.stands_for(*param, b, a) {
+                (true, _) => return true,
+                (false, true) => return false,
+                (false, false) => {}
             }
-            (Type::List(x), Type::List(y))
-            | (Type::Optional(x), Type::Optional(y))
-            | (Type::Type(x), Type::Type(y)) => self.unify(x, y),
+        }
+        if let Type::Param(param) = a {
+            return self.stands_for(*param, a, b).0;
+        }
+        match (a, b) {
+            (Type::Dyn | Type::Any | Type::Error, _) | (_, Type::Dyn | Type::Any | Type::Error) => true,
+            (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
+            (Type::Type(_), Type::Type(_)) => true,
+            (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => self.unify(x, y),
             (Type::Map(k, v), Type::Map(l, w)) => self.unify(k, l) && self.unify(v, w),
+            _ => a == b,
+        }
+    }
+
+    /// Whether `param` can stand for `ty`, and whether it stood for something before.
+    fn stands_for(&mut self, param: u32, itself: &Type, ty: &Type) -> (bool, bool) {
+        if itself == ty {
+            return (true, true);
+        }
+        let Some(before) = self.bindings.get(&param).cloned() else {
+            let fits = !self.mentions(ty, param);
+            if fits {
+                self.bind(param, ty.clone());
+            }
+            return (fits, false);
+        };
+        if before == *ty {
+            return (true, true);
+        }
+        if !self.unify(ty, &before) {
+            return (false, true);
+        }
+        let general = more_general(ty.clone(), before);
+        if !self.mentions(&general, param) {
+            self.bind(param, general);
+        }
+        (true, true)
+    }
+
+    fn mentions(&self, ty: &Type, param: u32) -> bool {
+        match ty {
+            Type::Param(i) if *i == param => true,
+            Type::Param(i) => self.bindings.get(i).is_some_and(|bound| self.mentions(bound, param)),
+            Type::List(t) | Type::Optional(t) | Type::Type(t) => self.mentions(t, param),
+            Type::Map(k, v) => self.mentions(k, param) || self.mentions(v, param),
             _ => false,
         }
     }
 }
 
-fn mentions(ty: &Type, param: u32) -> bool {
+/// The name of a namespaced function, when a call with a target is one.
+fn namespaced(target: Option<&Expr>, function: &str) -> Option<String> {
+    let name = format!("{}.{function}", qualified_name(target?)?);
+    let name = name.trim_start_matches('.');
+    signatures().contains_key(name).then(|| name.to_owned())
+}
+
+/// How many parts are left of `left` when those of a type are taken; `None` when it has more.
+fn parts(ty: &Type, left: usize) -> Option<usize> {
+    let left = left.checked_sub(1)?;
     match ty {
-        Type::Param(i) => *i == param,
-        Type::List(t) | Type::Optional(t) | Type::Type(t) => mentions(t, param),
-        Type::Map(k, v) => mentions(k, param) || mentions(v, param),
-        _ => false,
+        Type::List(t) | Type::Optional(t) | Type::Type(t) => parts(t, left),
+        Type::Map(k, v) => parts(v, parts(k, left)?),
+        _ => Some(left),
+    }
+}
+
+/// The more general of two types that fit each other.
+fn more_general(a: Type, b: Type) -> Type {
+    if is_as_general(&a, &b) { a } else { b }
+}
+
+fn is_as_general(a: &Type, b: &Type) -> bool {
+    match (a, b) {
+        (Type::Dyn | Type::Any | Type::Param(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Param(_)) => false,
+        (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => is_as_general(x, y),
+        (Type::Map(k, v), Type::Map(l, w)) => is_as_general(k, l) && is_as_general(v, w),
+        (Type::Type(_), Type::Type(_)) => true,
+        _ => a == b,
     }
 }
 
@@ -453,6 +552,8 @@ pub(crate) fn type_name(name: &str) -> Option<Type> {
         "optional_type" => Type::optional(Type::Dyn),
         "net.IP" => Type::Opaque("net.IP"),
         "net.CIDR" => Type::Opaque("net.CIDR"),
+        "kubernetes.Semver" => Type::Opaque("kubernetes.Semver"),
+        "kubernetes.NamedFormat" => Type::Opaque("kubernetes.NamedFormat"),
         "kubernetes.URL" => Type::Opaque("kubernetes.URL"),
         "kubernetes.Quantity" => Type::Opaque("kubernetes.Quantity"),
         _ => return None,

@@ -81,7 +81,6 @@ double(uint) double
 double(string) double
 duration(duration) duration
 duration(string) duration
-duration(int) duration
 int(int) int
 int(uint) int
 int(double) int
@@ -139,6 +138,10 @@ optional.ofNonZeroValue(A) optional(A)
 optional.none() optional(A)
 .hasValue(optional(A)) bool
 .value(optional(A)) A
+optional.unwrap(list(optional(A))) list(A)
+.unwrapOpt(list(optional(A))) list(A)
+.first(list(A)) optional(A)
+.last(list(A)) optional(A)
 .or(optional(A), optional(A)) optional(A)
 .orValue(optional(A), A) A
 .charAt(string, int) string
@@ -159,13 +162,34 @@ optional.none() optional(A)
 .trim(string) string
 .format(string, list(dyn)) string
 strings.quote(string) string
-.isSorted(list(A)) bool
+.isSorted(list(int)) bool
+.isSorted(list(uint)) bool
+.isSorted(list(double)) bool
+.isSorted(list(bool)) bool
+.isSorted(list(duration)) bool
+.isSorted(list(timestamp)) bool
+.isSorted(list(string)) bool
+.isSorted(list(bytes)) bool
 .sum(list(int)) int
 .sum(list(uint)) uint
 .sum(list(double)) double
 .sum(list(duration)) duration
-.min(list(A)) A
-.max(list(A)) A
+.min(list(int)) int
+.min(list(uint)) uint
+.min(list(double)) double
+.min(list(bool)) bool
+.min(list(duration)) duration
+.min(list(timestamp)) timestamp
+.min(list(string)) string
+.min(list(bytes)) bytes
+.max(list(int)) int
+.max(list(uint)) uint
+.max(list(double)) double
+.max(list(bool)) bool
+.max(list(duration)) duration
+.max(list(timestamp)) timestamp
+.max(list(string)) string
+.max(list(bytes)) bytes
 .indexOf(list(A), A) int
 .lastIndexOf(list(A), A) int
 .distinct(list(A)) list(A)
@@ -174,10 +198,26 @@ strings.quote(string) string
 lists.range(int) list(int)
 .reverse(list(A)) list(A)
 .slice(list(A), int, int) list(A)
-.sort(list(A)) list(A)
+.sort(list(int)) list(int)
+.sort(list(uint)) list(uint)
+.sort(list(double)) list(double)
+.sort(list(bool)) list(bool)
+.sort(list(duration)) list(duration)
+.sort(list(timestamp)) list(timestamp)
+.sort(list(string)) list(string)
+.sort(list(bytes)) list(bytes)
+.@sortByAssociatedKeys(list(A), list(int)) list(A)
+.@sortByAssociatedKeys(list(A), list(uint)) list(A)
+.@sortByAssociatedKeys(list(A), list(double)) list(A)
+.@sortByAssociatedKeys(list(A), list(bool)) list(A)
+.@sortByAssociatedKeys(list(A), list(duration)) list(A)
+.@sortByAssociatedKeys(list(A), list(timestamp)) list(A)
+.@sortByAssociatedKeys(list(A), list(string)) list(A)
+.@sortByAssociatedKeys(list(A), list(bytes)) list(A)
 sets.contains(list(A), list(A)) bool
 sets.equivalent(list(A), list(A)) bool
 sets.intersects(list(A), list(A)) bool
+.includes(dyn, dyn) bool
 .find(string, string) string
 .findAll(string, string) list(string)
 .findAll(string, string, int) list(string)
@@ -191,7 +231,7 @@ isURL(string) bool
 .getQuery(kubernetes.URL) map(string, list(string))
 quantity(string) kubernetes.Quantity
 isQuantity(string) bool
-.sign(kubernetes.Quantity) int
+sign(kubernetes.Quantity) int
 .isGreaterThan(kubernetes.Quantity, kubernetes.Quantity) bool
 .isLessThan(kubernetes.Quantity, kubernetes.Quantity) bool
 .compareTo(kubernetes.Quantity, kubernetes.Quantity) int

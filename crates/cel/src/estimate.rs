@@ -14,6 +14,7 @@ use crate::Environment;
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
 use crate::check::{Checked, ResolvedCall};
 use crate::declarations::Signature;
+use crate::stdlib::INCLUDED_MAX;
 use crate::types::{Decl, Type};
 
 /// Sizes and costs are ranges, and bounded: they stop at the largest number.
@@ -36,6 +37,8 @@ const ZERO: CostEstimate = CostEstimate::fixed(0);
 const UNKNOWN: Size = Size { min: 0, max: u64::MAX };
 /// What a string or a value of any type can hold when nothing bounds it. Source: `cel.DefaultMaxRequestSizeBytes`.
 const UNBOUNDED: u64 = 3 * 1024 * 1024 - 2;
+/// The variable of device selectors.
+const DEVICE: &str = "device";
 /// Source: `cel.MaxNameFormatRegexSize`.
 const FORMAT_REGEX_SIZE: f64 = 128.0;
 const FORMAT_SIZE_MAX: u64 = 64;
@@ -64,10 +67,11 @@ impl CostEstimate {
     }
 }
 
-/// Bounds `expr` by the sizes that the declaration of `self` gives.
+/// Bounds `expr` by the sizes that the declaration of `self`, or else that of `device`, gives.
 pub(crate) fn estimate(expr: &Expr, environment: &Environment, checked: &Checked) -> CostEstimate {
     let mut coster = Coster {
-        root: environment.variable("self").cloned(),
+        root: environment.variable("self").or_else(|| environment.variable(DEVICE)).cloned(),
+        of_device: environment.variable("self").is_none(),
         checked,
         paths: HashMap::new(),
         locals: BTreeMap::new(),
@@ -110,6 +114,8 @@ struct CallCost {
 
 struct Coster<'a> {
     root: Option<Arc<Decl>>,
+    /// Sizes are those of a device.
+    of_device: bool,
     checked: &'a Checked,
     paths: HashMap<u32, Path>,
     locals: BTreeMap<Arc<str>, Vec<Local>>,
@@ -119,7 +125,7 @@ struct Coster<'a> {
 
 fn declared_size(decl: &Decl) -> Size {
     let unbounded = match decl.ty {
-        Type::String | Type::Bytes | Type::Dyn => UNBOUNDED,
+        Type::String | Type::Bytes | Type::Dyn | Type::Any => UNBOUNDED,
         Type::List(_) | Type::Map(..) => u64::MAX,
         _ => 0,
     };
@@ -175,13 +181,20 @@ impl Coster<'_> {
 
     /// The declared size of what a path leads to; its first step is not looked at.
     fn size_of_path(&self, path: &[Arc<str>]) -> Option<Size> {
-        let (_, steps) = path.split_first()?;
+        let (variable, steps) = path.split_first()?;
         let mut decl = self.root.as_ref()?;
+        if self.of_device && &**variable != DEVICE {
+            return None;
+        }
         for step in steps {
             decl = match &**step {
                 "@items" | "@values" => decl.element.as_ref()?,
                 "@keys" => decl.key.as_ref()?,
-                field => decl.field(field)?,
+                // Attributes of a device are all of one size, whatever their names.
+                field => match decl.field(field) {
+                    None if self.of_device => decl.element.as_ref().filter(|element| element.ty == Type::Any)?,
+                    found => found?,
+                },
             };
         }
         Some(declared_size(decl))
@@ -529,6 +542,10 @@ fn list_function(
             let sizes = c.node_size(&args[0]).times(c.node_size(&args[1]));
             Some(CallCost { cost: sizes.scaled(factor).plus(ONE), result: None })
         }
+        ("includes", _) => {
+            let values = Size { min: 0, max: INCLUDED_MAX as u64 };
+            Some(CallCost { cost: values, result: None })
+        }
         ("lists.range", _) => allocating(1.0, Size::fixed(int_literal(args.first()).unwrap_or(u64::MAX))),
         ("slice", Some(target)) => {
             let start = int_literal(args.first()).unwrap_or(0);
@@ -541,7 +558,7 @@ fn list_function(
             allocating(depth as f64, c.node_size(target))
         }
         ("distinct", Some(target)) => allocating(2.0, c.node_size(target).times(c.node_size(target))),
-        ("sort", Some(target)) => {
+        ("sort" | "@sortByAssociatedKeys", Some(target)) => {
             let text = matches!(&target.ty, Type::List(t) if matches!(**t, Type::String | Type::Bytes));
             let factor = if text { 2.0 + STRING_FACTOR } else { 2.0 };
             allocating(factor, c.node_size(target).times(c.node_size(target)))

@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ast::{Comprehension, Expr, ExprKind, Literal, op};
+use crate::check::Checked;
 use crate::cost::call_cost;
-use crate::declarations::signatures;
-use crate::parser::qualified_name;
 use crate::stdlib;
 use crate::value::{Key, Val};
 
@@ -75,8 +74,9 @@ pub(crate) fn evaluate(
     variables: &BTreeMap<&str, Val>,
     budget: &mut Budget,
     host: &dyn Host,
+    facts: &Facts,
 ) -> Result<Val, EvalError> {
-    Evaluator { variables, scopes: Vec::new(), budget, host }.eval(expr)
+    Evaluator { variables, scopes: Vec::new(), budget, host, facts }.eval(expr)
 }
 
 struct Evaluator<'a> {
@@ -84,12 +84,78 @@ struct Evaluator<'a> {
     scopes: Vec<(Arc<str>, Val)>,
     budget: &'a mut Budget,
     host: &'a dyn Host,
+    facts: &'a Facts,
+}
+
+/// What is known about an expression before it is evaluated, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Literals, and conversions of literals, that were evaluated beforehand; they cost nothing.
+    constants: BTreeMap<u32, Val>,
+    /// Selections that are one name.
+    names: BTreeMap<u32, Arc<str>>,
+    /// Calls of functions with a namespace.
+    functions: BTreeMap<u32, String>,
+}
+
+/// Collects what is known. Evaluates literals of lists and maps that hold nothing but constants, and conversions of
+/// constants; a conversion that fails does so for the whole expression.
+///
+/// Source: cel-go's `decOptimize`.
+pub(crate) fn facts(expr: &Expr, checked: Checked) -> Result<Facts, EvalError> {
+    let calls = checked.calls.into_iter();
+    let functions = calls.filter(|(_, call)| call.name.contains('.')).map(|(id, call)| (id, call.name)).collect();
+    let mut facts = Facts { constants: BTreeMap::new(), names: checked.names, functions };
+    fold(expr, &mut facts)?;
+    Ok(facts)
+}
+
+/// Whether `expr` is a constant.
+fn fold(expr: &Expr, facts: &mut Facts) -> Result<bool, EvalError> {
+    let mut constant = true;
+    let mut failed = None;
+    expr.children(&mut |child| match fold(child, facts) {
+        Ok(is_constant) => constant &= is_constant,
+        Err(error) => failed = failed.take().or(Some(error)),
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let foldable = match &expr.kind {
+        ExprKind::Literal(_) => return Ok(true),
+        ExprKind::List { optional, .. } => optional.is_empty(),
+        ExprKind::Map { entries } => entries.iter().all(|entry| !entry.optional),
+        ExprKind::Call { target: None, function, args } => {
+            let converts = matches!(
+                &**function,
+                "bool" | "bytes" | "double" | "duration" | "dyn" | "int" | "string" | "timestamp" | "uint"
+            );
+            converts && args.len() == 1
+        }
+        _ => false,
+    };
+    if !constant || !foldable {
+        return Ok(false);
+    }
+    let evaluated = evaluate(expr, &BTreeMap::new(), &mut Budget::new(u64::MAX), &NoHost, facts);
+    match evaluated {
+        Ok(value) => {
+            facts.constants.insert(expr.id, value);
+            Ok(true)
+        }
+        // Literals with a key twice fail when they are evaluated.
+        Err(_) if !matches!(expr.kind, ExprKind::Call { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 type Result<T, E = EvalError> = std::result::Result<T, E>;
 
 impl Evaluator<'_> {
     fn eval(&mut self, expr: &Expr) -> Result<Val> {
+        if let Some(value) = self.facts.constants.get(&expr.id) {
+            return Ok(value.clone());
+        }
         match &expr.kind {
             ExprKind::Literal(literal) => Ok(match literal {
                 Literal::Null => Val::Null,
@@ -105,7 +171,7 @@ impl Evaluator<'_> {
                 self.lookup(name)
             }
             ExprKind::Select { operand, field, test } => self.select(expr, operand, field, *test),
-            ExprKind::Call { target, function, args } => self.call(target.as_deref(), function, args),
+            ExprKind::Call { target, function, args } => self.call(expr.id, target.as_deref(), function, args),
             ExprKind::List { elements, optional } => {
                 self.budget.spend(10)?;
                 let mut list = Vec::with_capacity(elements.len());
@@ -130,12 +196,8 @@ impl Evaluator<'_> {
                         value => value,
                     };
                     let name = key.key().ok_or_else(|| EvalError::new("unsupported key type"))?;
-                    if map.insert(name, value).is_some() {
-                        return Err(EvalError::new(format!(
-                            "insert failed: key {} already exists",
-                            stdlib::show(&key)
-                        )));
-                    }
+                    // The last one of a key counts.
+                    map.insert(name, value);
                 }
                 Ok(Val::Map(Arc::new(map)))
             }
@@ -159,42 +221,36 @@ impl Evaluator<'_> {
     }
 
     fn lookup(&self, name: &str) -> Result<Val> {
-        if !name.starts_with('.')
-            && let Some((_, value)) = self.scopes.iter().rev().find(|(n, _)| &**n == name)
-        {
-            return Ok(value.clone());
-        }
-        let bare = name.trim_start_matches('.');
-        if let Some(value) = self.variables.get(bare) {
-            return Ok(value.clone());
-        }
-        match crate::check::type_name(bare) {
-            Some(ty) => Ok(Val::Type(Arc::new(ty))),
-            None => Err(EvalError::new(format!("no such attribute(s): {bare}"))),
-        }
+        self.known(name).ok_or_else(|| EvalError::new(format!("no such attribute(s): {name}")))
     }
 
-    fn is_variable(&self, name: &str) -> bool {
-        self.scopes.iter().any(|(n, _)| &**n == name) || self.variables.contains_key(name)
+    fn known(&self, name: &str) -> Option<Val> {
+        let bare = name.trim_start_matches('.');
+        let scoped = self.scopes.iter().rev().find(|(n, _)| &**n == bare).map(|(_, value)| value);
+        let found = scoped.or_else(|| self.variables.get(bare)).cloned();
+        found.or_else(|| crate::check::type_name(bare).map(|ty| Val::Type(Arc::new(ty))))
     }
 
     fn select(&mut self, expr: &Expr, operand: &Expr, field: &Arc<str>, test: bool) -> Result<Val> {
+        // `a.b` may be one name, such as a variable's or a type's.
         if !test
-            && let Some(name) = qualified_name(expr)
-            && !self.is_variable(name.split('.').next().unwrap_or_default())
-            && let Some(ty) = crate::check::type_name(&name)
+            && let Some(name) = self.facts.names.get(&expr.id)
+            && let Some(value) = self.known(name)
         {
-            return Ok(Val::Type(Arc::new(ty)));
+            self.budget.spend(1)?;
+            return Ok(value);
         }
         let of = self.eval(operand)?;
-        self.budget.spend(1)?;
+        if !test {
+            self.budget.spend(1)?;
+        }
         if test {
             return Ok(Val::Bool(match &of {
                 Val::Map(map) => map.contains_key(&Key::String(field.clone())),
                 Val::Optional(held) => {
                     matches!(held.as_deref(), Some(Val::Map(map)) if map.contains_key(&Key::String(field.clone())))
                 }
-                other => return Err(EvalError::new(format!("no such overload: has({}.{field})", other.type_name()))),
+                other => return Err(not_selectable(other, field)),
             }));
         }
         match &of {
@@ -203,11 +259,11 @@ impl Evaluator<'_> {
                 .cloned()
                 .ok_or_else(|| EvalError::new(format!("no such key: {field}"))),
             Val::Optional(held) => Ok(Val::Optional(held.as_deref().and_then(|v| member(v, field)).map(Arc::new))),
-            other => Err(EvalError::new(format!("no such key: {field} in {}", other.type_name()))),
+            other => Err(not_selectable(other, field)),
         }
     }
 
-    fn call(&mut self, target: Option<&Expr>, function: &str, args: &[Expr]) -> Result<Val> {
+    fn call(&mut self, id: u32, target: Option<&Expr>, function: &str, args: &[Expr]) -> Result<Val> {
         match function {
             op::AND => return self.and_or(args, false),
             op::OR => return self.and_or(args, true),
@@ -253,11 +309,7 @@ impl Evaluator<'_> {
             }
             _ => {}
         }
-        let qualified = target
-            .and_then(qualified_name)
-            .filter(|name| !self.is_variable(name.split('.').next().unwrap_or_default()))
-            .map(|name| format!("{name}.{function}"))
-            .filter(|name| signatures().contains_key(name));
+        let qualified = target.and_then(|_| self.facts.functions.get(&id));
         let mut values = Vec::with_capacity(args.len() + 1);
         let name = match (&qualified, target) {
             (Some(name), _) => name.as_str(),
@@ -265,7 +317,7 @@ impl Evaluator<'_> {
                 values.push(self.eval(target)?);
                 function
             }
-            (None, None) => function,
+            (None, None) => function.trim_start_matches('.'),
         };
         for arg in args {
             values.push(self.eval(arg)?);
@@ -277,12 +329,9 @@ impl Evaluator<'_> {
             Some(result) => result,
             None => stdlib::call(name, receiver, &values),
         };
-        result.map_err(|message| {
-            if message.is_empty() {
-                let types: Vec<String> = values.iter().map(Val::type_name).collect();
-                return EvalError::new(format!("no such overload: {name}({})", types.join(", ")));
-            }
-            EvalError::new(message)
+        result.map_err(|message| match message.is_empty() {
+            true => no_overload(name, &values),
+            false => EvalError::new(message),
         })
     }
 
@@ -370,6 +419,62 @@ impl Evaluator<'_> {
 /// Whether a loop is `all` or `exists`, which absorb errors.
 fn decides(c: &Comprehension) -> bool {
     matches!(&c.step.kind, ExprKind::Call { function, .. } if matches!(&**function, op::AND | op::OR))
+}
+
+/// No function takes such arguments. An operator names itself when its left side cannot be an operand at all, and a
+/// function of an extension says what it was given.
+fn no_overload(name: &str, values: &[Val]) -> EvalError {
+    let left = values.first();
+    let number = matches!(left, Some(Val::Int(_) | Val::Uint(_) | Val::Double(_)));
+    let time = matches!(left, Some(Val::Duration(_) | Val::Timestamp(_)));
+    let text = matches!(left, Some(Val::String(_) | Val::Bytes(_)));
+    let known = match name {
+        op::NOT => true,
+        op::ADD => number || time || text || matches!(left, Some(Val::List(_))),
+        op::SUBTRACT => number || time,
+        op::MULTIPLY | op::DIVIDE => number,
+        op::MODULO => matches!(left, Some(Val::Int(_) | Val::Uint(_))),
+        op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
+            number || time || text || matches!(left, Some(Val::Bool(_)))
+        }
+        op::IN => true,
+        _ => false,
+    };
+    let standard = name.contains('_')
+        || name.starts_with("get")
+        || matches!(
+            name,
+            "size"
+                | "contains"
+                | "startsWith"
+                | "endsWith"
+                | "matches"
+                | "bool"
+                | "bytes"
+                | "double"
+                | "duration"
+                | "int"
+                | "string"
+                | "timestamp"
+                | "uint"
+                | "type"
+        );
+    if known {
+        return EvalError::new("no such overload");
+    }
+    if standard {
+        return EvalError::new(format!("no such overload: {name}"));
+    }
+    let types: Vec<String> = values.iter().map(Val::base_name).collect();
+    EvalError::new(format!("no such overload: {name}({})", types.join(", ")))
+}
+
+/// Why a value has no field.
+fn not_selectable(value: &Val, field: &str) -> EvalError {
+    EvalError::new(match value {
+        Val::List(_) => "unsupported index type 'string' in list".to_owned(),
+        _ => format!("no such key: {field}"),
+    })
 }
 
 fn member(value: &Val, field: &Arc<str>) -> Option<Val> {

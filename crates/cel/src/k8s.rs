@@ -91,15 +91,25 @@ impl Url {
             None => (String::new(), text),
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (host, path) = match rest.strip_prefix("//").filter(|_| !scheme.is_empty()) {
+        if text == "*" {
+            return Ok(Url { scheme, host: String::new(), path: text.to_owned(), query: String::new() });
+        }
+        let (host, path) = match rest.strip_prefix("//").filter(|rest| !scheme.is_empty() || !rest.starts_with('/')) {
             Some(authority) => {
                 let end = authority.find('/').unwrap_or(authority.len());
                 let host = authority[..end].rsplit('@').next().unwrap_or("");
                 (host.to_owned(), &authority[end..])
             }
             None if rest.starts_with('/') => (String::new(), rest),
+            // What follows the scheme has no parts then.
+            None if !scheme.is_empty() => {
+                return Ok(Url { scheme, host: String::new(), path: String::new(), query: query.to_owned() });
+            }
             None => return Err(bad("invalid URI for request")),
         };
+        if host.starts_with('[') && !host.contains(']') {
+            return Err(bad("missing ']' in host"));
+        }
         let port_at = if host.starts_with('[') { host.find(']').map(|i| i + 1) } else { host.find(':') };
         let port = port_at.map_or("", |i| &host[i..]);
         if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
@@ -142,7 +152,7 @@ impl Url {
             "getEscapedPath" => self.path.as_str().into(),
             "getQuery" => {
                 let mut map: BTreeMap<Key, Vec<Val>> = BTreeMap::new();
-                for pair in self.query.split('&').filter(|p| !p.is_empty()) {
+                for pair in self.query.split('&').filter(|p| !p.is_empty() && !p.contains(';')) {
                     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                     map.entry(Key::String(unquote(key).into())).or_default().push(unquote(value).into());
                 }
@@ -247,9 +257,9 @@ const FORMATS: [(&str, Check); 13] = [
     ("dns1123Subdomain", names::is_dns1123_subdomain),
     ("dns1035Label", names::is_dns1035_label),
     ("qualifiedName", names::is_qualified_name),
-    ("dns1123LabelPrefix", |s| names::is_dns1123_label(prefix(s))),
-    ("dns1123SubdomainPrefix", |s| names::is_dns1123_subdomain(prefix(s))),
-    ("dns1035LabelPrefix", |s| names::is_dns1035_label(prefix(s))),
+    ("dns1123LabelPrefix", |s| names::name_is_dns_label(s, true)),
+    ("dns1123SubdomainPrefix", |s| names::name_is_dns_subdomain(s, true)),
+    ("dns1035LabelPrefix", |s| names::name_is_dns1035_label(s, true)),
     ("labelValue", names::is_label_value),
     ("uri", |s| match Url::parse(s) {
         Ok(_) => Vec::new(),
@@ -277,10 +287,6 @@ const FORMATS: [(&str, Check); 13] = [
 ];
 
 /// A name to which a suffix will be added may end with a dash.
-fn prefix(s: &str) -> &str {
-    if s.len() > 1 { s.strip_suffix('-').unwrap_or(s) } else { s }
-}
-
 fn pattern(s: &str, expression: &str, message: &str) -> Vec<String> {
     match regex(expression) {
         Ok(regex) if regex.is_match(s) => Vec::new(),

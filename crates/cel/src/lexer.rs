@@ -11,8 +11,6 @@ use crate::ast::{Literal, Position};
 pub enum Token {
     Literal(Literal),
     Ident(Arc<str>),
-    /// An identifier in backticks, allowed as a field name only.
-    Quoted(Arc<str>),
     /// An operator or a bracket.
     Punct(&'static str),
     End,
@@ -57,7 +55,7 @@ impl Lexer<'_> {
 
     fn skip_blank(&mut self) {
         loop {
-            if self.peek(0).is_whitespace() {
+            if matches!(self.peek(0), ' ' | '\t' | '\r' | '\n' | '\u{c}') && self.at < self.chars.len() {
                 self.at += 1;
             } else if self.peek(0) == '/' && self.peek(1) == '/' {
                 while self.at < self.chars.len() && self.peek(0) != '\n' {
@@ -95,18 +93,6 @@ impl Lexer<'_> {
                 _ => Token::Ident(word.into()),
             });
         }
-        if c == '`' {
-            let start = self.at + 1;
-            let len = self.chars[start..].iter().position(|c| *c == '`');
-            let Some(len) = len else { return Err(self.error(self.at, "token recognition error at: '`'")) };
-            let word: String = self.chars[start..start + len].iter().collect();
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-/ ".contains(c);
-            if word.is_empty() || !word.chars().all(allowed) {
-                return Err(self.error(self.at, format!("token recognition error at: '`{word}`'")));
-            }
-            self.at = start + len + 1;
-            return Ok(Token::Quoted(word.into()));
-        }
         for punct in PUNCT {
             if punct.chars().enumerate().all(|(i, p)| self.peek(i) == p) && punct != "in" && punct != "=" {
                 self.at += punct.len();
@@ -118,17 +104,10 @@ impl Lexer<'_> {
 
     /// Whether a string starts here: raw, bytes, and how many prefix characters there are.
     fn string_prefix(&self) -> Option<(bool, bool, usize)> {
-        let mut raw = false;
-        let mut bytes = false;
-        for i in 0..3 {
-            match self.peek(i) {
-                'r' | 'R' if !raw => raw = true,
-                'b' | 'B' if !bytes => bytes = true,
-                '"' | '\'' => return Some((raw, bytes, i)),
-                _ => return None,
-            }
-        }
-        None
+        let bytes = matches!(self.peek(0), 'b' | 'B');
+        let raw = matches!(self.peek(usize::from(bytes)), 'r' | 'R');
+        let length = usize::from(bytes) + usize::from(raw);
+        matches!(self.peek(length), '"' | '\'').then_some((raw, bytes, length))
     }
 
     fn number(&mut self) -> Result<Token, SyntaxError> {
@@ -137,7 +116,7 @@ impl Lexer<'_> {
             let text: String = lexer.chars[start..lexer.at].iter().collect();
             SyntaxError::new(lexer.source, start as Position, format!("invalid {kind} literal: {text}"))
         };
-        if self.peek(0) == '0' && matches!(self.peek(1), 'x' | 'X') {
+        if self.peek(0) == '0' && self.peek(1) == 'x' && self.peek(2).is_ascii_hexdigit() {
             self.at += 2;
             while self.peek(0).is_ascii_hexdigit() {
                 self.at += 1;

@@ -16,6 +16,8 @@ mod cost;
 pub mod declarations;
 mod estimate;
 mod eval;
+mod explain;
+mod format;
 mod k8s;
 mod lexer;
 mod macros;
@@ -25,15 +27,17 @@ mod semver;
 mod stdlib;
 mod strings;
 pub mod types;
+mod validate;
 pub mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ast::{Expr, ExprKind, Literal, Position};
+use crate::ast::{Expr, ExprKind, Position};
 pub use crate::check::Checked;
 pub use crate::estimate::CostEstimate;
+use crate::eval::Facts;
 pub use crate::eval::{Budget, EvalError, Host, NoHost};
 pub use crate::strings::regex_error;
 pub use crate::types::{Decl, Type};
@@ -46,6 +50,7 @@ pub struct Environment {
     objects: BTreeMap<String, Arc<Decl>>,
     /// Messages of this name, and those below it, may have any fields.
     dynamic_objects: Option<String>,
+    has_bindings: bool,
 }
 
 impl Environment {
@@ -67,9 +72,23 @@ impl Environment {
         self
     }
 
+    /// Gives the object that the variable `name` is one more field.
+    pub fn add_field(&mut self, name: &str, field: impl Into<String>, decl: impl Into<Arc<Decl>>) {
+        let Some(variable) = self.variables.get_mut(name) else { return };
+        if let Type::Object(object) = &mut Arc::make_mut(variable).ty {
+            Arc::make_mut(object).fields.insert(field.into(), decl.into());
+        }
+    }
+
     /// Lets expressions build messages `name{...}`, `name.spec{...}` and so on, with fields that are checked at run time.
     pub fn with_dynamic_objects(mut self, name: impl Into<String>) -> Environment {
         self.dynamic_objects = Some(name.into());
+        self
+    }
+
+    /// Lets expressions name parts of themselves: `cel.bind(x, 1, x + x)`.
+    pub fn with_bindings(mut self) -> Environment {
+        self.has_bindings = true;
         self
     }
 
@@ -95,22 +114,33 @@ pub struct CompileIssue {
     pub message: String,
 }
 
+/// The position of what concerns the whole text.
+pub(crate) const NOWHERE: Position = Position::MAX;
+
+impl CompileIssue {
+    /// Sorts issues as they are told: those of the whole text first.
+    pub(crate) fn place(&self) -> Position {
+        self.position.wrapping_add(1)
+    }
+}
+
 /// Source text that is not an expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct SyntaxError {
     source_text: String,
-    issue: CompileIssue,
+    /// At least one.
+    issues: Vec<CompileIssue>,
 }
 
 impl SyntaxError {
     pub(crate) fn new(source: &str, position: Position, message: impl Into<String>) -> SyntaxError {
-        SyntaxError { source_text: source.to_owned(), issue: CompileIssue { position, message: message.into() } }
+        SyntaxError { source_text: source.to_owned(), issues: vec![CompileIssue { position, message: message.into() }] }
     }
 }
 
 impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_issue(f, &self.source_text, &self.issue)
+        Issues(&self.source_text, &self.issues).fmt(f)
     }
 }
 
@@ -121,14 +151,27 @@ pub enum CompileError {
     Syntax(SyntaxError),
     #[error("{}", Issues(source_text, issues))]
     Types { source_text: String, issues: Vec<CompileIssue> },
+    /// What is constant in it cannot be evaluated.
+    #[error("{0}")]
+    Program(String),
 }
 
 impl CompileError {
+    /// What is wrong, with the step that found it, as the API server tells it.
+    pub fn detail(&self) -> String {
+        match self {
+            CompileError::Program(message) => format!("program instantiation failed: {message}"),
+            other => format!("compilation failed: {other}"),
+        }
+    }
+
     /// The first message, without the place.
     pub fn message(&self) -> &str {
         match self {
-            CompileError::Syntax(e) => &e.issue.message,
-            CompileError::Types { issues, .. } => issues.first().map_or("", |i| &i.message),
+            CompileError::Syntax(SyntaxError { issues, .. }) | CompileError::Types { issues, .. } => {
+                issues.first().map_or("", |i| &i.message)
+            }
+            CompileError::Program(message) => message,
         }
     }
 }
@@ -148,12 +191,29 @@ impl fmt::Display for Issues<'_> {
 }
 
 fn write_issue(f: &mut fmt::Formatter<'_>, source: &str, issue: &CompileIssue) -> fmt::Result {
-    let before: Vec<char> = source.chars().take(issue.position as usize).collect();
-    let line_number = before.iter().filter(|c| **c == '\n').count() + 1;
-    let column = before.iter().rev().take_while(|c| **c != '\n').count();
-    let line = source.lines().nth(line_number - 1).unwrap_or("");
-    write!(f, "ERROR: <input>:{line_number}:{}: {}\n | {line}\n | {}^", column + 1, issue.message, ".".repeat(column))
+    if issue.position == NOWHERE {
+        return write!(f, "ERROR: <input>:-1:0: {}", issue.message);
+    }
+    let before = source.chars().take(issue.position as usize);
+    let (mut line_number, mut column) = (1, 0);
+    for c in before {
+        (line_number, column) = if c == '\n' { (line_number + 1, 0) } else { (line_number, column + 1) };
+    }
+    write!(f, "ERROR: <input>:{line_number}:{}: {}", column + 1, issue.message)?;
+    let line = source.split('\n').nth(line_number - 1).unwrap_or("");
+    if line.len() > SNIPPET_BYTES_MAX {
+        return Ok(());
+    }
+    // Characters of more than one byte are marked by wide signs.
+    let mark =
+        |c: Option<char>, narrow: char, wide: char| if c.is_some_and(|c| c.len_utf8() > 1) { wide } else { narrow };
+    let dots: String = line.chars().take(column).map(|c| mark(Some(c), '.', '．')).collect();
+    let caret = mark(line.chars().nth(column), '^', '＾');
+    write!(f, "\n | {}\n | {dots}{caret}", line.replace('\t', " "))
 }
+
+/// Longer lines are not shown. Source: `maxSnippetLength`.
+const SNIPPET_BYTES_MAX: usize = 16384;
 
 /// An expression that can be evaluated.
 #[derive(Clone, Debug)]
@@ -162,21 +222,31 @@ pub struct Program {
     expr: Arc<Expr>,
     output: Type,
     cost: CostEstimate,
+    facts: Arc<Facts>,
 }
 
 impl Program {
     /// Parses and checks `source`.
     pub fn compile(source: &str, environment: &Environment) -> Result<Program, CompileError> {
-        let expr = parser::parse(source).map_err(CompileError::Syntax)?;
-        let types = |issues| CompileError::Types { source_text: source.to_owned(), issues };
+        let expr = parser::parse(source, environment.has_bindings).map_err(|error| {
+            // What the parser stopped at, and all else that is wrong.
+            let issues = explain::explain(source, environment.has_bindings);
+            let issues = if issues.is_empty() { error.issues } else { issues };
+            CompileError::Syntax(SyntaxError { source_text: source.to_owned(), issues })
+        })?;
+        let types = |mut issues: Vec<CompileIssue>| {
+            issues.sort_by_key(CompileIssue::place);
+            CompileError::Types { source_text: source.to_owned(), issues }
+        };
         let checked = check::check(&expr, environment).map_err(types)?;
-        let issues = validate_literals(&expr);
+        let issues = validate::validate(&expr, &checked);
         if !issues.is_empty() {
             return Err(types(issues));
         }
         let output = checked.types.get(&expr.id).cloned().unwrap_or(Type::Dyn);
         let cost = estimate::estimate(&expr, environment, &checked);
-        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost })
+        let facts = eval::facts(&expr, checked).map_err(|error| CompileError::Program(error.to_string()))?;
+        Ok(Program { source: source.into(), expr: Arc::new(expr), output, cost, facts: Arc::new(facts) })
     }
 
     pub fn source(&self) -> &str {
@@ -186,13 +256,6 @@ impl Program {
     /// The type of the result.
     pub fn output(&self) -> &Type {
         &self.output
-    }
-
-    /// Whether the expression is a variable or a part of one, without any operation.
-    pub fn is_path(&self) -> bool {
-        let mut only = true;
-        self.expr.walk(&mut |e| only &= matches!(&e.kind, ExprKind::Ident(_) | ExprKind::Select { test: false, .. }));
-        only
     }
 
     /// How much one evaluation can cost, by the sizes that the environment declares.
@@ -219,37 +282,6 @@ impl Program {
         budget: &mut Budget,
         host: &dyn Host,
     ) -> Result<Val, EvalError> {
-        eval::evaluate(&self.expr, variables, budget, host)
+        eval::evaluate(&self.expr, variables, budget, host, &self.facts)
     }
-}
-
-/// Literals whose text must be valid: regular expressions, durations, timestamps.
-///
-/// Source: cel-go's `ValidateRegexLiterals`, `ValidateDurationLiterals`, `ValidateTimestampLiterals`, which Kubernetes turns on.
-fn validate_literals(expr: &Expr) -> Vec<CompileIssue> {
-    let mut issues = Vec::new();
-    expr.walk(&mut |e| {
-        let ExprKind::Call { target, function, args } = &e.kind else { return };
-        let all: Vec<&Expr> = target.as_deref().into_iter().chain(args).collect();
-        let text = |i: usize| match all.get(i).map(|a| &a.kind) {
-            Some(ExprKind::Literal(Literal::String(s))) => Some((s.clone(), all[i].position)),
-            _ => None,
-        };
-        let problem = match &**function {
-            "matches" | "find" | "findAll" => text(1).and_then(|(s, at)| {
-                // A function's pattern is told when the program is made.
-                let wrong = target.is_some() && strings::regex(&s).is_err();
-                wrong.then(|| (at, "invalid matches argument".to_owned()))
-            }),
-            "duration" => text(0).and_then(|(s, at)| {
-                stdlib::parse_duration(&s).err().map(|_| (at, "invalid duration argument".to_owned()))
-            }),
-            "timestamp" => text(0).and_then(|(s, at)| {
-                stdlib::parse_timestamp(&s).err().map(|_| (at, "invalid timestamp argument".to_owned()))
-            }),
-            _ => None,
-        };
-        issues.extend(problem.map(|(position, message)| CompileIssue { position, message }));
-    });
-    issues
 }

@@ -57,15 +57,15 @@ pub(crate) fn expand_member(p: &mut Parser<'_>, at: Position, target: &Expr, nam
             exists_one(p, at, range(), v, Some(v2), test)
         }
         ("map", [v, value]) => {
-            let v = variable(p, v)?;
+            let v = named(p, v, "argument is not an identifier")?;
             collect(p, at, range(), v, None, None, value)
         }
         ("map", [v, test, value]) => {
-            let v = variable(p, v)?;
+            let v = named(p, v, "argument is not an identifier")?;
             collect(p, at, range(), v, None, Some(test), value)
         }
         ("filter", [v, test]) => {
-            let v = variable(p, v)?;
+            let v = named(p, v, "argument is not an identifier")?;
             let value = p.ident(args[0].position, &v);
             collect(p, at, range(), v, None, Some(test), &value)
         }
@@ -95,14 +95,29 @@ pub(crate) fn expand_member(p: &mut Parser<'_>, at: Position, target: &Expr, nam
         }
         ("optMap", [v, value]) => optional(p, at, target, v, value, true)?,
         ("optFlatMap", [v, value]) => optional(p, at, target, v, value, false)?,
+        ("sortBy", [v, key]) => {
+            let v = named(p, v, "argument is not an identifier")?;
+            sort_by(p, at, target, v, key)
+        }
+        ("bind", [v, value, result])
+            if p.has_bindings && matches!(&target.kind, ExprKind::Ident(n) if &**n == "cel") =>
+        {
+            let v = named(p, v, "cel.bind() variable names must be simple identifiers")?;
+            bind(p, at, v, value.clone(), result.clone())
+        }
         _ => return Ok(None),
     }))
 }
 
 fn variable(p: &Parser<'_>, expr: &Expr) -> Result<Arc<str>, SyntaxError> {
+    named(p, expr, "argument must be a simple name")
+}
+
+/// The name that is to be a variable; `problem` says what else it is.
+fn named(p: &Parser<'_>, expr: &Expr, problem: &str) -> Result<Arc<str>, SyntaxError> {
     match &expr.kind {
         ExprKind::Ident(name) if !name.starts_with('.') => Ok(name.clone()),
-        _ => Err(p.error(expr.position, "argument must be a simple name")),
+        _ => Err(p.error(expr.position, problem)),
     }
 }
 
@@ -214,6 +229,34 @@ fn transform_map(
     fold(p, at, Loop { range, variable: v, variable2: Some(v2) }, init, condition, step, result)
 }
 
+/// `result` with `v` being `value`: a loop over nothing that begins with its accumulator being `value`.
+fn bind(p: &mut Parser<'_>, at: Position, v: Arc<str>, value: Expr, result: Expr) -> Expr {
+    let range = p.make(at, ExprKind::List { elements: Vec::new(), optional: Vec::new() });
+    let (condition, step) = (p.literal(at, Literal::Bool(false)), p.ident(at, &v));
+    let comprehension = Comprehension {
+        range,
+        variable: "#unused".into(),
+        variable2: None,
+        accumulator: v,
+        init: value,
+        condition,
+        step,
+        result,
+    };
+    p.make(at, ExprKind::Comprehension(Box::new(comprehension)))
+}
+
+/// `target.sortBy(v, key)`: the elements in the order of what `key` comes to for each.
+fn sort_by(p: &mut Parser<'_>, at: Position, target: &Expr, v: Arc<str>, key: &Expr) -> Expr {
+    const INPUT: &str = "@__sortBy_input__";
+    let input = p.ident(at, INPUT);
+    let keys = collect(p, at, input, v, None, None, key);
+    let input = Some(Box::new(p.ident(at, INPUT)));
+    let call = ExprKind::Call { target: input, function: "@sortByAssociatedKeys".into(), args: vec![keys] };
+    let sorted = p.make(at, call);
+    bind(p, at, INPUT.into(), target.clone(), sorted)
+}
+
 /// `target.optMap(v, value)`: `value` with `v` being what `target` holds, none when it holds nothing.
 fn optional(
     p: &mut Parser<'_>,
@@ -223,27 +266,15 @@ fn optional(
     value: &Expr,
     wrap: bool,
 ) -> Result<Expr, SyntaxError> {
-    let v = variable(p, v)?;
+    let function = if wrap { "optMap" } else { "optFlatMap" };
+    let v = named(p, v, &format!("{function}() variable name must be a simple identifier"))?;
     let member = |p: &mut Parser<'_>, target: &Expr, name: &str| {
         let target = Some(Box::new(target.clone()));
         p.make(at, ExprKind::Call { target, function: name.into(), args: Vec::new() })
     };
     let test = member(p, target, "hasValue");
     let held = member(p, target, "value");
-    // A loop over nothing that binds its accumulator to the held value.
-    let range = p.make(at, ExprKind::List { elements: Vec::new(), optional: Vec::new() });
-    let (condition, step) = (p.literal(at, Literal::Bool(false)), p.ident(at, &v));
-    let comprehension = Comprehension {
-        range,
-        variable: "#unused".into(),
-        variable2: None,
-        accumulator: v,
-        init: held,
-        condition,
-        step,
-        result: value.clone(),
-    };
-    let bound = p.make(at, ExprKind::Comprehension(Box::new(comprehension)));
+    let bound = bind(p, at, v, held, value.clone());
     let some = if wrap { p.call(at, "optional.of", vec![bound]) } else { bound };
     let none = p.call(at, "optional.none", Vec::new());
     Ok(p.call(at, op::CONDITIONAL, vec![test, some, none]))

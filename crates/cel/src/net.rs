@@ -38,11 +38,77 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
     }
 }
 
+/// Why a text is no address, in the words of Go's `netip`.
+fn address_problem(text: &str) -> String {
+    match text.find(['.', ':', '%']).map(|i| &text[i..=i]) {
+        Some(".") => {}
+        Some("%") => return "missing IPv6 address".to_owned(),
+        Some(_) => return version_6_problem(text),
+        None => return "unable to parse IP".to_owned(),
+    }
+    let (mut value, mut digits, mut fields) = (0_u32, 0, 0);
+    for (i, c) in text.char_indices() {
+        let rest = &text[i..];
+        match c.to_digit(10) {
+            Some(_) if digits == 1 && value == 0 => return "IPv4 field has octet with leading zero".to_owned(),
+            Some(digit) => {
+                (value, digits) = (value * 10 + digit, digits + 1);
+                if value > 255 {
+                    return "IPv4 field has value >255".to_owned();
+                }
+            }
+            None if c == '.' && (digits == 0 || rest == ".") => {
+                return format!("IPv4 field must have at least one digit (at {rest:?})");
+            }
+            None if c == '.' && fields == 3 => return "IPv4 address too long".to_owned(),
+            None if c == '.' => (value, digits, fields) = (0, 0, fields + 1),
+            None => return format!("unexpected character (at {rest:?})"),
+        }
+    }
+    "IPv4 address too short".to_owned()
+}
+
+fn version_6_problem(text: &str) -> String {
+    let mut rest = text.strip_prefix("::").unwrap_or(text);
+    let mut ellipsis = rest.len() < text.len();
+    let mut fields = 0;
+    while fields < 8 && !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+        if digits == 0 {
+            return format!("each colon-separated field must have at least one digit (at {rest:?})");
+        }
+        if digits > 4 {
+            return format!("each group must have 4 or less digits (at {rest:?})");
+        }
+        fields += 1;
+        rest = &rest[digits..];
+        if rest.is_empty() {
+            break;
+        }
+        let Some(after) = rest.strip_prefix(':') else {
+            return format!("unexpected character, want colon (at {rest:?})");
+        };
+        if after.is_empty() {
+            return format!("colon must be followed by more characters (at {rest:?})");
+        }
+        rest = after;
+        if let Some(after) = rest.strip_prefix(':') {
+            if ellipsis {
+                return format!("multiple :: in address (at {rest:?})");
+            }
+            (ellipsis, rest) = (true, after);
+        }
+    }
+    if !rest.is_empty() {
+        return format!("trailing garbage after address (at {rest:?})");
+    }
+    if fields < 8 { "address string too short" } else { "the :: must expand to at least one field of zeros" }.to_owned()
+}
+
 fn parse_ip(text: &str) -> Result<IpAddr, String> {
     let bad = || {
-        format!(
-            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
-        )
+        let problem = address_problem(text);
+        format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): {problem}")
     };
     if text.contains('%') {
         return Err(format!("IP address {text:?} with zone value is not allowed"));
@@ -94,17 +160,25 @@ fn bits(ip: IpAddr) -> (u128, u8) {
 impl Cidr {
     fn parse(text: &str) -> Result<Cidr, String> {
         const PROBLEM: &str = "network address parse error during conversion from string";
-        let bad = || format!("{PROBLEM}: {PROBLEM}: netip.ParsePrefix({text:?}): bad bits after slash");
-        let no_slash = || format!("{PROBLEM}: {PROBLEM}: netip.ParsePrefix({text:?}): no '/'");
-        let (address, prefix) = text.split_once('/').ok_or_else(no_slash)?;
-        let address = parse_ip(address)?;
-        if prefix.is_empty() || prefix.starts_with('+') || (prefix.len() > 1 && prefix.starts_with('0')) {
+        let wrong = |why: String| format!("{PROBLEM}: {PROBLEM}: netip.ParsePrefix({text:?}): {why}");
+        let (address, prefix) = text.rsplit_once('/').ok_or_else(|| wrong("no '/'".to_owned()))?;
+        let address = match address.parse::<IpAddr>() {
+            Err(_) => return Err(wrong(format!("ParseAddr({address:?}): {}", address_problem(address)))),
+            Ok(ip) => ip,
+        };
+        if let IpAddr::V6(v6) = address
+            && v6.to_ipv4_mapped().is_some()
+        {
+            return Err(format!("{PROBLEM}: IPv4-mapped IPv6 address {text:?} is not allowed"));
+        }
+        let bad = || wrong(format!("bad bits after slash: {prefix:?}"));
+        let digits = prefix.bytes().all(|b| b.is_ascii_digit());
+        if !digits || (prefix.len() > 1 && prefix.starts_with('0')) {
             return Err(bad());
         }
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        if prefix > bits(address).1 {
-            return Err(bad());
-        }
+        let length: i64 = prefix.parse().map_err(|_| bad())?;
+        let out_of_range = || wrong("prefix length out of range".to_owned());
+        let prefix = u8::try_from(length).ok().filter(|p| *p <= bits(address).1).ok_or_else(out_of_range)?;
         Ok(Cidr { address, prefix })
     }
 
@@ -127,7 +201,11 @@ impl Cidr {
 
     fn call(&self, name: &str, args: &[Val]) -> Outcome {
         match (name, args) {
-            ("containsIP", [Val::String(s)]) => Ok(self.holds(parse_ip(s)?).into()),
+            // What is no address is told as an argument of a wrong type.
+            ("containsIP", [Val::String(s)]) => match parse_ip(s) {
+                Ok(ip) => Ok(self.holds(ip).into()),
+                Err(_) => Err("no such overload".to_owned()),
+            },
             ("containsIP", [Val::Opaque(o)]) => {
                 o.as_any().downcast_ref::<Ip>().map(|ip| self.holds(ip.0).into()).ok_or(NO_OVERLOAD)
             }

@@ -6,24 +6,26 @@
 
 use std::sync::Arc;
 
-use crate::SyntaxError;
 use crate::ast::{Entry, Expr, ExprKind, Literal, Position, op};
 use crate::lexer::{Token, tokens};
 use crate::macros;
+use crate::{NOWHERE, SyntaxError};
 
 /// cel-go's default `ExpressionSizeCodePointLimit`.
 pub const SOURCE_CHARS_MAX: usize = 100_000;
 /// cel-go allows 250 levels of its grammar's recursion; ours counts nested expressions.
 pub const DEPTH_MAX: usize = 100;
 
-/// Parses one expression.
-pub fn parse(source: &str) -> Result<Expr, SyntaxError> {
+/// Parses one expression; with `has_bindings` it may use `cel.bind`.
+pub fn parse(source: &str, has_bindings: bool) -> Result<Expr, SyntaxError> {
     if source.chars().count() > SOURCE_CHARS_MAX {
-        let message =
-            format!("expression code point size exceeds limit: size: {}, limit {SOURCE_CHARS_MAX}", source.len());
-        return Err(SyntaxError::new("", 0, message));
+        let message = format!(
+            "expression code point size exceeds limit: size: {}, limit {SOURCE_CHARS_MAX}",
+            source.chars().count()
+        );
+        return Err(SyntaxError::new("", NOWHERE, message));
     }
-    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, next_id: 1, depth: 0 };
+    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, next_id: 1, depth: 0, has_bindings };
     let expr = parser.expr()?;
     match parser.peek() {
         Token::End => Ok(expr),
@@ -38,6 +40,7 @@ pub(crate) struct Parser<'a> {
     at: usize,
     next_id: u32,
     depth: usize,
+    pub(crate) has_bindings: bool,
 }
 
 type Result<T, E = SyntaxError> = std::result::Result<T, E>;
@@ -47,7 +50,6 @@ fn describe(token: &Token) -> String {
         Token::End => "<EOF>".into(),
         Token::Punct(p) => (*p).into(),
         Token::Ident(i) => i.to_string(),
-        Token::Quoted(i) => format!("`{i}`"),
         Token::Literal(Literal::String(s)) => format!("\"{s}\""),
         Token::Literal(Literal::Int(i)) => i.to_string(),
         Token::Literal(Literal::Uint(u)) => format!("{u}u"),
@@ -59,7 +61,7 @@ fn describe(token: &Token) -> String {
 }
 
 /// Words that the grammar keeps for itself.
-const RESERVED: [&str; 16] = [
+pub(crate) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",
@@ -76,9 +78,15 @@ const RESERVED: [&str; 16] = [
     "return",
     "var",
     "void",
+    "while",
 ];
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    /// A parser that only makes expressions.
+    pub(crate) fn of_nothing(source: &'a str, has_bindings: bool) -> Parser<'a> {
+        Parser { source, tokens: Vec::new(), at: 0, next_id: 1, depth: 0, has_bindings }
+    }
+
     fn peek(&self) -> &Token {
         &self.tokens[self.at].0
     }
@@ -293,9 +301,7 @@ impl Parser<'_> {
                 let optional = self.accept("?");
                 let place = self.position();
                 let field: Arc<str> = match self.advance() {
-                    Token::Ident(name) | Token::Quoted(name) => name,
-                    // Words of the grammar that are fine as field names.
-                    Token::Punct("in") => "in".into(),
+                    Token::Ident(name) => name,
                     other => {
                         let found = if matches!(other, Token::End) { String::new() } else { describe(&other) };
                         let message = format!("Syntax error: no viable alternative at input '.{found}'");
@@ -319,6 +325,7 @@ impl Parser<'_> {
                     };
                 } else if matches!(self.peek(), Token::Punct("{")) && qualified_name(&expr).is_some() {
                     let name = format!("{}.{field}", qualified_name(&expr).unwrap_or_default());
+                    let position = self.position();
                     self.at += 1;
                     expr = self.message(position, &name)?;
                 } else {
@@ -360,10 +367,16 @@ impl Parser<'_> {
                 self.expect(")")?;
                 Ok(expr)
             }
+            // A sign belongs to the number after it where no operation can begin.
+            Token::Punct("-") => match self.advance() {
+                Token::Literal(Literal::Int(i)) => Ok(self.literal(position, Literal::Int(i.wrapping_neg()))),
+                Token::Literal(Literal::Double(d)) => Ok(self.literal(position, Literal::Double(-d))),
+                other => Err(self.unexpected(&other)),
+            },
             Token::Punct("[") => self.list(position),
             Token::Punct("{") => self.map(position),
             Token::Punct(".") => match self.advance() {
-                Token::Ident(name) => self.name(position, format!(".{name}").into()),
+                Token::Ident(name) => self.name(position + 1, format!(".{name}").into()),
                 other => {
                     let found = describe(&other);
                     Err(self.error(position, format!("Syntax error: no viable alternative at input '.{found}'")))
@@ -381,28 +394,38 @@ impl Parser<'_> {
     }
 
     fn name(&mut self, position: Position, name: Arc<str>) -> Result<Expr> {
-        if RESERVED.contains(&&*name) {
-            return Err(self.error(position, format!("reserved identifier: {name}")));
+        let bare = name.trim_start_matches('.');
+        if RESERVED.contains(&bare) {
+            return Err(self.error(position, format!("reserved identifier: {bare}")));
         }
         let place = self.position();
         if self.accept("(") {
             let position = place;
             let args = self.arguments(")")?;
-            let name: Arc<str> = name.strip_prefix('.').map_or_else(|| name.clone(), Into::into);
             return match macros::expand_global(self, position, &name, &args)? {
                 Some(expanded) => Ok(expanded),
                 None => Ok(self.make(position, ExprKind::Call { target: None, function: name, args })),
             };
         }
+        let place = self.position();
         if self.accept("{") {
-            return self.message(position, &name);
+            return self.message(place, &name);
         }
         Ok(self.ident(position, &name))
+    }
+
+    /// A literal may hold nothing but a comma.
+    fn lone_comma(&mut self, close: &str) {
+        let closes = matches!(self.tokens.get(self.at + 1), Some((Token::Punct(p), _)) if *p == close);
+        if closes {
+            self.accept(",");
+        }
     }
 
     fn list(&mut self, position: Position) -> Result<Expr> {
         let mut elements = Vec::new();
         let mut optional = Vec::new();
+        self.lone_comma("]");
         while !self.accept("]") {
             if self.accept("?") {
                 optional.push(elements.len());
@@ -417,12 +440,14 @@ impl Parser<'_> {
 
     fn map(&mut self, position: Position) -> Result<Expr> {
         let mut entries = Vec::new();
+        self.lone_comma("}");
         while !self.accept("}") {
             let optional = self.accept("?");
             let key = self.expr()?;
+            let position = self.position();
             self.expect(":")?;
             let value = self.expr()?;
-            entries.push(Entry { key, value, optional });
+            entries.push(Entry { position, key, value, optional });
             if !matches!(self.peek(), Token::Punct("}")) {
                 self.expect(",")?;
             }
@@ -432,11 +457,12 @@ impl Parser<'_> {
 
     fn message(&mut self, position: Position, name: &str) -> Result<Expr> {
         let mut fields = Vec::new();
+        self.lone_comma("}");
         while !self.accept("}") {
             let optional = self.accept("?");
             let place = self.position();
             let key = match self.advance() {
-                Token::Ident(name) | Token::Quoted(name) => name,
+                Token::Ident(name) => name,
                 other => {
                     let found = describe(&other);
                     return Err(
@@ -444,9 +470,10 @@ impl Parser<'_> {
                     );
                 }
             };
+            let colon = self.position();
             self.expect(":")?;
             let value = self.expr()?;
-            fields.push(Entry { key, value, optional });
+            fields.push(Entry { position: colon, key, value, optional });
             if !matches!(self.peek(), Token::Punct("}")) {
                 self.expect(",")?;
             }

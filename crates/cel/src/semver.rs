@@ -19,10 +19,10 @@ struct Semver {
 pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
     match (name, args) {
         ("semver", [Val::String(s)]) => Semver::parse(s).map(opaque),
-        ("semver", [Val::String(s), Val::Bool(normalize)]) => Semver::parse(&normalized(s, *normalize)).map(opaque),
+        ("semver", [Val::String(s), Val::Bool(normalize)]) => Semver::parse(&normalized(s, *normalize)?).map(opaque),
         ("isSemver", [Val::String(s)]) => Ok(Semver::parse(s).is_ok().into()),
         ("isSemver", [Val::String(s), Val::Bool(normalize)]) => {
-            Ok(Semver::parse(&normalized(s, *normalize)).is_ok().into())
+            Ok(normalized(s, *normalize).is_ok_and(|s| Semver::parse(&s).is_ok()).into())
         }
         (_, [Val::Opaque(o), rest @ ..]) => {
             let Some(version) = o.as_any().downcast_ref::<Semver>() else { return Err(NO_OVERLOAD) };
@@ -45,54 +45,87 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
 }
 
 /// Without a leading `v`, leading zeros, and with missing parts added.
-fn normalized(text: &str, normalize: bool) -> String {
+fn normalized(text: &str, normalize: bool) -> Result<String, String> {
     if !normalize {
-        return text.to_owned();
+        return Ok(text.to_owned());
     }
-    let text = text.trim_start_matches('v');
-    let end = text.find(['-', '+']).unwrap_or(text.len());
-    let (core, rest) = text.split_at(end);
-    let mut parts: Vec<String> = core
-        .split('.')
-        .map(|p| {
-            let digits = p.trim_start_matches('0');
-            if digits.is_empty() && !p.is_empty() { "0".into() } else { digits.into() }
+    let text = text.strip_prefix('v').unwrap_or(text);
+    let mut parts: Vec<String> = text
+        .splitn(3, '.')
+        .map(|part| match part.trim_start_matches('0') {
+            _ if part.len() < 2 => part.to_owned(),
+            rest if rest.starts_with(|c: char| c.is_ascii_digit()) => rest.to_owned(),
+            rest => format!("0{rest}"),
         })
         .collect();
-    while parts.len() < 3 {
-        parts.push("0".into());
+    if parts.len() < 3 && parts.last().is_some_and(|last| last.contains(['+', '-'])) {
+        return Err("short version cannot contain PreRelease/Build meta data".to_owned());
     }
-    format!("{}{rest}", parts.join("."))
+    parts.resize(3, "0".to_owned());
+    Ok(parts.join("."))
+}
+
+/// A part that is a number: `name` is what messages call it.
+fn number(part: &str, name: &str) -> Result<u64, String> {
+    if !part.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("Invalid character(s) found in {} number {part:?}", name.to_lowercase()));
+    }
+    if part.len() > 1 && part.starts_with('0') {
+        return Err(format!("{name} number must not contain leading zeroes {part:?}"));
+    }
+    plain_number(part)
+}
+
+fn plain_number(part: &str) -> Result<u64, String> {
+    part.parse().map_err(|_| {
+        let why = if part.is_empty() { "invalid syntax" } else { "value out of range" };
+        format!("strconv.ParseUint: parsing {part:?}: {why}")
+    })
+}
+
+fn is_identifier(part: &str) -> bool {
+    part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn prerelease(part: &str) -> Result<String, String> {
+    if part.is_empty() {
+        return Err("Prerelease is empty".to_owned());
+    }
+    if part.bytes().all(|b| b.is_ascii_digit()) {
+        if part.len() > 1 && part.starts_with('0') {
+            return Err(format!("Numeric PreRelease version must not contain leading zeroes {part:?}"));
+        }
+        plain_number(part)?;
+    } else if !is_identifier(part) {
+        return Err(format!("Invalid character(s) found in prerelease {part:?}"));
+    }
+    Ok(part.to_owned())
+}
+
+fn build(part: &str) -> Result<String, String> {
+    match part {
+        "" => Err("Build meta data is empty".to_owned()),
+        part if is_identifier(part) => Ok(part.to_owned()),
+        part => Err(format!("Invalid character(s) found in build meta data {part:?}")),
+    }
 }
 
 impl Semver {
+    /// Messages as of the library that upstream uses (`blang/semver`).
     fn parse(text: &str) -> Result<Semver, String> {
-        let bad = |why: &str| format!("invalid semantic version {text:?}: {why}");
-        let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
-        let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
-        let parts: Vec<&str> = core.split('.').collect();
-        let [major, minor, patch] = parts[..] else { return Err("No Major.Minor.Patch elements found".to_owned()) };
-        let number = |part: &str| {
-            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) || (part.len() > 1 && part.starts_with('0'))
-            {
-                return Err(bad("invalid number"));
-            }
-            part.parse::<u64>().map_err(|_| bad("number out of range"))
+        if text.is_empty() {
+            return Err("Version string empty".to_owned());
+        }
+        let parts: Vec<&str> = text.splitn(3, '.').collect();
+        let [major, minor, rest] = parts[..] else { return Err("No Major.Minor.Patch elements found".to_owned()) };
+        let (major, minor) = (number(major, "Major")?, number(minor, "Minor")?);
+        let (rest, built) = rest.split_once('+').map_or((rest, None), |(r, b)| (r, Some(b)));
+        let (patch, pre) = rest.split_once('-').map_or((rest, None), |(r, p)| (r, Some(p)));
+        let patch = number(patch, "Patch")?;
+        let all = |part: Option<&str>, read: fn(&str) -> Result<String, String>| {
+            part.into_iter().flat_map(|p| p.split('.')).map(read).collect::<Result<Vec<_>, _>>()
         };
-        let identifiers = |part: Option<&str>, numeric: bool| -> Result<Vec<String>, String> {
-            let valid = |id: &str| {
-                !id.is_empty()
-                    && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                    && !(numeric && id.len() > 1 && id.starts_with('0') && id.bytes().all(|b| b.is_ascii_digit()))
-            };
-            let list: Vec<String> = part.map(|p| p.split('.').map(str::to_owned).collect()).unwrap_or_default();
-            if list.iter().all(|id| valid(id)) { Ok(list) } else { Err(bad("invalid identifier")) }
-        };
-        Ok(Semver {
-            numbers: [number(major)?, number(minor)?, number(patch)?],
-            pre: identifiers(pre, true)?,
-            build: identifiers(build, false)?,
-        })
+        Ok(Semver { numbers: [major, minor, patch], pre: all(pre, prerelease)?, build: all(built, build)? })
     }
 
     /// Build metadata does not count; a pre-release comes before its release.

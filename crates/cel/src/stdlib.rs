@@ -22,6 +22,9 @@ pub(crate) const NO_OVERLOAD: String = String::new();
 /// The longest list that `lists.range` makes.
 const RANGE_MAX: i64 = 1_000_000;
 
+/// How many values an attribute of a device has at most. Source: `ResourceSliceMaxAttributeValuesPerDevice`.
+pub(crate) const INCLUDED_MAX: usize = 48;
+
 /// Calls a function; a method's receiver is the first argument.
 pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
     match (name, args) {
@@ -50,6 +53,11 @@ pub(crate) fn call(name: &str, receiver: bool, args: &[Val]) -> Outcome {
         ("type", [v]) => Ok(Val::Type(Arc::new(v.type_of()))),
         ("dyn", [v]) => Ok(v.clone()),
         ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint", [v]) => convert(name, v),
+        ("includes", [Val::List(list), _]) if list.len() > INCLUDED_MAX => {
+            Err(format!("'includes' function cannot be applied to lists longer than {INCLUDED_MAX} values"))
+        }
+        ("includes", [Val::List(list), value]) => Ok(list.iter().any(|v| v.equals(value)).into()),
+        ("includes", [one, value]) => Ok(one.equals(value).into()),
         _ if name.starts_with("optional.") || matches!(name, "hasValue" | "value") => optional(name, args),
         _ if name.starts_with("get") && receiver => match args.first() {
             Some(Val::Timestamp(_) | Val::Duration(_)) => time_part(name, args),
@@ -82,7 +90,8 @@ fn overflow() -> String {
 fn ordered(a: &Val, b: &Val, holds: fn(Ordering) -> bool) -> Outcome {
     match a.compare(b) {
         Some(ordering) => Ok(holds(ordering).into()),
-        None if matches!((a, b), (Val::Double(_), _) | (_, Val::Double(_))) => Ok(false.into()),
+        // Nothing is less or more than what is no number.
+        None if a.type_of().is_numeric() && b.type_of().is_numeric() => Ok(false.into()),
         None => Err(NO_OVERLOAD),
     }
 }
@@ -109,7 +118,7 @@ fn arithmetic(name: &str, a: &Val, b: &Val) -> Outcome {
                 op::DIVIDE => a.checked_div(*b),
                 _ => a.checked_rem(*b),
             };
-            result.map(Val::Uint).ok_or_else(overflow)
+            result.map(Val::Uint).ok_or_else(|| "unsigned integer overflow".into())
         }
         (Val::Double(a), Val::Double(b)) => Ok(Val::Double(match name {
             op::ADD => a + b,
@@ -127,7 +136,9 @@ fn arithmetic(name: &str, a: &Val, b: &Val) -> Outcome {
                 op::SUBTRACT => a.checked_sub(*b),
                 _ => return Err(NO_OVERLOAD),
             };
-            result.map(Val::Duration).ok_or_else(overflow)
+            // Durations are 64 bits of nanoseconds.
+            let fits = result.filter(|d| i64::try_from(d.as_nanos()).is_ok());
+            fits.map(Val::Duration).ok_or_else(overflow)
         }
         (Val::Timestamp(t), Val::Duration(d)) | (Val::Duration(d), Val::Timestamp(t)) if name == op::ADD => {
             t.checked_add(*d).map(Val::Timestamp).map_err(|_| "timestamp overflow".into())
@@ -242,7 +253,7 @@ fn convert(name: &str, value: &Val) -> Outcome {
         ("timestamp", Val::String(s)) => {
             parse_timestamp(s).map(Val::Timestamp).map_err(|_| not_converted("google.protobuf.Timestamp"))
         }
-        ("timestamp", Val::Int(i)) => Timestamp::from_second(*i).map(Val::Timestamp).map_err(|_| range()),
+        ("timestamp", Val::Int(i)) => timestamp_at(*i).map(Val::Timestamp),
         ("string", v) => match v {
             Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) => Ok(show(v).into()),
             Val::Bytes(b) => match std::str::from_utf8(b) {
@@ -314,6 +325,12 @@ pub(crate) fn format_duration(d: SignedDuration) -> String {
     if fraction.is_empty() { format!("{sign}{seconds}s") } else { format!("{sign}{seconds}.{fraction}s") }
 }
 
+/// Seconds since 1970, within the years 1 to 9999.
+pub(crate) fn timestamp_at(seconds: i64) -> Result<Timestamp, String> {
+    let valid = (-62_135_596_800..=253_402_300_799).contains(&seconds);
+    valid.then(|| Timestamp::from_second(seconds).ok()).flatten().ok_or_else(|| "timestamp overflow".to_owned())
+}
+
 /// RFC 3339 with any offset.
 pub(crate) fn parse_timestamp(text: &str) -> Result<Timestamp, String> {
     let bad = || format!("parsing time {text:?} as RFC 3339 failed");
@@ -359,6 +376,10 @@ fn time_part(name: &str, args: &[Val]) -> Outcome {
 
 /// A zone by name, or a fixed offset such as `-08:00`.
 fn time_zone(text: &str) -> Result<TimeZone, String> {
+    // The server's own zone is UTC.
+    if matches!(text, "" | "Local") {
+        return Ok(TimeZone::UTC);
+    }
     if let Some((hours, minutes)) = text.split_once(':') {
         let bad = || format!("unknown time zone {text}");
         let negative = hours.starts_with('-');
@@ -372,6 +393,7 @@ fn time_zone(text: &str) -> Result<TimeZone, String> {
 
 fn optional(name: &str, args: &[Val]) -> Outcome {
     match (name, args) {
+        ("optional.unwrap", [Val::List(list)]) => unwrap(list),
         ("optional.of", [v]) => Ok(Val::Optional(Some(Arc::new(v.clone())))),
         ("optional.none", []) => Ok(Val::Optional(None)),
         ("optional.ofNonZeroValue", [v]) => Ok(Val::Optional((!is_zero(v)).then(|| Arc::new(v.clone())))),
@@ -448,24 +470,51 @@ fn lists(name: &str, list: &Arc<Vec<Val>>, args: &[Val]) -> Outcome {
         ("flatten", [_, Val::Int(depth)]) => Ok(flatten(list, *depth).into()),
         ("reverse", [_]) => Ok(list.iter().rev().cloned().collect::<Vec<_>>().into()),
         ("slice", [_, Val::Int(from), Val::Int(to)]) => {
-            let range =
-                usize::try_from(*from).ok().zip(usize::try_from(*to).ok()).filter(|(f, t)| f <= t && *t <= list.len());
-            let (from, to) =
-                range.ok_or_else(|| format!("cannot slice({from}, {to}), list is length {}", list.len()))?;
-            Ok(list[from..to].to_vec().into())
-        }
-        ("sort", [_]) => {
-            let mut sorted = list.to_vec();
-            let comparable = list.windows(2).all(|w| w[0].compare(&w[1]).is_some());
-            if !comparable {
-                return Err("list elements must be comparable".into());
+            let failed = |why: &str| Err(format!("cannot slice({from}, {to}), {why}"));
+            let (Ok(start), Ok(end)) = (usize::try_from(*from), usize::try_from(*to)) else {
+                return failed("negative indexes not supported");
+            };
+            if start > end {
+                return failed("start index must be less than or equal to end index");
             }
-            sorted.sort_by(|a, b| a.compare(b).unwrap_or(Ordering::Equal));
-            Ok(sorted.into())
+            match list.get(start..end) {
+                Some(part) => Ok(part.to_vec().into()),
+                None => failed(&format!("list is length {}", list.len())),
+            }
         }
+        ("first", [_]) => Ok(Val::Optional(list.first().cloned().map(Arc::new))),
+        ("last", [_]) => Ok(Val::Optional(list.last().cloned().map(Arc::new))),
+        ("unwrapOpt", [_]) => unwrap(list),
+        ("sort", [_]) => sort_by_keys(list, list),
+        ("@sortByAssociatedKeys", [_, Val::List(keys)]) => sort_by_keys(list, keys),
         ("join", _) => strings::call(name, args),
         _ => Err(NO_OVERLOAD),
     }
+}
+
+/// What those of the elements hold that hold something.
+fn unwrap(list: &[Val]) -> Outcome {
+    let mut held = Vec::with_capacity(list.len());
+    for element in list {
+        match element {
+            Val::Optional(value) => held.extend(value.as_deref().cloned()),
+            _ => return Err("optional.unwrap() failed: value not optional".to_owned()),
+        }
+    }
+    Ok(held.into())
+}
+
+/// The elements of a list in the order of the keys that belong to them.
+fn sort_by_keys(list: &[Val], keys: &[Val]) -> Outcome {
+    if keys.windows(2).any(|w| w[0].base_name() != w[1].base_name()) {
+        return Err("list elements must have the same type".to_owned());
+    }
+    if keys.windows(2).any(|w| w[0].compare(&w[1]).is_none()) {
+        return Err("list elements must be comparable".to_owned());
+    }
+    let mut pairs: Vec<(&Val, &Val)> = keys.iter().zip(list).collect();
+    pairs.sort_by(|(a, _), (b, _)| a.compare(b).unwrap_or(Ordering::Equal));
+    Ok(pairs.into_iter().map(|(_, value)| value.clone()).collect::<Vec<_>>().into())
 }
 
 fn flatten(list: &[Val], depth: i64) -> Vec<Val> {

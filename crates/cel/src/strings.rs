@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::stdlib::{NO_OVERLOAD, Outcome, show};
-use crate::value::{Key, Val};
+use crate::stdlib::{NO_OVERLOAD, Outcome};
+use crate::value::Val;
 
 pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
     match (name, args) {
@@ -21,14 +21,17 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
             Ok(s.chars().nth(*i as usize).map(String::from).unwrap_or_default().into())
         }
         ("indexOf", [Val::String(s), Val::String(part)]) => Ok(index_of(s, part, 0)),
+        // An empty part is wherever one looks.
+        ("indexOf" | "lastIndexOf", [Val::String(_), Val::String(part), Val::Int(from)]) if part.is_empty() => {
+            Ok(Val::Int(*from))
+        }
         ("indexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
-            let from = offset(s, *from)?;
-            Ok(index_of(s, part, from))
+            Ok(index_of(s, part, start(*from)?.min(s.len())))
         }
         ("lastIndexOf", [Val::String(s), Val::String(part)]) => Ok(last_index_of(s, part, usize::MAX)),
         ("lastIndexOf", [Val::String(s), Val::String(part), Val::Int(from)]) => {
-            let from = offset(s, *from)?;
-            Ok(last_index_of(s, part, from))
+            let from = start(*from)?;
+            Ok(if from < s.chars().count() { last_index_of(s, part, from) } else { Val::Int(-1) })
         }
         ("join", [Val::List(list)]) => join(list, ""),
         ("join", [Val::List(list), Val::String(separator)]) => join(list, separator),
@@ -48,7 +51,7 @@ pub(crate) fn call(name: &str, args: &[Val]) -> Outcome {
         ("substring", [Val::String(s), Val::Int(from), Val::Int(to)]) => substring(s, *from, *to),
         ("trim", [Val::String(s)]) => Ok(s.trim().into()),
         ("strings.quote", [Val::String(s)]) => Ok(quote(s).into()),
-        ("format", [Val::String(s), Val::List(values)]) => format(s, values).map(Into::into),
+        ("format", [Val::String(s), Val::List(values)]) => crate::format::format(s, values).map(Into::into),
         ("size", [Val::String(s)]) => Ok(Val::Int(s.chars().count() as i64)),
         _ => Err(NO_OVERLOAD),
     }
@@ -100,6 +103,11 @@ pub fn regex_error(pattern: &str, error: &regex::Error) -> String {
 fn offset(s: &str, at: i64) -> Result<usize, String> {
     let length = s.chars().count();
     usize::try_from(at).ok().filter(|at| *at <= length).ok_or_else(|| format!("index out of range: {at}"))
+}
+
+/// Where a search begins; beyond the end nothing is found.
+fn start(at: i64) -> Result<usize, String> {
+    usize::try_from(at).map_err(|_| format!("index out of range: {at}"))
 }
 
 fn index_of(s: &str, part: &str, from: usize) -> Val {
@@ -154,7 +162,7 @@ fn substring(s: &str, from: i64, to: i64) -> Outcome {
         let message = if from > to {
             format!("invalid substring range. start: {from}, end: {to}")
         } else {
-            format!("index out of range: {}", if from < 0 { from } else { to })
+            format!("index out of range: {}", if (0..=length).contains(&from) { to } else { from })
         };
         return Err(message);
     }
@@ -190,7 +198,7 @@ pub(crate) fn format_double(d: f64) -> String {
         return if d > 0.0 { "+Inf" } else { "-Inf" }.into();
     }
     let magnitude = d.abs();
-    if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if magnitude != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{d:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -200,100 +208,6 @@ pub(crate) fn format_double(d: f64) -> String {
 }
 
 /// `"%s has %d".format(["a", 1])`.
-fn format(template: &str, values: &[Val]) -> Result<String, String> {
-    let mut out = String::new();
-    let mut values = values.iter();
-    let mut chars = template.chars().peekable();
-    let mut index = 0;
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        if chars.peek() == Some(&'%') {
-            chars.next();
-            out.push('%');
-            continue;
-        }
-        let mut precision: Option<usize> = None;
-        if chars.peek() == Some(&'.') {
-            chars.next();
-            let mut digits = String::new();
-            while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-                digits.push(digit);
-            }
-            precision = digits.parse().ok().filter(|p| *p <= 1000);
-        }
-        let clause = chars.next().ok_or("could not parse formatting clause: unexpected end of string")?;
-        let value = values.next().ok_or_else(|| format!("index {index} out of range"))?;
-        index += 1;
-        let bad = || format!("error during formatting: {clause} clause cannot be used on {}", value.type_name());
-        match (clause, value) {
-            ('s', v) => out.push_str(&text(v)),
-            ('d', Val::Int(_) | Val::Uint(_)) => out.push_str(&show(value)),
-            ('d', Val::Double(d)) if !d.is_finite() => out.push_str(&show(value)),
-            ('f', v) => {
-                let d = number(v).ok_or_else(bad)?;
-                out.push_str(&format!("{d:.*}", precision.unwrap_or(6)));
-            }
-            ('e', v) => {
-                let d = number(v).ok_or_else(bad)?;
-                let plain = format!("{d:.*e}", precision.unwrap_or(6));
-                let (mantissa, exponent) = plain.split_once('e').unwrap_or((&plain, "0"));
-                let exponent: i32 = exponent.parse().unwrap_or(0);
-                out.push_str(&format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()));
-            }
-            ('b', Val::Int(i)) => out.push_str(&signed(*i, |u| format!("{u:b}"))),
-            ('b', Val::Uint(u)) => out.push_str(&format!("{u:b}")),
-            ('b', Val::Bool(b)) => out.push(if *b { '1' } else { '0' }),
-            ('o', Val::Int(i)) => out.push_str(&signed(*i, |u| format!("{u:o}"))),
-            ('o', Val::Uint(u)) => out.push_str(&format!("{u:o}")),
-            ('x' | 'X', v) => {
-                let text = match v {
-                    Val::Int(i) => signed(*i, |u| format!("{u:x}")),
-                    Val::Uint(u) => format!("{u:x}"),
-                    Val::String(s) => s.bytes().map(|b| format!("{b:02x}")).collect(),
-                    Val::Bytes(b) => b.iter().map(|b| format!("{b:02x}")).collect(),
-                    _ => return Err(bad()),
-                };
-                out.push_str(&if clause == 'X' { text.to_uppercase() } else { text });
-            }
-            _ => return Err(bad()),
-        }
-    }
-    Ok(out)
-}
-
-fn signed(i: i64, digits: impl Fn(u64) -> String) -> String {
-    format!("{}{}", if i < 0 { "-" } else { "" }, digits(i.unsigned_abs()))
-}
-
-fn number(value: &Val) -> Option<f64> {
-    match value {
-        Val::Double(d) => Some(*d),
-        Val::Int(i) => Some(*i as f64),
-        Val::Uint(u) => Some(*u as f64),
-        _ => None,
-    }
-}
-
-fn text(value: &Val) -> String {
-    match value {
-        Val::List(list) => format!("[{}]", list.iter().map(text).collect::<Vec<_>>().join(", ")),
-        Val::Map(map) => {
-            let key = |k: &Key| text(&crate::eval::key_value(k));
-            let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", key(k), text(v))).collect();
-            format!("{{{}}}", entries.join(", "))
-        }
-        Val::Null => "null".into(),
-        Val::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
-        Val::Duration(d) => crate::stdlib::format_duration(*d),
-        Val::Timestamp(t) => t.to_string(),
-        Val::Type(t) => t.to_string(),
-        other => show(other),
-    }
-}
-
 /// All strings of a list, for functions that return one.
 pub(crate) fn list_of(strings: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Val {
     strings.into_iter().map(|s| Val::String(s.into())).collect::<Vec<_>>().into()

@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub enum Type {
     /// Checked at run time.
     Dyn,
+    /// Checked at run time too, but not gone through: `google.protobuf.Any`.
+    Any,
     Null,
     Bool,
     Int,
@@ -26,12 +28,14 @@ pub enum Type {
     Type(Arc<Type>),
     /// A type with functions and no visible parts, such as `net.IP`.
     Opaque(&'static str),
+    /// What is wrong is told elsewhere: it fits everywhere.
+    Error,
     /// Stands for one type throughout a signature; or, when numbered by the checker, for one not known yet.
     Param(u32),
 }
 
 /// An object with named fields. Compared by name: names are unique within an environment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ObjectType {
     pub name: String,
     pub fields: BTreeMap<String, Arc<Decl>>,
@@ -104,12 +108,60 @@ impl Type {
     }
 }
 
-/// As in cel-go's messages: `list(int)`, `map(string, dyn)`.
+impl Type {
+    /// Whether null fits where this is wanted: objects, and what is held by reference.
+    pub(crate) fn is_nullable(&self) -> bool {
+        matches!(
+            self,
+            Type::Null
+                | Type::Dyn
+                | Type::Any
+                | Type::Object(_)
+                | Type::Duration
+                | Type::Timestamp
+                | Type::Opaque(_)
+                | Type::Optional(_)
+        )
+    }
+
+    /// The name without parameters, as `type(x)` has it.
+    pub(crate) fn base_name(&self) -> String {
+        match self {
+            Type::List(_) => "list".to_owned(),
+            Type::Map(..) => "map".to_owned(),
+            Type::Optional(_) => "optional_type".to_owned(),
+            Type::Type(_) => "type".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// As messages of the checker write it: `timestamp` and `null`, where the type's own name is longer.
+    pub(crate) fn in_message(&self) -> String {
+        match self {
+            Type::Duration => "duration".to_owned(),
+            Type::Timestamp => "timestamp".to_owned(),
+            Type::Null => "null".to_owned(),
+            Type::Any => "any".to_owned(),
+            Type::List(element) => format!("list({})", element.in_message()),
+            Type::Map(key, value) => format!("map({}, {})", key.in_message(), value.in_message()),
+            Type::Optional(held) => format!("optional_type({})", held.in_message()),
+            Type::Type(inner) => match &**inner {
+                Type::Type(of) if **of == Type::Dyn => "type(type)".to_owned(),
+                inner => format!("type({})", inner.in_message()),
+            },
+            other => other.to_string(),
+        }
+    }
+}
+
+/// As cel-go names them: `list(int)`, `map(string, dyn)`.
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Dyn => f.write_str("dyn"),
-            Type::Null => f.write_str("null"),
+            Type::Any => f.write_str("google.protobuf.Any"),
+            Type::Error => f.write_str("!error!"),
+            Type::Null => f.write_str("null_type"),
             Type::Bool => f.write_str("bool"),
             Type::Int => f.write_str("int"),
             Type::Uint => f.write_str("uint"),
@@ -122,9 +174,13 @@ impl fmt::Display for Type {
             Type::Map(key, value) => write!(f, "map({key}, {value})"),
             Type::Object(object) => f.write_str(&object.name),
             Type::Optional(held) => write!(f, "optional_type({held})"),
-            Type::Type(inner) => write!(f, "type({inner})"),
+            // The type of `type` itself has no parameter.
+            Type::Type(inner) => match &**inner {
+                Type::Type(of) if **of == Type::Dyn => f.write_str("type(type)"),
+                inner => write!(f, "type({inner})"),
+            },
             Type::Opaque(name) => f.write_str(name),
-            Type::Param(i) => write!(f, "{}", (b'A' + (*i % 26) as u8) as char),
+            Type::Param(i) => write!(f, "_var{i}"),
         }
     }
 }

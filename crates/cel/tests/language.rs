@@ -23,7 +23,11 @@ fn environment() -> Environment {
         ("created".to_owned(), Arc::new(Decl::new(Type::Timestamp))),
         ("unbounded".to_owned(), Arc::new(Decl::list(Arc::new(Decl::new(Type::String)), None))),
     ];
-    Environment::new().with("self", Decl::object("Self", fields.into())).with("any", Decl::new(Type::Dyn))
+    Environment::new()
+        .with("self", Decl::object("Self", fields.into()))
+        .with("any", Decl::new(Type::Dyn))
+        .with("n.s.v", Decl::new(Type::Int))
+        .with_object(Arc::new(Decl::object("JSONPatch", BTreeMap::new())))
 }
 
 fn values() -> BTreeMap<&'static str, Val> {
@@ -35,6 +39,7 @@ fn values() -> BTreeMap<&'static str, Val> {
     [
         ("self", Val::from_json(&object, Some(&Decl::new(decl)))),
         ("any", Val::from_json(&json!({"x": [1, "two"]}), None)),
+        ("n.s.v", Val::Int(7)),
     ]
     .into()
 }
@@ -145,7 +150,9 @@ fn what_fails_at_run_time_says_why() {
         ("self.labels['nope'] == ''", "no such key: nope"),
         ("9223372036854775807 + 1 == 0", "integer overflow"),
         ("any.y == 1", "no such key: y"),
-        ("int('x') == 1", "type conversion error from 'string' to 'int'"),
+        ("int(string(any.x[1])) == 1", "type conversion error from 'string' to 'int'"),
+        // Conversions of literals fail before anything is evaluated.
+        ("int('x') == 1", "compile: type conversion error from 'string' to 'int'"),
         ("[0].all(x, 1 / x > 0)", "division by zero"),
     ] {
         assert_eq!(run(source).expect_err(source), message, "{source}");

@@ -52,6 +52,13 @@ fn main() -> ExitCode {
         (false, false) => "off",
     };
     logs::start(level);
+    if args.serves() {
+        // A cluster keeps about eight files and sockets open, and the usual soft limit is meant for programs of another time.
+        match rlimit::increase_nofile_limit(u64::MAX) {
+            Ok(files) => tracing::debug!(files, "limit of open files"),
+            Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+        }
+    }
     let ui = ui::Ui::new(args.global.silent, args.global.log_output);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -97,6 +97,12 @@ impl HostError {
     }
 }
 
+/// Does a server serve this version of an API group? Only its own word counts as no.
+pub(crate) async fn serves(rest: &Rest, group: &str, version: &str) -> bool {
+    let answer = rest.get_path(&format!("/apis/{group}/{version}"), "application/json").await;
+    !answer.is_err_and(|error| error.is_not_found())
+}
+
 pub(crate) fn failed(action: &'static str, object: impl Into<String>) -> impl FnOnce(ApiError) -> HostError {
     let object = object.into();
     move |source| HostError { action, object, source }
@@ -230,6 +236,11 @@ impl Host {
         // Some providers write "36+".
         let number = |member: &str| answer.str_at(&[member]).trim_end_matches('+').parse().ok();
         Some((number("major")?, number("minor")?))
+    }
+
+    /// Does the host serve this version of an API group?
+    pub(crate) async fn serves(&self, group: &str, version: &str) -> bool {
+        serves(&self.rest, group, version).await
     }
 
     /// May the control plane read and watch these objects?

@@ -433,7 +433,7 @@ impl ControlPlane {
             if let Some(host) = &host {
                 control_plane.catch_up(host, found).await?;
             }
-            control_plane.start_parts(&config, host.as_ref(), replica.as_ref())?;
+            control_plane.start_parts(&config, host.as_ref(), replica.as_ref()).await?;
             // After the syncer, which chooses the address of the Service.
             if let Some(place) = dns_place {
                 let (name, server) = (&control_plane.name, &control_plane.server);
@@ -469,13 +469,13 @@ impl ControlPlane {
     }
 
     /// Starts what uses the API: at once, or whenever this replica leads.
-    fn start_parts(
+    async fn start_parts(
         &mut self,
         config: &config::Config,
         host: Option<&Host>,
         replica: Option<&Replica>,
     ) -> Result<(), StartError> {
-        self.parts.stand_by()?;
+        self.parts.stand_by().await?;
         match (host, replica) {
             (Some(host), Some(replica)) if replica.elects => {
                 let election = parts::election(&self.name, &host.namespace, &replica.identity, config);

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use config::Config;
 use controllers::{ControllerStats, Manager, ManagerConfig};
 use informer::leader::LeaderConfig;
-use informer::{Backoff, Clock};
+use informer::{Backoff, Clock, Rest};
 use parking_lot::RwLock;
 use syncer::{Syncer, SyncerConfig};
 use tokio_util::sync::CancellationToken;
@@ -75,18 +75,48 @@ fn user(name: &str) -> UserInfo {
 
 impl Parts {
     /// Makes the syncer that only watches, and lets requests use it.
-    pub fn stand_by(&self) -> Result<(), StartError> {
+    pub async fn stand_by(&self) -> Result<(), StartError> {
         let Some((host, _, link)) = &self.host else { return Ok(()) };
         let mut config = SyncerConfig::new(&self.name, &host.namespace);
         config.names = crate::settings::names(&self.name, &host.namespace, &self.config);
         config.settings = crate::settings::settings(&self.name, &self.config, host.own_image.as_deref())?;
         config.settings.host_version = self.host_version;
+        self.look_for_claims(host, &mut config.settings).await;
         config.mappings = Some(Arc::new(crate::mappings::InStore(self.store.clone())));
         let client = self.server.kube_client(user("system:vcluster-syncer"));
         let syncer = Arc::new(Syncer::standby(client, host.client.clone(), config)?);
         link.set(&syncer);
         *self.state.syncer.write() = Some(syncer);
         Ok(())
+    }
+
+    /// Resource claims need `resource.k8s.io/v1` on both sides. A watch of what is not there would never be complete, and
+    /// nothing would be synced.
+    async fn look_for_claims(&self, host: &Host, settings: &mut syncer::settings::Settings) {
+        const CLAIMS: (&str, &str) = ("resource.k8s.io", "v1");
+        let mut without = settings.clone();
+        let keys = without.leave_out_claims();
+        if keys.is_empty() && settings.host_version.is_some_and(|version| version >= (1, 34)) {
+            return;
+        }
+        settings.host_lacks_claims = !host.serves(CLAIMS.0, CLAIMS.1).await;
+        // Only upstream's API server can be an older one.
+        let lacking = if settings.host_lacks_claims {
+            "the host"
+        } else if self.upstream && !keys.is_empty() {
+            let tenants = Rest::new(self.server.kube_client(user("system:vcluster-syncer")), "alcove");
+            if crate::host::serves(&tenants, CLAIMS.0, CLAIMS.1).await {
+                return;
+            }
+            "the virtual cluster"
+        } else {
+            return;
+        };
+        let lost = settings.leave_out_claims();
+        if !lost.is_empty() {
+            let keys = lost.join(", ");
+            tracing::warn!(keys, "{lacking} does not serve resource.k8s.io/v1: these keys have no effect");
+        }
     }
 
     /// Starts to work. [`Parts::stand_by`] has been called.
@@ -182,6 +212,7 @@ impl Parts {
                 key_pem: file("client-ca.key"),
             }),
             token_signer: token_signer(&self.server),
+            policy_checker: Some(policy_checker(&self.server)),
             controllers: controller_list(&self.config, self.host.is_some()),
             // The syncer tells of a host's nodes only what changes: they renew no lease here.
             node_monitor_grace_period: match self.host {
@@ -217,7 +248,7 @@ impl Parts {
             if cancel.is_cancelled() {
                 break;
             }
-            if let Err(error) = self.stand_by() {
+            if let Err(error) = self.stand_by().await {
                 tracing::error!(error = &error as &dyn std::error::Error, "the syncer did not start");
             }
             tokio::select! {
@@ -232,6 +263,15 @@ impl Parts {
 
 /// How long a node of the host may be silent here. Whether it is well, the host says.
 const HOST_NODE_GRACE: Duration = Duration::from_secs(3600);
+
+/// Tells of policies what the server finds odd about their types.
+fn policy_checker(server: &ApiServer) -> controllers::PolicyChecker {
+    let server = server.clone();
+    controllers::PolicyChecker::new(move |policy| {
+        let remarks = server.policy_remarks(policy).into_iter();
+        remarks.map(|r| controllers::ExpressionWarning { field_ref: r.field, warning: r.text }).collect()
+    })
+}
 
 /// Signs the tokens of Secrets with the server's own key.
 fn token_signer(server: &ApiServer) -> Option<controllers::TokenSigner> {

@@ -149,6 +149,7 @@ impl DevHost {
                 certificate_pem: file("client-ca.crt"),
                 key_pem: file("client-ca.key"),
             }),
+            policy_checker: Some(policy_checker(&server)),
             ..Default::default()
         };
         let controllers = Some(controllers::Manager::start(client(CONTROLLERS_USER), controllers_config.clone())?);
@@ -264,4 +265,13 @@ async fn open_store(config: &DevHostConfig) -> Result<Store, StartError> {
     let failed = |source| StartError::DataDirectory { path: folder.clone(), source };
     tokio::fs::create_dir_all(folder).await.map_err(failed)?;
     Ok(Store::open_sqlite(folder.join("state.db"), store::Options::default()).await?)
+}
+
+/// Tells of policies what the server finds odd about their types.
+fn policy_checker(server: &ApiServer) -> controllers::PolicyChecker {
+    let server = server.clone();
+    controllers::PolicyChecker::new(move |policy| {
+        let remarks = server.policy_remarks(policy).into_iter();
+        remarks.map(|r| controllers::ExpressionWarning { field_ref: r.field, warning: r.text }).collect()
+    })
 }

@@ -64,6 +64,7 @@ impl Face {
         let (revision, answer) = self.run(size_bytes, work).await?;
         let mut answer = answer?;
         answer.header = self.header(revision);
+        tell_revisions(&mut answer.responses, number(revision));
         Ok(answer)
     }
 
@@ -95,6 +96,41 @@ impl Face {
                 Err(status.unwrap_or_else(errors::empty_key))
             }
             Err(error) => Err(errors::write(error)),
+        }
+    }
+}
+
+/// Gives each answer the revision it is of, which kube-apiserver up to 1.30 reads: that of the transaction from the first write on,
+/// the one before ahead of it. As in etcd nothing else is in these headers, and those of inner transactions are empty.
+fn tell_revisions(responses: &mut [pb::ResponseOp], revision: i64) {
+    let before = if responses.iter().any(is_write) { revision - 1 } else { revision };
+    tell(responses, before, revision, &mut false);
+}
+
+fn is_write(op: &pb::ResponseOp) -> bool {
+    match &op.response {
+        Some(Response::ResponsePut(_)) => true,
+        Some(Response::ResponseDeleteRange(deleted)) => deleted.deleted > 0,
+        Some(Response::ResponseTxn(inner)) => inner.responses.iter().any(is_write),
+        Some(Response::ResponseRange(_)) | None => false,
+    }
+}
+
+fn tell(responses: &mut [pb::ResponseOp], before: i64, revision: i64, written: &mut bool) {
+    for op in responses {
+        if let Some(Response::ResponseTxn(inner)) = &mut op.response {
+            inner.header = Some(pb::ResponseHeader::default());
+            tell(&mut inner.responses, before, revision, written);
+            continue;
+        }
+        *written |= is_write(op);
+        let revision = if *written { revision } else { before };
+        let header = Some(pb::ResponseHeader { revision, ..Default::default() });
+        match &mut op.response {
+            Some(Response::ResponseRange(answer)) => answer.header = header,
+            Some(Response::ResponsePut(answer)) => answer.header = header,
+            Some(Response::ResponseDeleteRange(answer)) => answer.header = header,
+            Some(Response::ResponseTxn(_)) | None => {}
         }
     }
 }

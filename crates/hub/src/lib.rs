@@ -16,6 +16,7 @@
 mod advertise;
 mod cleanup;
 mod memory;
+mod ports;
 mod run;
 mod secret;
 mod sleep;
@@ -32,6 +33,7 @@ use store::{Endpoint, TlsFiles};
 
 pub use cleanup::{CleanupError, leftovers, release_config_secret, remove_host_objects};
 pub use controlplane::remove_pods;
+pub use ports::bind_lasting;
 pub use secret::ConfigSecret;
 
 /// On a config Secret: a hub has something to remove before it may go.

@@ -17,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::ports;
 use crate::secret::ConfigSecret;
 use crate::sleep::Policy;
 use crate::{ClusterInfo, HubConfig, Inner};
@@ -99,7 +100,7 @@ impl Cluster {
     ) -> Result<Cluster, RunError> {
         let socket = match inherited {
             Some(socket) => socket,
-            None => listen(hub, secret.port()).await?.into_std().map_err(RunError::Socket)?,
+            None => listen(hub, &secret.metadata.uid, secret.port()).await?,
         };
         let address = hub.config.bind_address;
         let port = socket.local_addr().map_err(|source| RunError::Port { address, source })?.port();
@@ -294,13 +295,14 @@ pub(crate) fn data_path(config: &HubConfig, uid: &str) -> Option<PathBuf> {
 }
 
 /// The port the cluster had, else a free one.
-async fn listen(hub: &Inner, recorded: Option<u16>) -> Result<TcpListener, RunError> {
+async fn listen(hub: &Inner, cluster: &str, recorded: Option<u16>) -> Result<StdListener, RunError> {
     let address = hub.config.bind_address;
+    let ready = |listener: StdListener| listener.set_nonblocking(true).map(|()| listener).map_err(RunError::Socket);
     if let Some(port) = recorded {
         // Whoever had it until now may be about to close it.
         for _ in 0..PORT_TRIES {
-            match TcpListener::bind((address, port)).await {
-                Ok(listener) => return Ok(listener),
+            match StdListener::bind((address, port)) {
+                Ok(listener) => return ready(listener),
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                     tokio::time::sleep(PORT_PAUSE).await;
                 }
@@ -309,7 +311,7 @@ async fn listen(hub: &Inner, recorded: Option<u16>) -> Result<TcpListener, RunEr
         }
         tracing::warn!(port, "a cluster's port is taken; it gets another");
     }
-    TcpListener::bind((address, 0)).await.map_err(|source| RunError::Port { address, source })
+    ready(ports::bind_lasting(address, cluster).map_err(|source| RunError::Port { address, source })?)
 }
 
 /// An error with its causes, in one line.

@@ -13,8 +13,8 @@ use crate::backend::LeaseChange;
 use crate::error::{BackendError, HistoryError, OpenError};
 use crate::lease;
 use crate::store::Inner;
-use crate::types::{LeaseRecord, Snapshot};
-use crate::writer::{history_failure, publish};
+use crate::types::{LeaseRecord, Revision, Snapshot};
+use crate::writer::{self, history_failure, publish};
 
 /// First and longest pause after the backend could not be reached.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -53,11 +53,23 @@ pub(crate) fn start(inner: &Arc<Inner>) {
 async fn follow(weak: &Weak<Inner>) -> Option<Result<(), BackendError>> {
     let inner = weak.upgrade().filter(|inner| !inner.is_closed())?;
     let _in_order = inner.applying.lock().await;
-    // What may or may not be there is for the writer to find out.
-    if inner.queue.lock().is_unresolved() && inner.backend.direct().is_none() {
-        return Some(Ok(()));
+    Some(settle_and_catch_up(&inner).await)
+}
+
+/// Takes over what others have written, at least through a revision.
+pub(crate) async fn take_over(inner: &Arc<Inner>, through: Revision) -> Result<(), BackendError> {
+    let _in_order = inner.applying.lock().await;
+    // Others that waited for the same turn may have done it.
+    if inner.state.read().current >= through {
+        return Ok(());
     }
-    Some(catch_up(&inner).await.map(drop))
+    settle_and_catch_up(inner).await
+}
+
+/// What a lost write of our own may have left is taken over with what it belongs to. The caller holds `applying`.
+async fn settle_and_catch_up(inner: &Arc<Inner>) -> Result<(), BackendError> {
+    writer::settle(inner).await?;
+    catch_up(inner).await.map(drop)
 }
 
 /// Takes over everything that others have written; says whether there was anything. The caller holds `applying`.

@@ -95,14 +95,10 @@ async fn once(inner: &Arc<Inner>) -> Result<Revision, BackendError> {
     if inner.backend.direct().is_some() {
         direct::wait_for(inner, last).await.map_err(|error| BackendError::new("follow the store", error))?;
     } else if last > current() {
-        let _in_order = inner.applying.lock().await;
-        if last > current() {
-            if inner.queue.lock().is_unresolved() {
-                // What may or may not be there is for the writer to find out.
-                return Err(BackendError::new("read the newest state", "the fate of a write is not known yet"));
-            }
-            follow::catch_up(inner).await?;
-        }
+        // A task of its own: what it has begun it ends, also when nobody waits that long.
+        let inner = inner.clone();
+        let followed = tokio::spawn(async move { follow::take_over(&inner, last).await });
+        followed.await.map_err(|error| BackendError::new("take over what was written", error))??;
     }
     Ok(current())
 }

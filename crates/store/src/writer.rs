@@ -9,7 +9,8 @@
 //! Invariants:
 //! - At most one writer at a time.
 //! - A batch is published (cache, recent events, watchers, answers) after the backend said it is durable, or not at all.
-//! - A batch of which the backend does not know whether it was written blocks later batches until that is known.
+//! - A batch of which the backend does not know whether it was written blocks later batches until that is known. Whoever
+//!   comes next finds out: a write, a read that must be new, or the follower of a shared backend.
 //! - An answer that depends on a write of its own batch shares that batch's fate.
 
 use std::collections::{HashMap, VecDeque};
@@ -89,10 +90,6 @@ pub(crate) struct WriteQueue {
 }
 
 impl WriteQueue {
-    pub fn is_unresolved(&self) -> bool {
-        self.unresolved.is_some()
-    }
-
     pub fn is_idle(&self) -> bool {
         !self.running && self.pending.is_empty()
     }
@@ -147,7 +144,7 @@ impl Running {
 async fn write_all(running: Running) {
     let inner = running.inner.clone();
     loop {
-        let (unresolved, commands) = {
+        let commands = {
             let mut queue = inner.queue.lock();
             let count_max = if queue.full { 1 } else { inner.options.batch_max };
             let commands = take(&mut queue.pending, count_max, inner.options.batch_bytes_max);
@@ -161,14 +158,12 @@ async fn write_all(running: Running) {
                 running.finished();
                 return;
             }
-            (queue.unresolved.clone(), commands)
+            commands
         };
         // Whoever follows what others write waits meanwhile, and the other way round.
         let _in_order = inner.applying.lock().await;
-        if let Some(batch) = unresolved
-            && let Err(why) = resolve(&inner, &batch).await
-        {
-            fail(commands, &|| WriteError::Unavailable { why: why.clone() });
+        if let Err(error) = settle(&inner).await {
+            fail(commands, &|| WriteError::Unavailable { why: chain(&error) });
             continue;
         }
         commit(&inner, commands).await;
@@ -272,8 +267,17 @@ async fn append(inner: &Arc<Inner>, batch: Arc<Batch>, events: &[Arc<Event>]) ->
     }
 }
 
+/// Finds out about a batch whose fate is not known, if there is one. The caller holds `applying`.
+pub(crate) async fn settle(inner: &Arc<Inner>) -> Result<(), BackendError> {
+    let unresolved = inner.queue.lock().unresolved.clone();
+    match unresolved {
+        Some(batch) => resolve(inner, &batch).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Finds out whether a batch was written, and publishes it if so. Returns whether it was.
-async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<Option<bool>, String> {
+async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<Option<bool>, BackendError> {
     let applied = if batch.records.is_empty() {
         // Only leases: granting or revoking once more does no harm, so append again.
         match inner.backend.append(batch.clone()).await {
@@ -282,14 +286,15 @@ async fn resolve(inner: &Arc<Inner>, batch: &Arc<Batch>) -> Result<Option<bool>,
                 inner.backend.release().await;
                 None
             }
-            Err(error) => return Err(chain(&error)),
+            Err(AppendError::NotApplied(error) | AppendError::Unknown(error)) => return Err(error),
+            Err(AppendError::Full) => return Err(BackendError::new("repeat a change of leases", AppendError::Full)),
         }
     } else {
-        inner.backend.settle(batch).await.map_err(|error| chain(&error))?
+        inner.backend.settle(batch).await?
     };
     if inner.backend.is_shared() {
         // Others may have written before and after it.
-        follow::catch_up(inner).await.map_err(|error| chain(&error))?;
+        follow::catch_up(inner).await?;
     } else if applied == Some(true) && batch.records.last().is_none_or(|r| inner.state.read().current < r.revision()) {
         let events = {
             let state = inner.state.read();

@@ -112,6 +112,46 @@ pub fn put(object: &mut Value, path: &[&str], value: Option<Value>) {
     }
 }
 
+/// What has a value at `member` of `sent` and is not in `made`, as paths. Empty values count as left out, and lists of
+/// different lengths are not looked into.
+pub fn dropped(sent: &Value, made: &Value, member: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let missing = Value::Null;
+    collect_dropped(&sent[member], made.get(member).unwrap_or(&missing), member, &mut out);
+    out
+}
+
+fn collect_dropped(sent: &Value, made: &Value, path: &str, out: &mut Vec<String>) {
+    if is_empty(sent) {
+        return;
+    }
+    if made.is_null() {
+        out.push(path.to_owned());
+        return;
+    }
+    if let (Some(sent), Some(_)) = (sent.as_object(), made.as_object()) {
+        let missing = Value::Null;
+        for (key, value) in sent.iter() {
+            collect_dropped(value, made.get(key).unwrap_or(&missing), &format!("{path}.{key}"), out);
+        }
+    } else if let (Some(sent), Some(made)) = (sent.as_array(), made.as_array())
+        && sent.len() == made.len()
+    {
+        for (n, (sent, made)) in sent.iter().zip(made).enumerate() {
+            collect_dropped(sent, made, &format!("{path}[{n}]"), out);
+        }
+    }
+}
+
+/// Values that servers leave out.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => value.is_null() || *value == false || *value == 0 || value.as_str() == Some(""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use apimachinery::json;

@@ -247,6 +247,8 @@ pub struct Settings {
     pub gateway_api: GatewaySettings,
     pub resource_claims: bool,
     pub resource_claim_templates: bool,
+    /// The host does not serve `resource.k8s.io/v1` (before 1.34, or switched off): pods with claims are refused, by name.
+    pub host_lacks_claims: bool,
     /// Patches by resource name, such as `pods`, or `certificates.cert-manager.io` for custom resources.
     pub patches: BTreeMap<String, Vec<crate::patches::Patch>>,
     /// Patches of what comes from the host, by resource name.
@@ -320,6 +322,7 @@ impl Default for Settings {
             gateway_api: GatewaySettings::default(),
             resource_claims: false,
             resource_claim_templates: false,
+            host_lacks_claims: false,
             patches: BTreeMap::new(),
             import_patches: BTreeMap::new(),
             replicate_to_host: Vec::new(),
@@ -343,6 +346,22 @@ impl Settings {
     /// True when a pod with this scheduler name is placed inside the virtual cluster.
     pub fn scheduled_in_virtual_cluster(&self, scheduler: &str) -> bool {
         self.virtual_scheduler && !self.pods.host_schedulers.iter().any(|s| s == scheduler)
+    }
+
+    /// Leaves out what needs `resource.k8s.io/v1`: one of the two clusters does not serve it. Returns the keys of the
+    /// configuration that have no effect for that.
+    pub fn leave_out_claims(&mut self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        if std::mem::take(&mut self.resource_claims) {
+            keys.push("sync.toHost.resourceClaims");
+        }
+        if std::mem::take(&mut self.resource_claim_templates) {
+            keys.push("sync.toHost.resourceClaimTemplates");
+        }
+        if std::mem::take(&mut self.import_device_classes).is_on() {
+            keys.push("sync.fromHost.deviceClasses");
+        }
+        keys
     }
 
     pub fn host_older_than(&self, minor: u32) -> bool {

@@ -120,12 +120,67 @@ fn is_sequence(der: &[u8]) -> bool {
     der.len() == 2 + count + length
 }
 
-fn request_error(request: &str) -> Option<&'static str> {
+/// An ASN.1 header: what it announces, and where its contents begin.
+struct Header {
+    class: u8,
+    tag: u8,
+    compound: bool,
+    length: usize,
+    from: usize,
+}
+
+fn header(der: &[u8]) -> Option<Header> {
+    let (first, second) = (*der.first()?, usize::from(*der.get(1)?));
+    let count = if second < 0x80 { 0 } else { second & 0x7f };
+    if count > 4 || second == 0x80 {
+        return None;
+    }
+    let length = match count {
+        0 => second,
+        _ => der.get(2..2 + count)?.iter().fold(0_usize, |n, b| n << 8 | usize::from(*b)),
+    };
+    Some(Header { class: first >> 6, tag: first & 0x1f, compound: first & 0x20 != 0, length, from: 2 + count })
+}
+
+/// The contents of the sequence at the start of `der`, and what follows it. `name` is the member that a message names.
+///
+/// Messages as of Go's `encoding/asn1`.
+fn sequence<'d>(der: &'d [u8], name: &str) -> Result<(&'d [u8], &'d [u8]), String> {
+    const PARAMETERS: &str = "optional:false explicit:false application:false private:false defaultValue:<nil> tag:<nil> \
+                              stringType:0 timeType:0 set:false omitEmpty:false";
+    if der.is_empty() {
+        return Err("asn1: syntax error: sequence truncated".to_owned());
+    }
+    let Some(Header { class, tag, compound, length, from }) = header(der) else {
+        return Err("asn1: syntax error: truncated tag or length".to_owned());
+    };
+    if (class, tag, compound) != (0, 16, true) {
+        return Err(format!(
+            "asn1: structure error: tags don't match (16 vs {{class:{class} tag:{tag} length:{length} isCompound:{compound}}}) \
+             {{{PARAMETERS}}} {name} @{from}"
+        ));
+    }
+    let rest = &der[from..];
+    if length > rest.len() {
+        return Err("asn1: syntax error: data truncated".to_owned());
+    }
+    Ok(rest.split_at(length))
+}
+
+/// The PKCS#10 request in `spec.request`, as far as its outer form goes.
+///
+/// # Errors
+/// Why it is no request, in the words of upstream.
+pub fn request_der(request: &str) -> Result<Vec<u8>, String> {
     let text = decoded(request).and_then(|bytes| String::from_utf8(bytes).ok());
-    match text.as_deref().and_then(pem_block) {
-        Some(("CERTIFICATE REQUEST", der, _, _)) => (!is_sequence(&der))
-            .then_some("asn1: structure error: tags don't match (16 vs {class:0 tag:0 length:0 isCompound:false})"),
-        _ => Some("PEM block type must be CERTIFICATE REQUEST"),
+    let Some(("CERTIFICATE REQUEST", der, _, _)) = text.as_deref().and_then(pem_block) else {
+        return Err("PEM block type must be CERTIFICATE REQUEST".to_owned());
+    };
+    let (contents, after) = sequence(&der, "certificateRequest")?;
+    sequence(contents, "tbsCertificateRequest")?;
+    match after.is_empty() {
+        true => Ok(der),
+        false => Err("asn1: syntax error: trailing data".to_owned()),
     }
 }
 
@@ -166,7 +221,7 @@ fn request(csr: &Value, old: Option<&Value>, errors: &mut Errors) {
     rules.kube_finalizers = true;
     object_meta::validate(csr, rules, errors);
     let (spec, path) = (csr.v("spec"), FieldPath::new("spec"));
-    if let Some(problem) = request_error(spec.s("request")) {
+    if let Err(problem) = request_der(spec.s("request")) {
         errors.invalid(&path.child("request"), shown(spec.v("request")), problem);
     }
     let usages = strings(spec, "usages");

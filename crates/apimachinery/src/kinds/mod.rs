@@ -31,6 +31,7 @@ mod validation;
 mod warnings;
 
 pub use admission::validate_webhook_client_config;
+pub use certificates::request_der;
 pub use check::annotations as validate_annotations;
 pub use conversion::{event_to_core, event_to_events_group, hpa_to_v1, hpa_to_v2};
 pub use core::resources::qos_class;

@@ -3,6 +3,7 @@
 //! Follows: `k8s.io/apiserver/pkg/admission/plugin/cel`, `k8s.io/apiserver/pkg/cel/library/authz.go`.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::authz::{Attributes, Authorization, Authorizer, Decision, is_privilege
 pub const BUDGET: u64 = 10_000_000;
 /// What one of them may spend. Source: `PerCallLimit`.
 const CALL_BUDGET: u64 = 1_000_000;
-const AUTHORIZER: &str = cel::declarations::AUTHORIZER;
+pub(crate) const AUTHORIZER: &str = cel::declarations::AUTHORIZER;
 const QUANTITY: &str = "kubernetes.Quantity";
 const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
 
@@ -40,45 +41,181 @@ fn with_authorizer(environment: Environment) -> Environment {
         .with("authorizer.requestResource", Decl::new(Type::Opaque(RESOURCE_CHECK)))
 }
 
-/// Why an expression in an object that a client writes is refused. Expressions that are stored already pass.
-pub fn refused(expression: &Expression<'_>) -> Option<String> {
-    if expression.stored {
-        return None;
+fn object(name: &str, fields: impl IntoIterator<Item = (&'static str, Decl)>) -> Decl {
+    Decl::object(name, fields.into_iter().map(|(field, decl)| (field.to_owned(), Arc::new(decl))).collect())
+}
+
+/// The type of `request`. Source: `plugincel.BuildRequestType`.
+fn request_type() -> Decl {
+    let text = || Decl::new(Type::String);
+    let list = |element: Decl| Decl::list(Arc::new(element), None);
+    let map = |value: Decl| Decl::map(Arc::new(text()), Arc::new(value), None);
+    let kind = || object("kubernetes.GroupVersionKind", ["group", "version", "kind"].map(|f| (f, text())));
+    let resource = || object("kubernetes.GroupVersionResource", ["group", "version", "resource"].map(|f| (f, text())));
+    let user = object(
+        "kubernetes.UserInfo",
+        [("username", text()), ("uid", text()), ("groups", list(text())), ("extra", map(list(text())))],
+    );
+    let texts = ["subResource", "requestSubResource", "name", "namespace", "operation"];
+    object(
+        "kubernetes.AdmissionRequest",
+        texts.into_iter().map(|field| (field, text())).chain([
+            ("kind", kind()),
+            ("resource", resource()),
+            ("requestKind", kind()),
+            ("requestResource", resource()),
+            ("userInfo", user),
+            ("dryRun", Decl::new(Type::Bool)),
+            ("options", Decl::new(Type::Dyn)),
+        ]),
+    )
+}
+
+/// The type of `namespaceObject`. Source: `plugincel.BuildNamespaceType`.
+fn namespace_type() -> Decl {
+    let text = || Decl::new(Type::String);
+    let time = || Decl::new(Type::Timestamp);
+    let list = |element: Decl| Decl::list(Arc::new(element), None);
+    let map = |value: Decl| Decl::map(Arc::new(text()), Arc::new(value), None);
+    let condition = ["status", "type", "message", "reason"].map(|field| (field, text()));
+    let condition = condition.into_iter().chain([("lastTransitionTime", time())]);
+    let status = [("conditions", list(object("kubernetes.NamespaceCondition", condition))), ("phase", text())];
+    let texts = ["name", "generateName", "namespace", "UID", "resourceVersion"];
+    let metadata = texts.into_iter().map(|field| (field, text())).chain([
+        ("labels", map(text())),
+        ("annotations", map(text())),
+        ("creationTimestamp", time()),
+        ("deletionGracePeriodSeconds", Decl::new(Type::Int)),
+        ("deletionTimestamp", time()),
+        ("generation", Decl::new(Type::Int)),
+        ("finalizers", list(text())),
+    ]);
+    object(
+        "kubernetes.Namespace",
+        [
+            ("metadata", object("kubernetes.NamespaceMetadata", metadata)),
+            ("spec", object("kubernetes.NamespaceSpec", [("finalizers", list(text()))])),
+            ("status", object("kubernetes.NamespaceStatus", status)),
+        ],
+    )
+}
+
+/// What the expressions of one policy may name, with types: what is checked when a policy is written, and afterwards
+/// for its status.
+pub struct Typed {
+    environment: Environment,
+    /// How many of the policy's variables are in the environment.
+    variables: usize,
+}
+
+impl Typed {
+    /// `object` and `params` are the types of what the policy is about; without one they are checked at run time.
+    pub fn new(object: Option<&Arc<Decl>>, composed: bool) -> Typed {
+        let or_any = |decl: Option<&Arc<Decl>>| decl.cloned().unwrap_or_else(|| Arc::new(Decl::new(Type::Dyn)));
+        let environment = Environment::new()
+            .with("object", or_any(object))
+            .with("oldObject", or_any(object))
+            .with("request", request_type())
+            .with("namespaceObject", namespace_type());
+        let environment = match composed {
+            true => environment.with("variables", Decl::object("kubernetes.variables", BTreeMap::new())),
+            false => environment,
+        };
+        Typed { environment, variables: 0 }
     }
-    if expression.usage == ExpressionUse::DeviceSelector {
-        return device_selector(expression.source);
+
+    /// Declares one name more.
+    pub fn with(self, name: &str, decl: impl Into<Arc<Decl>>) -> Typed {
+        Typed { environment: self.environment.with(name, decl), ..self }
     }
-    let mut environment = values();
-    if expression.has_params {
-        environment = environment.with("params", Decl::new(Type::Dyn));
-    }
-    if expression.has_authorizer {
-        environment = with_authorizer(environment);
-    }
-    let returns: &[&str] = match expression.usage {
-        ExpressionUse::MatchCondition | ExpressionUse::Validation => &["bool"],
-        ExpressionUse::Message => &["string"],
-        ExpressionUse::AuditAnnotation => &["string", "null"],
-        ExpressionUse::ApplyConfiguration | ExpressionUse::JsonPatch => {
-            environment = super::policy::mutating::with_patches(environment);
-            &[]
+
+    /// Declares `variables`, each with the type of its expression. Those that are declared already are passed over.
+    pub fn declare(&mut self, variables: &[Value], with: impl Fn(&Environment) -> Environment) {
+        for variable in variables.iter().skip(self.variables) {
+            let program = Program::compile(variable.str_at(&["expression"]), &with(&self.environment));
+            let decl = program.map_or(Decl::new(Type::Dyn), |program| composed_type(program.output()));
+            self.environment.add_field("variables", variable.str_at(&["name"]), decl);
         }
-        ExpressionUse::Variable | ExpressionUse::DeviceSelector => &[],
-    };
-    let program = match Program::compile(expression.source, &environment) {
-        Ok(program) => program,
-        Err(error) => return Some(format!("compilation failed: {error}")),
-    };
-    let output = program.output().to_string();
-    // Upstream knows the types of these, so an expression may be no more than one of their members.
-    let untyped = ["variables", "request", "namespaceObject"].into_iter().any(|name| program.uses(name));
-    if returns.is_empty() || returns.contains(&output.as_str()) || (output == "dyn" && untyped) {
-        return None;
+        self.variables = self.variables.max(variables.len());
     }
-    Some(match returns {
-        [one] => format!("must evaluate to {one} but got {output}"),
-        _ => format!("must evaluate to one of [string null_type] but got {output}"),
-    })
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+/// What is known of a variable: plain types, and lists and maps of them. Source: `convertCelTypeToDeclType`.
+fn composed_type(ty: &Type) -> Decl {
+    match ty {
+        Type::List(element) => Decl::list(Arc::new(composed_type(element)), None),
+        Type::Map(key, value) => Decl::map(Arc::new(composed_type(key)), Arc::new(composed_type(value)), None),
+        Type::Object(_) | Type::Optional(_) | Type::Type(_) | Type::Opaque(_) | Type::Error | Type::Param(_) => {
+            Decl::new(Type::Dyn)
+        }
+        plain => Decl::new(plain.clone()),
+    }
+}
+
+/// Judges the expressions of one object that a client writes, in their order.
+#[derive(Default)]
+pub struct Judge {
+    /// The environment of policies with variables, which grows with them.
+    composed: RefCell<Option<Typed>>,
+}
+
+impl Judge {
+    /// Why an expression is refused. Expressions that are stored already pass.
+    pub fn refused(&self, expression: &Expression<'_>) -> Option<String> {
+        if expression.stored {
+            return None;
+        }
+        if expression.usage == ExpressionUse::DeviceSelector {
+            return device_selector(expression.source);
+        }
+        let optional = |environment: &Environment, has_authorizer: bool| {
+            let mut environment = environment.clone();
+            if expression.has_params {
+                environment = environment.with("params", Decl::new(Type::Dyn));
+            }
+            if has_authorizer { with_authorizer(environment) } else { environment }
+        };
+        let returns: &[&str] = match expression.usage {
+            ExpressionUse::MatchCondition | ExpressionUse::Validation => &["bool"],
+            ExpressionUse::Message => &["string"],
+            ExpressionUse::AuditAnnotation => &["string", "null_type"],
+            ExpressionUse::ApplyConfiguration => &["Object"],
+            ExpressionUse::JsonPatch => &["list(JSONPatch)"],
+            ExpressionUse::Variable | ExpressionUse::DeviceSelector => &[],
+        };
+        let patches = matches!(expression.usage, ExpressionUse::ApplyConfiguration | ExpressionUse::JsonPatch);
+        // Conditions see no variables; nor does anything of a validating policy that has none.
+        let sees_variables = match expression.usage {
+            ExpressionUse::MatchCondition => false,
+            ExpressionUse::Variable => true,
+            _ => patches || !expression.variables.is_empty(),
+        };
+        let environment = if sees_variables {
+            let mut composed = self.composed.borrow_mut();
+            let typed = composed.get_or_insert_with(|| Typed::new(None, true));
+            typed.declare(expression.variables, |environment| optional(environment, true));
+            optional(typed.environment(), expression.has_authorizer)
+        } else {
+            optional(Typed::new(None, false).environment(), expression.has_authorizer)
+        };
+        let environment = if patches { super::policy::mutating::with_patches(environment) } else { environment };
+        let program = match Program::compile(expression.source, &environment) {
+            Ok(program) => program,
+            Err(error) => return Some(error.detail()),
+        };
+        let output = program.output().to_string();
+        if returns.is_empty() || returns.contains(&output.as_str()) {
+            return None;
+        }
+        Some(match returns {
+            [one] => format!("must evaluate to {one} but got {output}"),
+            _ => format!("must evaluate to one of [{}] but got {output}", returns.join(" ")),
+        })
+    }
 }
 
 /// What one evaluation of a device selector may cost. Source: `CELSelectorExpressionMaxCost`.
@@ -95,27 +232,22 @@ fn device() -> Environment {
     let fields = BTreeMap::from([
         ("driver".to_owned(), text(63)),
         ("allowMultipleAllocations".to_owned(), Arc::new(Decl::sized(Type::Bool, 1))),
-        ("attributes".to_owned(), by_name(Decl::sized(Type::Dyn, 64))),
+        ("attributes".to_owned(), by_name(Decl::sized(Type::Any, 64))),
         ("capacity".to_owned(), by_name(Decl::new(Type::Opaque(QUANTITY)))),
     ]);
-    Environment::new().with("device", Decl::object("kubernetes.DRADevice", fields))
+    Environment::new().with("device", Decl::object("kubernetes.DRADevice", fields)).with_bindings()
 }
 
 fn device_selector(source: &str) -> Option<String> {
-    // Device selectors alone have this macro upstream; it is not built, and what uses it is taken as it is.
-    if source.contains("cel.bind(") {
-        return None;
-    }
     let program = match Program::compile(source, &device()) {
         Ok(program) => program,
-        Err(error) => return Some(format!("compilation failed: {error}")),
+        Err(error) => return Some(error.detail()),
     };
     let output = program.output();
-    if !matches!(output, Type::Bool | Type::Dyn) {
+    if !matches!(output, Type::Bool | Type::Any) {
         return Some(format!("must evaluate to bool or the unknown type, not {output}"));
     }
-    // What attributes cost is not known before there is a device: they have no static type here.
-    (!program.uses("device") && program.cost().max > SELECTOR_COST).then(|| TOO_COMPLEX.to_owned())
+    (program.cost().max > SELECTOR_COST).then(|| TOO_COMPLEX.to_owned())
 }
 
 /// What expressions see of one request.
@@ -335,7 +467,19 @@ mod tests {
             (r#"has(device.attributes["d"].x)"#, None),
             (r#"device.attributes["d"].?x.orValue("") == "y""#, None),
             (r#"device.attributes["d"].name.matches("a.*")"#, None),
+            (
+                r#"device.attributes["d"].list.exists(x, x == 1)"#,
+                Some(
+                    "compilation failed: ERROR: <input>:1:23: expression of type 'any' cannot be range of a comprehension",
+                ),
+            ),
+            ("device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, a == b)))", None),
+            (
+                "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a == b))))",
+                Some(TOO_COMPLEX),
+            ),
             (r#"device.attributes.all(k, device.attributes[k].all(j, device.attributes[k][j] == "a"))"#, None),
+            (r#"device.attributes["d"].models.includes("a")"#, None),
             ("device.allowMultipleAllocations == true", None),
             ("noSuchVar", Some("compilation failed: ERROR: <input>:1:1: undeclared reference to 'noSuchVar'")),
             (

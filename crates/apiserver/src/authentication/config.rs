@@ -216,7 +216,7 @@ fn compile(
         }
         Ok(program) => Some(program),
         Err(error) => {
-            errors.push(FieldError::invalid(path, source, format!("compilation failed: {error}")));
+            errors.push(FieldError::invalid(path, source, error.detail()));
             None
         }
     }

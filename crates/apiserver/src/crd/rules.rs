@@ -371,11 +371,11 @@ fn compile_rule(
     let program = match Program::compile(&rule.rule, &environment) {
         Ok(program) => program,
         Err(error) => {
-            fail("rule", Problem::Invalid(shown(rule), format!("compilation failed: {error}")));
+            fail("rule", Problem::Invalid(shown(rule), error.detail()));
             return None;
         }
     };
-    if !matches!(program.output(), Type::Bool) && !(*program.output() == Type::Dyn && !program.is_path()) {
+    if *program.output() != Type::Bool {
         fail("rule", Problem::Invalid(shown(rule), "cel expression must evaluate to a bool".into()));
         return None;
     }
@@ -388,7 +388,7 @@ fn compile_rule(
     let message = match rule.message_expression.trim() {
         "" => None,
         expression => match Program::compile(expression, &environment) {
-            Ok(message) if matches!(message.output(), Type::String | Type::Dyn) => {
+            Ok(message) if *message.output() == Type::String => {
                 let cost = message.cost().max;
                 if cost > ESTIMATE_MAX {
                     let text = over_budget("estimated messageExpression cost", cost, ESTIMATE_MAX);
@@ -403,7 +403,7 @@ fn compile_rule(
                 None
             }
             Err(error) => {
-                let text = format!("messageExpression compilation failed: {error}");
+                let text = format!("messageExpression {}", error.detail());
                 fail("messageExpression", Problem::Invalid(shown(rule), text));
                 None
             }

@@ -223,6 +223,11 @@ pub async fn dispatch(cx: &Cx, body: RequestBody) -> StatusResult<Response<Body>
     if named && cx.resource.namespaced && info.namespace.is_empty() {
         return Err(Box::new(Status::path_not_found()));
     }
+    // What can only be created has no names.
+    let only_created = cx.resource.verbs.iter().all(|verb| verb == "create");
+    if named && only_created && info.subresource.is_empty() {
+        return Err(Box::new(Status::path_not_found()));
+    }
     check_verb(&cx.resource, info, &cx.method)?;
     if !info.subresource.is_empty() {
         return subresources::dispatch(cx, body).await;

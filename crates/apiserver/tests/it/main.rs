@@ -6,6 +6,7 @@ mod crd;
 mod custom_objects;
 mod explosions;
 mod generations;
+mod policy_types;
 mod real_crds;
 mod replicas;
 mod security;

@@ -419,3 +419,21 @@ async fn always_deny_leaves_administrators_alone() {
     create(&server, &UserInfo::admin(), object()).await.expect("an administrator may");
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn what_can_only_be_created_has_no_names() {
+    let server = start(&memory().await).await;
+    for (path, code) in [
+        ("/api/v1/namespaces/default/bindings/a", 404),
+        ("/apis/authentication.k8s.io/v1/tokenreviews/a", 404),
+        ("/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews/a", 404),
+        ("/api/v1/namespaces/default/bindings", 405),
+        ("/apis/authentication.k8s.io/v1/tokenreviews", 405),
+    ] {
+        for method in ["GET", "PUT", "DELETE"] {
+            let error = crate::crd::ask(&server, method, path, "application/json", None).await.unwrap_err();
+            assert_eq!(error.0, code, "{method} {path}: {}", error.1);
+        }
+    }
+    server.shutdown().await;
+}

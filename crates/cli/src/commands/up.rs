@@ -208,9 +208,15 @@ fn port(args: &Up, home: &Home) -> u16 {
     let recorded = kubeconfig::read(&home.host_kubeconfig()).ok();
     let server =
         recorded.as_ref().and_then(|config| config.pointer("/clusters/0/cluster/server")?.as_str()).unwrap_or("");
-    let port = server.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+    let recorded = server.rsplit(':').next().and_then(|port| port.parse().ok());
     // Somebody else may have it now.
-    if std::net::TcpListener::bind((args.bind_address, port)).is_ok() { port } else { 0 }
+    if let Some(port) = recorded
+        && std::net::TcpListener::bind((args.bind_address, port)).is_ok()
+    {
+        return port;
+    }
+    let bound = hub::bind_lasting(args.bind_address, &home.root().to_string_lossy());
+    bound.and_then(|listener| listener.local_addr()).map_or(0, |address| address.port())
 }
 
 async fn listen(home: &Home) -> anyhow::Result<UnixListener> {

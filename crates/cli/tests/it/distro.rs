@@ -122,9 +122,13 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
     let served = world.serve_with("data", "team-a-0", &["--binaries", binaries]).await;
     let tenant = world.tenant(&served).await;
     let after = versions(&tenant, &kept).await;
+    let pods: Vec<String> = versions(&tenant, &[&PODS]).await.into_iter().map(|(_, uid, _)| uid).collect();
     // Each API server writes down whom it trusts in front of it.
     for object in before.iter().filter(|(name, ..)| name != "extension-apiserver-authentication") {
-        assert!(after.contains(object), "{object:?} in {after:?}");
+        // An older version knows less of a pod's status than the host tells: what it drops is written once.
+        let same = |o: &&(String, String, String)| o.0 == object.0 && o.1 == object.1;
+        let found = after.iter().find(same);
+        assert!(found.is_some_and(|o| o == object || pods.contains(&o.1)), "{object:?} in {after:?}");
     }
     check_users(&served, &tenant).await;
     create_pod(&tenant, "two").await;
@@ -209,7 +213,9 @@ async fn one_data_directory_is_served_by_native_and_by_a_supervised_api_server_i
 #[ignore = "needs upstream's programs: ALCOVE_TEST_BINARIES"]
 async fn one_data_directory_is_served_by_native_and_upstream_in_turn() {
     let binaries = std::env::var("ALCOVE_TEST_BINARIES").unwrap();
-    in_turn("controlPlane: {distro: {k8s: {enabled: true}}}", &binaries, true).await;
+    // Versions before 1.34 do not serve claims, which must hold up nothing else.
+    let config = "controlPlane: {distro: {k8s: {enabled: true}}}\nsync: {toHost: {resourceClaims: {enabled: true}}, fromHost: {deviceClasses: {enabled: true}}}";
+    in_turn(config, &binaries, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

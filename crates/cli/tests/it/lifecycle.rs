@@ -73,11 +73,7 @@ fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
         .args(["apiserver", "--secure-port", "0", "--bind-address", "127.0.0.1", "--kubeconfig-out"])
         .arg(&kubeconfig);
     let _server = ApiServer(command.spawn().unwrap());
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !kubeconfig.exists() {
-        assert!(std::time::Instant::now() < deadline, "the API server did not write its kubeconfig");
-        std::thread::yield_now();
-    }
+    until_written(&kubeconfig);
     let run = |code: i32, arguments: &[&str]| {
         let output = alcove(home.path()).arg("--kubeconfig").arg(&kubeconfig).args(arguments).output().unwrap();
         let text = transcript(home.path(), &output);
@@ -88,6 +84,31 @@ fn a_host_without_a_hub_is_told_and_is_cleaned_up_by_force() {
     assert!(run(0, &["list"]).contains("Pending"));
     run(0, &["delete", "team-a", "--force", "--auto-delete-namespace=false", "--timeout", "10"]);
     assert!(!run(0, &["list"]).contains("team-a"));
+}
+
+#[test]
+fn what_serves_may_open_as_many_files_as_the_system_allows() {
+    let home = tempfile::tempdir().unwrap();
+    let kubeconfig = home.path().join("kubeconfig");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -Sn 128; exec "$0" "$@""#, env!("CARGO_BIN_EXE_alcove")]);
+    command.args(["apiserver", "--secure-port", "0", "--bind-address", "127.0.0.1", "--kubeconfig-out"]);
+    let server = ApiServer(command.arg(&kubeconfig).current_dir(home.path()).spawn().unwrap());
+    until_written(&kubeconfig);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.0.id())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] = files.split_whitespace().take(2).collect::<Vec<_>>()[..] else { panic!("{files}") };
+    assert_eq!(soft, hard);
+    assert_ne!(soft, "128");
+}
+
+/// Waits for a file that appears whole.
+fn until_written(path: &std::path::Path) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !path.exists() {
+        assert!(std::time::Instant::now() < deadline, "{} was not written", path.display());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Answers each request over HTTP with what is said for its path.

@@ -12,6 +12,7 @@ pub(crate) mod child;
 mod files;
 mod flags;
 mod lines;
+mod stored;
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -188,6 +189,7 @@ impl Distro {
             tasks.others.spawn(self.follow_certificates(servers));
         }
         self.ready().await?;
+        self.tell_unserved(store).await;
         let k8s = &self.config.control_plane.distro.k8s;
         let tasks = self.tasks.lock();
         if k8s.controller_manager.enabled {
@@ -253,6 +255,20 @@ impl Distro {
             }
         };
         tokio::time::timeout(READY_TIMEOUT, wait).await.unwrap_or(Err(DistroError::NotReady))
+    }
+
+    /// Says which objects of the store this version of kube-apiserver does not serve.
+    async fn tell_unserved(&self, store: &Store) {
+        let mut unserved = Vec::new();
+        for kind in stored::kinds(store).await {
+            if !self.upstream.is_ok(&kind.path).await {
+                unserved.push(kind.name);
+            }
+        }
+        if !unserved.is_empty() {
+            let objects = unserved.join(", ");
+            tracing::warn!(objects, "{API_SERVER} does not serve these, which are in the store: they stay as they are");
+        }
     }
 
     /// Writes the files again when certificates were renewed.

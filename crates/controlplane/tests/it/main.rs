@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod ending;
+mod older_hosts;
 mod policies;
 mod replicas;
 mod scheduling;

@@ -83,6 +83,12 @@ impl World {
         elects: bool,
         dns: Option<DnsPlace>,
     ) -> (ControlPlane, Wire) {
+        let (client, wire) = self.client().await;
+        (self.start_on(client, store, identity, elects, dns).await, wire)
+    }
+
+    /// A client with the rights of the cluster's service account, over a port that can be cut.
+    pub async fn client(&self) -> (kube::Client, Wire) {
         let wire = Wire::to(self.host.address()).await;
         let access = self.host.access();
         let kubeconfig = deploy::secrets::AdminAccess {
@@ -97,7 +103,18 @@ impl World {
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         let client = kube::Client::try_from(config).unwrap();
         let user = service_account_user(NAMESPACE, &deploy::names::service_account(NAME));
-        let host = Host::new(acting_as(&client, &user), NAMESPACE);
+        (acting_as(&client, &user), wire)
+    }
+
+    pub async fn start_on(
+        &self,
+        client: kube::Client,
+        store: &Store,
+        identity: &str,
+        elects: bool,
+        dns: Option<DnsPlace>,
+    ) -> ControlPlane {
+        let host = Host::new(client, NAMESPACE);
         let options = Options {
             name: NAME.into(),
             config: self.config.clone(),
@@ -111,7 +128,7 @@ impl World {
             dns,
             replica: Some(Replica { identity: identity.into(), elects, pod_ip: None, node_ip: None }),
         };
-        (ControlPlane::start(options, Some(host)).await.unwrap(), wire)
+        ControlPlane::start(options, Some(host)).await.unwrap()
     }
 
     async fn holder(&self) -> String {

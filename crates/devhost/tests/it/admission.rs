@@ -32,6 +32,24 @@ async fn until_effective(api: &Api, path: &str, object: &Value, wanted: impl Fn(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_told_in_their_status_about_types() {
+    let api = Api::start().await;
+    let policy = json!({"metadata": {"name": "typed"}, "spec": {
+        "matchConstraints": {"resourceRules": rules(json!(["CREATE"]))},
+        "validations": [{"expression": "object.spec.replicas > 1"}, {"expression": "object.spec.replica > 1"}]}});
+    let made = api.post(&format!("{BASE}/validatingadmissionpolicies"), policy).await;
+    let checked = api
+        .until("checked", &format!("{BASE}/validatingadmissionpolicies/typed"), |p| {
+            p["status"]["observedGeneration"] == made["metadata"]["generation"]
+        })
+        .await;
+    let text = "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'replica'\n | object.spec.replica > 1\n | ...........^\n";
+    let warnings = json!([{"fieldRef": "spec.validations[1].expression", "warning": text}]);
+    assert_eq!(checked["status"]["typeChecking"]["expressionWarnings"], warnings);
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_refuse_deployments_by_expression_and_variables() {
     let api = Api::start().await;
     let ns = api.namespace("validated").await;

@@ -261,6 +261,16 @@ pub async fn a_transaction_compares_and_takes_one_branch(place: &Place) {
     assert_eq!((place.names(&kvs), values), (strings(&["a", "b", "c"]), strings(&["then", "z", "else"])));
 }
 
+fn inner_revisions(answer: &pb::TxnResponse) -> Vec<i64> {
+    let of = |op: &pb::ResponseOp| match &op.response {
+        Some(Response::ResponseRange(range)) => revision(&range.header),
+        Some(Response::ResponsePut(put)) => revision(&put.header),
+        Some(Response::ResponseDeleteRange(deleted)) => revision(&deleted.header),
+        Some(Response::ResponseTxn(_)) | None => -1,
+    };
+    answer.responses.iter().map(of).collect()
+}
+
 pub async fn a_transaction_is_one_revision_and_sees_itself(place: &Place) {
     let before = place.put("a", "1").await;
     let (key, range_end) = (place.key("x"), place.key("y"));
@@ -274,6 +284,7 @@ pub async fn a_transaction_is_one_revision_and_sees_itself(place: &Place) {
     ];
     let answer = transaction(place, vec![], ops).await.expect("a txn");
     assert_eq!((answer.succeeded, revision(&answer.header), answer.responses.len()), (true, before + 1, 6));
+    assert_eq!(inner_revisions(&answer), [before + 1; 6], "every answer says of which revision it is");
     let Some(Response::ResponseRange(seen)) = &answer.responses[1].response else { panic!("a range") };
     assert_eq!(place.names(&seen.kvs), ["a", "b"], "its own write is seen");
     let Some(Response::ResponsePut(put)) = &answer.responses[2].response else { panic!("a put") };
@@ -286,7 +297,12 @@ pub async fn a_transaction_is_one_revision_and_sees_itself(place: &Place) {
     let revisions: Vec<(i64, i64)> = kvs.iter().map(|kv| (kv.create_revision, kv.mod_revision)).collect();
     assert_eq!(revisions, [(before, before + 1), (before + 1, before + 1), (before + 1, before + 1)]);
     let answer = transaction(place, vec![], vec![op(Request::RequestRange(place.range_request()))]).await;
-    assert_eq!(revision(&answer.expect("a txn").header), before + 1, "reading is no revision");
+    let answer = answer.expect("a txn");
+    assert_eq!(revision(&answer.header), before + 1, "reading is no revision");
+    assert_eq!(inner_revisions(&answer), [before + 1]);
+    let read = || op(Request::RequestRange(place.range_request()));
+    let answer = transaction(place, vec![], vec![read(), put_op(place, "a", "5"), read()]).await.expect("a txn");
+    assert_eq!(inner_revisions(&answer), [before + 1, before + 2, before + 2], "before and after the first write");
 }
 
 pub async fn transactions_are_nested_and_never_write_a_key_twice(place: &Place) {

@@ -29,6 +29,9 @@ pub(super) const SCHEMA_VERSION: i64 = 2;
 
 pub(super) const PAGE_BYTES: u64 = 4096;
 
+/// A write-ahead log that has been longer is cut to this when it starts again.
+const WAL_KEPT_BYTES: i64 = 8 << 20;
+
 const SCHEMA: &str = "
 CREATE TABLE log (
   pos INTEGER PRIMARY KEY,
@@ -174,7 +177,7 @@ fn configure(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "journal_size_limit", 4 << 20)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "temp_store", "MEMORY")
 }

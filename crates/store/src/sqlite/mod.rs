@@ -2,7 +2,8 @@
 //!
 //! One connection writes; each batch is one transaction, synced to the write-ahead log before it is answered. Reads of
 //! history use connections of their own, opened when first needed. Checkpoints are passive and run beside the writes, on a
-//! reader's connection; only when the write-ahead log has grown far too long does the writer run one itself.
+//! reader's connection; what was written meanwhile the writer moves itself, so that the log starts again at its beginning.
+//! Its file then keeps its length, and a commit has to sync data only.
 //!
 //! A full disk, or the configured size reached, fails the batch and nothing else. Deletes may go a little beyond the
 //! configured size, so that a full store can be emptied.
@@ -33,11 +34,11 @@ use crate::types::{Event, KeyRange, Revision, Snapshot};
 /// Reads of history of one store at the same time.
 const READS_MAX: usize = 2;
 
-/// Written since the last checkpoint before the next one starts.
+/// Written to the write-ahead log since the last checkpoint, about, before the next one starts.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 
-/// Length of the write-ahead log at which the writer itself runs a checkpoint.
-const WAL_BYTES_MAX: u64 = 64 << 20;
+/// Pages that a batch changes beside those for what it carries, about.
+const BATCH_PAGES: u64 = 3;
 
 /// Pages beyond the configured size that deletes may take.
 const DELETE_RESERVE_PAGES: u64 = 64;
@@ -156,10 +157,8 @@ impl Sqlite {
         self.workers.read.submit(Box::new(move || {
             core.unchecked_bytes.store(0, Ordering::Relaxed);
             match core.with_reader(|connection| sql::checkpoint(connection)) {
-                Ok(wal) => {
-                    let too_long = wal.frames > wal.checkpointed && wal.frames * file::PAGE_BYTES > WAL_BYTES_MAX;
-                    core.writer_must_checkpoint.store(too_long, Ordering::Release);
-                }
+                // It does not know of what was written meanwhile.
+                Ok(()) => core.writer_must_checkpoint.store(true, Ordering::Release),
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "checkpoint failed"),
             }
             core.checkpointing.store(false, Ordering::Release);
@@ -209,7 +208,7 @@ impl Core {
             Some(ErrorCode::DiskFull) => AppendError::Full,
             _ => AppendError::Unknown(BackendError::new(format!("commit to {}", self.path.display()), error)),
         })?;
-        self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.unchecked_bytes.fetch_add(bytes + BATCH_PAGES * file::PAGE_BYTES, Ordering::Relaxed);
         Ok(())
     }
 }

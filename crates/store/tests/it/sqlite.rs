@@ -1,5 +1,6 @@
 //! What is particular to the SQLite file: who may open it, what is refused, how it grows.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -53,6 +54,32 @@ async fn a_file_is_open_once() {
     let store = Store::open_sqlite(&file, options()).await.expect("opens after it was closed");
     drop(store);
     Store::open_sqlite(&file, options()).await.expect("opens after it was dropped");
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_starts_again_under_writes_that_never_pause() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open_sqlite(directory.path().join("store.db"), options()).await.expect("opens");
+    // Its salt changes each time.
+    let salt = || {
+        let mut header = [0; 24];
+        let mut log = std::fs::File::open(directory.path().join("store.db-wal")).expect("there");
+        log.read_exact(&mut header).expect("it has a header");
+        header[16..].to_vec()
+    };
+    store.txn(Bytes::from_static(b"/a"), Expect::Any, put(10)).await.expect("written");
+    let mut salts = vec![salt()];
+    for write in 1.. {
+        assert!(write < 1000, "80 MiB were written: {salts:?}");
+        store.txn(Bytes::from_static(b"/a"), Expect::Any, put(64 << 10)).await.expect("written");
+        let now = salt();
+        if !salts.contains(&now) {
+            salts.push(now);
+        }
+        if salts.len() == 3 {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

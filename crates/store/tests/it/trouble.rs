@@ -7,8 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use store::contract::events_through;
 use store::{
-    AppendError, Backend, BackendError, Batch, Event, Expect, HistoryError, HistoryRange, KeyRange, Memory, Op,
-    OpenError, Options, RangeRequest, Revision, Snapshot, Store, WatchError, WriteError, prefix_end,
+    AppendError, Backend, BackendError, Batch, Event, Expect, Followed, HistoryError, HistoryRange, KeyRange, Memory,
+    Op, OpenError, Options, RangeRequest, Revision, Snapshot, Store, WatchError, WriteError, prefix_end,
 };
 
 /// What goes wrong with the next calls.
@@ -29,6 +29,7 @@ enum Fault {
 struct Troubled {
     memory: Memory,
     fault: Arc<Mutex<Fault>>,
+    shared: bool,
 }
 
 fn broken() -> BackendError {
@@ -101,11 +102,26 @@ impl Backend for Troubled {
     }
 
     async fn close(&self) {}
+
+    fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    async fn follow(&self, after: Revision) -> Result<Followed, HistoryError> {
+        let revision = self.memory.last_revision().await?;
+        let all = KeyRange::new(Bytes::from_static(b"\0"), Bytes::from_static(b"\0"));
+        let events = self.memory.events(&all, after, revision, 1000).await?;
+        Ok(Followed { events, revision, ..Followed::default() })
+    }
 }
 
 async fn troubled(options: Options) -> (Store, Arc<Mutex<Fault>>) {
+    troubled_backend(options, false).await
+}
+
+async fn troubled_backend(options: Options, shared: bool) -> (Store, Arc<Mutex<Fault>>) {
     let fault = Arc::new(Mutex::new(Fault::None));
-    let backend = Troubled { memory: Memory::new(), fault: fault.clone() };
+    let backend = Troubled { memory: Memory::new(), fault: fault.clone(), shared };
     (Store::open(Arc::new(backend), options).await.expect("opens"), fault)
 }
 
@@ -147,6 +163,25 @@ async fn each_fault_has_its_answer_and_the_next_write_succeeds() {
         let now = store.get(b"/a", 0).await.expect("readable").expect("there");
         let durable: &[u8] = if next == 4 { b"2" } else { b"1" };
         assert_eq!(now.value, durable, "{fault:?}");
+    }
+}
+
+/// Requests read before they write: a write whose fate nobody knows must not wait for the next one.
+#[tokio::test]
+async fn a_read_that_must_be_new_finds_out_what_became_of_the_last_write() {
+    for (fault, revision, value) in [(Fault::LostAndSilent, 3, b"2"), (Fault::LostBefore, 2, b"1")] {
+        let (store, switch) = troubled_backend(Options::default(), true).await;
+        let mut watcher =
+            store.watch(Bytes::from_static(b"/"), prefix_end(b"/"), 0, true).await.expect("the watch begins");
+        assert_eq!(put(&store, "/a", "1").await.expect("no fault yet"), 2);
+        *switch.lock() = fault;
+        assert!(put(&store, "/a", "2").await.is_err(), "{fault:?}");
+        *switch.lock() = Fault::None;
+        assert_eq!(store.synchronize().await.expect("the backend is there again"), revision, "{fault:?}");
+        let seen = store.get(b"/a", 0).await.expect("readable").expect("there");
+        assert_eq!(seen.value, &value[..], "{fault:?}");
+        assert_eq!(events_through(&mut watcher, revision).await.len() as u64, revision - 1, "{fault:?}");
+        assert_eq!(put(&store, "/a", "3").await.expect("the fault is over"), revision + 1, "{fault:?}");
     }
 }
 

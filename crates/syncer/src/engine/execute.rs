@@ -15,6 +15,11 @@ use crate::names::NamespacedName;
 use crate::plan::{Action, RECREATE_ANNOTATION};
 use crate::types::Context;
 
+/// The minor version of Kubernetes whose fields the virtual clusters have: such hosts drop none.
+const NEWEST_HOST: u32 = 36;
+/// So many dropped fields are named.
+const DROPPED_MAX: usize = 8;
+
 impl Engine {
     pub(super) async fn execute(
         &self,
@@ -38,6 +43,7 @@ impl Engine {
                         Ok(made) => {
                             if let Some(virtual_) = virtual_ {
                                 self.note_unknown(ty, host_name, virtual_, &object, &made).await?;
+                                self.tell_dropped(ty, virtual_, &object, &made);
                             }
                             host_now = Some(made);
                         }
@@ -172,6 +178,23 @@ impl Engine {
         let message = format!("the host does not know {}: not synced", names.join(", "));
         self.warn(ty.ty.kind(), virtual_, "SyncWarning", &message);
         Ok(())
+    }
+
+    /// Tells what an older host left out of a new object, beyond the fields of [`Engine::note_unknown`].
+    fn tell_dropped(&self, ty: &TypeState, virtual_: &Value, sent: &Value, made: &Value) {
+        if !self.settings.host_older_than(NEWEST_HOST) {
+            return;
+        }
+        let told: Vec<String> = ty.ty.two_way_fields().into_iter().map(|(_, path)| path.join(".")).collect();
+        let mut dropped = crate::diff::dropped(sent, made, "spec");
+        dropped.retain(|path| !told.contains(path));
+        if dropped.is_empty() {
+            return;
+        }
+        let more = if dropped.len() > DROPPED_MAX { " and others" } else { "" };
+        dropped.truncate(DROPPED_MAX);
+        let message = format!("the host does not know {}{more}: not synced", dropped.join(", "));
+        self.warn(ty.ty.kind(), virtual_, "SyncWarning", &message);
     }
 
     /// The name is in use on the host: by our own object that the cache does not have yet, or by somebody else's.

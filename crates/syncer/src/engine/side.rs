@@ -76,6 +76,11 @@ fn hash(value: &Value) -> u64 {
     hasher.finish()
 }
 
+/// Whether an apply was refused for a field that the server's version does not have. It says so with code 500.
+fn is_unknown_field(error: &ApiError) -> bool {
+    matches!(error, ApiError::Status { message, .. } if message.contains("field not declared in schema"))
+}
+
 pub fn resource(kind: &Kind) -> Resource {
     Resource {
         group: kind.group.as_ref().into(),
@@ -304,9 +309,25 @@ impl Side {
             config.set_at(&["metadata", "resourceVersion"], made["metadata"]["resourceVersion"].clone());
         }
         self.count();
-        let made = self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await?;
-        self.remember(kind, name, &made);
-        Ok(made)
+        let written =
+            self.rest.patch(&resource(kind), "", &name.namespace, &name.name, PatchType::Apply, &config).await;
+        match written {
+            Ok(made) => {
+                self.remember(kind, name, &made);
+                Ok(made)
+            }
+            // An apply is all or nothing; a merge patch loses what the server does not know.
+            Err(error) if is_unknown_field(&error) => {
+                tracing::debug!(kind = %kind.kind, object = %name, %error, "written as a merge patch");
+                let mut patch = patch.clone();
+                // Moved on by the change of owners.
+                if patch.at(&["metadata", "resourceVersion"]).is_some() {
+                    patch.set_at(&["metadata", "resourceVersion"], config["metadata"]["resourceVersion"].clone());
+                }
+                self.patch(kind, name, "", &patch).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the same change was sent lately and came to nothing.

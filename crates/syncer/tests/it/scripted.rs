@@ -163,6 +163,16 @@ impl Service<Request<Body>> for Scripted {
                         let (head, body) = request.into_parts();
                         let bytes = http_body_util::BodyExt::collect(body).await?.to_bytes();
                         let mut object = apimachinery::Value::from_slice(&bytes)?;
+                        let applied =
+                            head.headers.get("content-type").is_some_and(|v| v == "application/apply-patch+yaml");
+                        if applied && object.at(path).is_some() {
+                            // Updates lose the field, an apply is refused as a whole.
+                            let message = format!(
+                                "failed to create typed patch object (a/b; v1, Kind=C): .{}: field not declared in schema",
+                                path.join(".")
+                            );
+                            return Ok(status(500, "", &message));
+                        }
                         object.remove_at(path);
                         request = Request::from_parts(head, Body::from(object.to_vec()));
                         break;

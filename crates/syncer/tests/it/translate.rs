@@ -882,3 +882,19 @@ fn what_was_imported_follows_the_host_until_both_agreed_once() {
         assert_eq!(desired.host.str_at(&["data", "crt"]), want, "imported: {imported}");
     }
 }
+
+#[test]
+fn what_needs_resource_claims_is_left_out_where_they_are_not_served() {
+    let on = syncer::settings::Import::On(json!({}));
+    let mut some = Settings { resource_claims: true, import_device_classes: on, ..settings() };
+    assert_eq!(some.leave_out_claims(), ["sync.toHost.resourceClaims", "sync.fromHost.deviceClasses"]);
+    assert!(!some.resource_claims && !some.import_device_classes.is_on());
+    assert!(some.leave_out_claims().is_empty());
+    let mut world = World::new();
+    let pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {
+        "containers": [{"name": "c", "image": "i"}], "resourceClaims": [{"name": "d", "resourceClaimName": "d"}]}});
+    assert!(Pods.translate(&pod, &world.ctx()).is_ok());
+    world.settings.host_lacks_claims = true;
+    let refused = Pods.translate(&pod, &world.ctx()).unwrap_err();
+    assert!(format!("{refused:?}").contains("spec.resourceClaims: the host does not serve"), "{refused:?}");
+}

@@ -59,6 +59,51 @@ async fn a_field_that_the_host_does_not_know_stays_the_tenants() {
     syncer.shutdown().await;
 }
 
+/// What an older host leaves out of a new pod is said, and the pod goes on without it.
+#[tokio::test(start_paused = true)]
+async fn fields_that_an_older_host_drops_are_named() {
+    let host = host().await;
+    let host_api = Api::new(host.client());
+    let tenant = Virtual::start("vc", &host_api).await;
+    let script = Arc::new(Script::default());
+    script.add("POST", "/pods", usize::MAX, What::Drop(&["spec", "hostnameOverride"]));
+    let mut config = tenant.config();
+    config.settings.host_version = Some((1, 32));
+    let syncer = tenant.sync_with(script.wrap(host.client()), config).await;
+    let mut pod = simple_pod("web");
+    pod["spec"]["hostnameOverride"] = "db.example".into();
+    tenant.api.create(&PODS, "default", pod).await;
+    let at = tenant.on_host("default", "web");
+    eventually("it is on the host", || async { host_api.get(&PODS, &at.namespace, &at.name).await }).await;
+    eventually("the tenant is told", || async {
+        let events = tenant.api.list(&EVENTS, "default").await;
+        let message = "the host does not know spec.hostnameOverride: not synced";
+        events.iter().any(|e| e.str_at(&["message"]) == message).then_some(())
+    })
+    .await;
+    syncer.shutdown().await;
+}
+
+#[test]
+fn what_is_sent_and_not_kept_is_dropped() {
+    let sent = json!({"spec": {"a": 1, "b": {"c": "x", "none": [], "no": false}, "list": [{"n": "a", "rules": [1]}],
+        "longer": [{"q": 1}]}});
+    let table = [
+        (sent.clone(), vec![]),
+        (
+            json!({"spec": {"a": 2, "b": {"c": "y"}, "list": [{"n": "a"}], "longer": [{}, {}]}}),
+            vec!["spec.list[0].rules"],
+        ),
+        (
+            json!({"spec": {"b": {}, "list": [{"n": "a", "rules": [1]}], "longer": [{"q": 1}]}}),
+            vec!["spec.a", "spec.b.c"],
+        ),
+    ];
+    for (made, want) in table {
+        assert_eq!(syncer::diff::dropped(&sent, &made, "spec"), want, "{made}");
+    }
+}
+
 /// A status field that an older virtual API server drops is not sent again and again.
 #[tokio::test(start_paused = true)]
 async fn a_field_that_the_virtual_cluster_does_not_know_is_sent_once() {

@@ -3,6 +3,7 @@
 //! Follows: `k8s.io/apiserver/pkg/admission/plugin/policy/{generic,matching,validating}`.
 
 pub mod mutating;
+pub mod typing;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 type Compiled = Result<Program, String>;
 
 fn compile(expression: &str, environment: &Environment) -> Compiled {
-    Program::compile(expression, environment).map_err(|e| format!("compilation failed: {e}"))
+    Program::compile(expression, environment).map_err(|e| e.detail())
 }
 
 /// What validating and mutating policies have in common.

@@ -347,6 +347,10 @@ fn translate_priority(pod: &Value, host: &mut Value, ctx: &Context<'_>) {
 fn translate_claims(pod: &Value, host: &mut Value, ctx: &Context<'_>) -> Result<(), Refusal> {
     let namespace = pod.str_at(&["metadata", "namespace"]);
     let Some(claims) = host.at_mut(&["spec", "resourceClaims"]).and_then(Value::as_array_mut) else { return Ok(()) };
+    if ctx.settings.host_lacks_claims && !claims.is_empty() {
+        // The host would drop them and run the pod without its devices.
+        return Err(Refusal::error("spec.resourceClaims: the host does not serve resource.k8s.io/v1"));
+    }
     for claim in claims {
         if ctx.settings.resource_claims && !claim.str_at(&["resourceClaimTemplateName"]).is_empty() {
             let mut statuses = pod.array_at(&["status", "resourceClaimStatuses"]).iter();
