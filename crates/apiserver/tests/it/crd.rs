@@ -421,7 +421,7 @@ async fn a_definition_with_hundreds_of_rules_is_served_at_once() {
     eventually(&server, collection, |_| true).await;
     let took = started.elapsed();
     // Without optimisation and beside other tests; optimised it is well below a second.
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < PATIENCE, "a bug, not a slow machine: {took:?}");
 
     let object = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Large", "metadata": {"generateName": "l-"}, "spec": spec});
     let good = json!({"section3": {"hostname": "a.example", "interval": "30s", "timeout": "10s",

@@ -101,9 +101,9 @@ async fn check_users(served: &Served, tenant: &Rest) {
     }
 }
 
-/// Native, then upstream's programs, then native again on one data directory.
-async fn in_turn(config: &str, binaries: &str, controllers: bool) {
-    let world = World::new("").await;
+/// Native, then upstream's programs, then native again on one data directory. `always` is configured for all of them.
+async fn in_turn(config: &str, always: &str, binaries: &str, controllers: bool) {
+    let world = World::new(always).await;
     let native = world.serve("data", "team-a-0").await;
     let tenant = world.tenant(&native).await;
     create_pod(&tenant, "one").await;
@@ -118,7 +118,7 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
         before
     };
 
-    use_config(&world, config);
+    use_config(&world, &format!("{config}\n{always}"));
     let served = world.serve_with("data", "team-a-0", &["--binaries", binaries]).await;
     let tenant = world.tenant(&served).await;
     let after = versions(&tenant, &kept).await;
@@ -181,7 +181,7 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
     end(served).await;
     assert!(!is_running(second) && program(&world, "kube-apiserver").is_none(), "a program was left behind");
 
-    use_config(&world, "");
+    use_config(&world, always);
     let native = world.serve("data", "team-a-0").await;
     let tenant = world.tenant(&native).await;
     let found = tenant.get(&CONFIG_MAPS, "default", "native").await.unwrap();
@@ -205,7 +205,7 @@ async fn in_turn(config: &str, binaries: &str, controllers: bool) {
 async fn one_data_directory_is_served_by_native_and_by_a_supervised_api_server_in_turn() {
     let home = tempfile::tempdir().unwrap();
     let config = "controlPlane: {distro: {k8s: {enabled: true, controllerManager: {enabled: false}}}}";
-    in_turn(config, &links(home.path()), false).await;
+    in_turn(config, "", &links(home.path()), false).await;
 }
 
 /// With upstream's kube-apiserver and kube-controller-manager.
@@ -214,8 +214,8 @@ async fn one_data_directory_is_served_by_native_and_by_a_supervised_api_server_i
 async fn one_data_directory_is_served_by_native_and_upstream_in_turn() {
     let binaries = std::env::var("ALCOVE_TEST_BINARIES").unwrap();
     // Versions before 1.34 do not serve claims, which must hold up nothing else.
-    let config = "controlPlane: {distro: {k8s: {enabled: true}}}\nsync: {toHost: {resourceClaims: {enabled: true}}, fromHost: {deviceClasses: {enabled: true}}}";
-    in_turn(config, &binaries, true).await;
+    let claims = "sync: {toHost: {resourceClaims: {enabled: true}}, fromHost: {deviceClasses: {enabled: true}}}";
+    in_turn("controlPlane: {distro: {k8s: {enabled: true}}}", claims, &binaries, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

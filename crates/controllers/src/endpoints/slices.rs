@@ -114,6 +114,14 @@ pub fn desired(service: &Service, pods: &[Arc<Pod>], zones: &Zones, address_type
     all
 }
 
+/// Whether a service asks for topology aware routing, which comes before `trafficDistribution`; there are no hints for it here.
+fn asks_for_topology(service: &Service) -> bool {
+    let annotations = &service.metadata.annotations;
+    let mode = annotations.get("service.kubernetes.io/topology-mode");
+    let mode = mode.or_else(|| annotations.get("service.kubernetes.io/topology-aware-hints"));
+    matches!(mode, Some("Auto" | "auto"))
+}
+
 /// `trafficDistribution`: a ready endpoint hints at its own zone, and node.
 fn add_hints(service: &Service, all: &mut ByPorts) {
     let by_node = match service.spec.traffic_distribution.as_str() {
@@ -121,6 +129,9 @@ fn add_hints(service: &Service, all: &mut ByPorts) {
         "PreferSameNode" => true,
         _ => return,
     };
+    if asks_for_topology(service) {
+        return;
+    }
     for endpoint in all.values_mut().flatten().filter(|e| e.conditions.ready == Some(true)) {
         let mut hints = Value::object();
         if let Some(zone) = &endpoint.zone {
@@ -517,9 +528,23 @@ mod tests {
     #[test]
     fn traffic_distribution_gives_hints() {
         let zones = Zones::from([("node".into(), "z1".into())]);
-        let service = service(json!({"spec.trafficDistribution": "PreferSameNode"}));
-        let all = desired(&service, &[pod("a", "10.0.0.1", true, json!({}))], &zones, "IPv4");
-        let hints = all.values().flatten().next().unwrap().hints.clone().unwrap();
-        assert_eq!(hints, json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "node"}]}));
+        let zone = || json!({"forZones": [{"name": "z1"}]});
+        // (trafficDistribution, annotation, value, hints)
+        for (distribution, annotation, value, want) in [
+            ("PreferSameNode", "", "", Some(json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "node"}]}))),
+            ("PreferSameZone", "", "", Some(zone())),
+            ("PreferClose", "service.kubernetes.io/topology-mode", "Disabled", Some(zone())),
+            ("PreferClose", "service.kubernetes.io/topology-mode", "Auto", None),
+            ("PreferClose", "service.kubernetes.io/topology-aware-hints", "auto", None),
+            ("", "", "", None),
+        ] {
+            let mut annotations = Value::object();
+            annotations[annotation] = value.into();
+            let mut wanted = json!({"spec.trafficDistribution": distribution});
+            wanted["metadata.annotations"] = annotations;
+            let all = desired(&service(wanted), &[pod("a", "10.0.0.1", true, json!({}))], &zones, "IPv4");
+            let hints = all.values().flatten().next().unwrap().hints.clone();
+            assert_eq!(hints, want, "{distribution} {annotation}={value}");
+        }
     }
 }
