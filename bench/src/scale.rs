@@ -139,17 +139,17 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
     let watch = request("GET", &format!("{path}?watch=true&resourceVersion={revision}"), None)?;
     let mut lines = host_client.request_stream(watch).await?.lines();
     let run = std::process::id();
+    let hosts = hosts_own(&host_client, &path, &mut lines, options.pods).await?;
     let mut created = Vec::with_capacity(options.pods);
     let mut seen: Vec<Option<Duration>> = vec![None; options.pods];
     let mut own = Vec::with_capacity(options.pods);
     let prefix = format!("bench-{run}-");
     let interval = Duration::from_micros(1_000_000_u64.checked_div(options.rate).unwrap_or(0));
     for i in 0..options.pods {
-        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{prefix}{i}")},
-            "spec": {"containers": [{"name": "c", "image": "web"}]}});
         let begin = Instant::now();
         created.push(begin);
-        virtual_client.request_text(request("POST", "/api/v1/namespaces/default/pods", Some(body))?).await?;
+        let body = Some(pod(&format!("{prefix}{i}")));
+        virtual_client.request_text(request("POST", "/api/v1/namespaces/default/pods", body)?).await?;
         own.push(begin.elapsed());
         if options.rate == 0 {
             while seen[i].is_none() {
@@ -180,13 +180,45 @@ pub async fn pods(options: PodOptions) -> anyhow::Result<Report> {
             .await?;
     }
     let rate = if options.rate == 0 { "one after another".to_owned() } else { format!("{} per second", options.rate) };
-    let samples = seen.into_iter().flatten().collect();
+    let samples: Vec<Duration> = seen.into_iter().flatten().collect();
+    let after = samples.iter().zip(&own).map(|(seen, own)| seen.saturating_sub(*own)).collect();
     Ok(Report {
         rows: vec![
+            Row::latency("host's own pod, create call to seen, one after another", hosts, None),
             Row::latency(format!("virtual pod create call, {rate}"), own, None),
-            Row::latency(format!("virtual pod created to host pod seen, {rate}"), samples, None),
+            Row::latency(format!("virtual pod create call to host pod seen, {rate}"), samples, None),
+            Row::latency(format!("virtual pod created to host pod seen, {rate}"), after, None),
         ],
     })
+}
+
+fn pod(name: &str) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "web"}]}})
+}
+
+/// What the host takes for a pod that is created there, from the call until a watch tells of it.
+async fn hosts_own(
+    host: &kube::Client,
+    path: &str,
+    lines: &mut (impl futures::Stream<Item = std::io::Result<String>> + Unpin),
+    pods: usize,
+) -> anyhow::Result<Vec<Duration>> {
+    let prefix = format!("bench-host-{}-", std::process::id());
+    let mut created = Vec::with_capacity(pods);
+    let mut seen = vec![None; pods];
+    for i in 0..pods {
+        created.push(Instant::now());
+        host.request_text(request("POST", path, Some(pod(&format!("{prefix}{i}"))))?).await?;
+        while seen[i].is_none() {
+            note(lines, &prefix, &created, &mut seen).await?;
+        }
+    }
+    for i in 0..pods {
+        let path = format!("{path}/{prefix}{i}?gracePeriodSeconds=0");
+        host.request_text(request("DELETE", &path, None)?).await?;
+    }
+    Ok(seen.into_iter().flatten().collect())
 }
 
 /// Reads one event of the host's watch and notes when the pod it is about first appeared.

@@ -321,7 +321,7 @@ impl Controller {
     async fn fail_safe(&self, budget: &Budget, error: &ScaleError) -> Result<(), ApiError> {
         let observed = budget.status.observed_generation;
         let mut condition =
-            Condition::new("DisruptionAllowed", false, "SyncFailed", &error.to_string(), self.context.now());
+            Condition::new("DisruptionAllowed", false, "SyncFailed", error.to_string(), self.context.now());
         condition.observed_generation = Some(observed);
         let status = BudgetStatus {
             disruptions_allowed: 0,
