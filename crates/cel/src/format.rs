@@ -5,7 +5,7 @@
 //! Follows: cel-go `ext/formatting.go` (version 1, which Kubernetes asks for).
 
 use crate::stdlib::{format_duration, show};
-use crate::strings::format_double;
+use crate::strings::{format_double, short_escape};
 use crate::types::Type;
 use crate::value::{Key, Val};
 
@@ -248,17 +248,10 @@ fn part(value: &Val) -> Result<String, String> {
 fn quoted(s: &str) -> String {
     let mut out = String::from("\"");
     for c in s.chars() {
-        match c {
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\x0b' => out.push_str("\\v"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\\' | '"' => out.extend(['\\', c]),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
+        match short_escape(c) {
+            Some(escape) => out.push_str(escape),
+            None if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            None => out.push(c),
         }
     }
     out.push('"');

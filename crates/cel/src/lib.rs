@@ -180,17 +180,24 @@ struct Issues<'a>(&'a str, &'a [CompileIssue]);
 
 impl fmt::Display for Issues<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, issue) in self.1.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
+        let mut text = String::new();
+        for issue in self.1 {
+            let begin = text.len();
+            if begin > 0 {
+                text.push('\n');
             }
-            write_issue(f, self.0, issue)?;
+            write_issue(&mut text, self.0, issue)?;
+            // Each one shows its line.
+            if begin > 0 && text.len() > MESSAGE_BYTES_MAX {
+                text.truncate(begin);
+                break;
+            }
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
-fn write_issue(f: &mut fmt::Formatter<'_>, source: &str, issue: &CompileIssue) -> fmt::Result {
+fn write_issue(f: &mut impl fmt::Write, source: &str, issue: &CompileIssue) -> fmt::Result {
     if issue.position == NOWHERE {
         return write!(f, "ERROR: <input>:-1:0: {}", issue.message);
     }
@@ -211,6 +218,9 @@ fn write_issue(f: &mut fmt::Formatter<'_>, source: &str, issue: &CompileIssue) -
     let caret = mark(line.chars().nth(column), '^', '＾');
     write!(f, "\n | {}\n | {dots}{caret}", line.replace('\t', " "))
 }
+
+/// Issues are told as long as they fit in here; a definition may have hundreds of expressions, each a long line.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Longer lines are not shown. Source: `maxSnippetLength`.
 const SNIPPET_BYTES_MAX: usize = 16384;

@@ -203,3 +203,14 @@ fn estimates_bound_what_is_spent() {
         Program::compile("self.unbounded.all(x, self.unbounded.all(y, x != y))", &environment()).expect("compiles");
     assert!(unbounded.cost().max > 100_000_000, "{:?}", unbounded.cost());
 }
+
+#[test]
+fn what_is_said_about_broken_texts_is_bounded() {
+    for (text, mistakes) in
+        [("#".repeat(900), 100), ("#".repeat(20_000), 1), ("1+".repeat(600), 1), ("(".repeat(900), 1)]
+    {
+        let error = Program::compile(&text, &environment()).unwrap_err().detail();
+        let told = error.matches("ERROR: ").count();
+        assert!(told >= 1 && told <= mistakes && error.len() <= 80 << 10, "{told} in {} bytes", error.len());
+    }
+}

@@ -30,7 +30,7 @@ const ISSUES_MAX: usize = 100;
 const SKIPPED_MAX: usize = 256;
 const DEPTH_MAX: usize = 250;
 /// Texts with more tokens are not explained.
-const TOKENS_MAX: usize = 5_000;
+const TOKENS_MAX: usize = 1_000;
 
 /// A token of the text, or one that was made up.
 #[derive(Clone, Copy, Debug)]
