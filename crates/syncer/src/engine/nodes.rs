@@ -14,6 +14,7 @@ use crate::names::NamespacedName;
 use crate::settings::Nodes;
 use crate::types::node::{
     BELONGS_TO_LABEL, NODE_ANNOTATION, fake_node, is_fake, node_changes, node_service, real_node, reduce_allocatable,
+    remember_node,
 };
 use crate::types::pod::{OWNER_SET_KIND_ANNOTATION, is_daemon_set_pod};
 
@@ -78,14 +79,16 @@ impl Engine {
         Ok(())
     }
 
-    async fn write_real_node(&self, host_node: &Value, virtual_node: Option<Value>) -> Result<(), SyncError> {
+    async fn write_real_node(&self, host_node: &Value, mut virtual_node: Option<Value>) -> Result<(), SyncError> {
         let name = NamespacedName::new("", host_node.str_at(&["metadata", "name"]));
         let mut host_node = host_node.clone();
-        if let Nodes::Real { sync_back_changes: true, .. } = self.settings.nodes
-            && let Some(existing) = &virtual_node
-            && let Some(patch) = node_changes(existing, &host_node)
-        {
-            host_node = self.host_side.patch(&kind::NODE, &name, "", &patch).await?;
+        let syncs_back = matches!(self.settings.nodes, Nodes::Real { sync_back_changes: true, .. });
+        if syncs_back && let Some(existing) = &mut virtual_node {
+            while let Some(patch) = node_changes(existing, &host_node) {
+                host_node = self.host_side.patch(&kind::NODE, &name, "", &patch).await?;
+                // Before anything of the host is shown: what the tenant changes meanwhile is a change of this.
+                *existing = self.virtual_side.patch(&kind::NODE, &name, "", &remember_node(existing)).await?;
+            }
         }
         let ip = self.node_address(&name.name);
         let mut wanted = real_node(&host_node, virtual_node.as_ref(), ip.as_deref(), &self.settings);
@@ -114,7 +117,12 @@ impl Engine {
         };
         if let Some(patch) = merge_patch(&existing, &wanted) {
             let (main, status) = crate::diff::split_status(patch);
-            if let Some(main) = main {
+            if let Some(mut main) = main {
+                if syncs_back {
+                    // Lists are written whole: one that the tenant has just changed is looked at first.
+                    let version = existing.str_at(&["metadata", "resourceVersion"]);
+                    main.set_at(&["metadata", "resourceVersion"], version.into());
+                }
                 self.virtual_side.patch(&kind::NODE, &name, "", &main).await?;
             }
             if let Some(status) = status {

@@ -308,6 +308,12 @@ pub fn node_changes(virtual_: &Value, host: &Value) -> Option<Value> {
     Some(patch.into())
 }
 
+/// The merge patch that remembers a virtual node as it is, once its changes are on the host.
+pub fn remember_node(virtual_: &Value) -> Value {
+    let uid = crate::metadata::uid_of(virtual_);
+    json!({"metadata": {"uid": uid, "annotations": {SEEN_ANNOTATION: (seen(virtual_).to_string())}}})
+}
+
 /// What is remembered of a node for [`node_changes`].
 fn seen(shown: &Value) -> Value {
     json!({

@@ -361,22 +361,25 @@ async fn cordoning_reaches_the_host() {
     eventually("the node is shown", || async { tenant.api.get(&NODES, "", &node).await }).await;
     let patch = json!({"metadata": {"labels": {"team": "a", "kubernetes.io/hostname": "forged"}},
         "spec": {"unschedulable": true, "taints": [{"key": "own", "value": "x", "effect": "NoSchedule"}]}});
-    tenant.api.patch(&NODES, "", &node, patch).await;
-    let changed = eventually("the host's node is cordoned", || async {
-        let host_node = host_api.get(&NODES, "", &node).await?;
-        host_node.at(&["spec", "unschedulable"]).is_some_and(|v| *v == true).then_some(host_node)
-    })
-    .await;
-    assert_eq!(changed.str_at(&["metadata", "labels", "team"]), "a");
-    assert_ne!(changed.str_at(&["metadata", "labels", "kubernetes.io/hostname"]), "forged");
-    assert!(changed.array_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == "own"), "{changed}");
-    tenant.api.patch(&NODES, "", &node, json!({"spec": {"unschedulable": null, "taints": null}})).await;
-    eventually("and back", || async {
-        let host_node = host_api.get(&NODES, "", &node).await?;
-        let own = host_node.array_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == "own");
-        (!own && host_node.at(&["spec", "unschedulable"]).is_none_or(|v| *v != true)).then_some(())
-    })
-    .await;
+    // More than once: the tenant may change its mind while the syncer is writing to either side.
+    for _ in 0..10 {
+        tenant.api.patch(&NODES, "", &node, patch.clone()).await;
+        let changed = eventually("the host's node is cordoned", || async {
+            let host_node = host_api.get(&NODES, "", &node).await?;
+            host_node.at(&["spec", "unschedulable"]).is_some_and(|v| *v == true).then_some(host_node)
+        })
+        .await;
+        assert_eq!(changed.str_at(&["metadata", "labels", "team"]), "a");
+        assert_ne!(changed.str_at(&["metadata", "labels", "kubernetes.io/hostname"]), "forged");
+        assert!(changed.array_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == "own"), "{changed}");
+        tenant.api.patch(&NODES, "", &node, json!({"spec": {"unschedulable": null, "taints": null}})).await;
+        eventually("and back", || async {
+            let host_node = host_api.get(&NODES, "", &node).await?;
+            let own = host_node.array_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == "own");
+            (!own && host_node.at(&["spec", "unschedulable"]).is_none_or(|v| *v != true)).then_some(())
+        })
+        .await;
+    }
     syncer.shutdown().await;
 }
 
