@@ -3,9 +3,12 @@
 //! Asks for aggregated discovery and falls back to one request per group and version. A group that cannot be read is named,
 //! and the others are given.
 
+use std::collections::HashMap;
+
 use apimachinery::Value;
 use apimachinery::json::Str;
 use informer::{ApiError, Resource, Rest};
+use parking_lot::Mutex;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
@@ -31,6 +34,25 @@ pub struct Discovery {
     pub resources: Vec<ApiResource>,
     /// Group versions that could not be read, and why.
     pub failed: Vec<(String, String)>,
+}
+
+/// The resources of kinds, read when one is asked for that was not asked for before.
+#[derive(Default)]
+pub struct Kinds(Mutex<HashMap<(String, String), Resource>>);
+
+impl Kinds {
+    /// `None` when the server has no such kind.
+    pub async fn resource(&self, rest: &Rest, api_version: &str, kind: &str) -> Result<Option<Resource>, ApiError> {
+        let name = (api_version.to_owned(), kind.to_owned());
+        if let Some(known) = self.0.lock().get(&name) {
+            return Ok(Some(known.clone()));
+        }
+        let found = Discovery::read(rest).await?.by_kind(api_version, kind).map(|found| found.resource.clone());
+        if let Some(found) = &found {
+            self.0.lock().insert(name, found.clone());
+        }
+        Ok(found)
+    }
 }
 
 impl Discovery {

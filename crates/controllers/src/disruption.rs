@@ -15,11 +15,10 @@ use informer::{
     null_default,
 };
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::context::{Context, ReconcileResult, ignore_not_found, key_queue, wait};
-use crate::discovery::Discovery;
+use crate::discovery::Kinds;
 use crate::pod;
 use crate::replicaset::{Replicas as _, ReplicationController};
 use crate::resources::{
@@ -28,7 +27,8 @@ use crate::resources::{
 use crate::selector::LabelSelector;
 use crate::statefulset::StatefulSet;
 use crate::types::{
-    Condition, Deployment, IntOrString, Pod, ReplicaSet, cached, condition_is_true, find_condition, to_value,
+    Condition, Deployment, IntOrString, Pod, ReplicaSet, cached, condition_is_true, conditions_value, find_condition,
+    put_condition,
 };
 
 /// A pod that was evicted this long ago and is still there will not go by itself.
@@ -76,32 +76,6 @@ fn expected(spec: &BudgetSpec, pods: i64, scale: i64) -> (i64, i64) {
     }
 }
 
-/// The conditions with this one in its place; the time of its last change stays when its status does.
-fn with_condition(known: &[Condition], mut condition: Condition) -> Vec<Condition> {
-    let mut conditions = known.to_vec();
-    match conditions.iter_mut().find(|c| c.kind == condition.kind) {
-        Some(known) => {
-            if known.status == condition.status {
-                condition.last_transition_time = known.last_transition_time;
-            }
-            *known = condition;
-        }
-        None => conditions.push(condition),
-    }
-    conditions
-}
-
-/// Conditions as this kind wants them: with their message, also when it is empty.
-fn conditions_value(conditions: &[Condition]) -> Value {
-    let mut value = to_value(conditions);
-    for condition in value.as_array_mut().into_iter().flatten() {
-        if condition.get("message").is_none() {
-            condition["message"] = "".into();
-        }
-    }
-    value
-}
-
 /// Why it cannot be told how many pods there should be.
 #[derive(Debug, thiserror::Error)]
 enum ScaleError {
@@ -139,7 +113,8 @@ fn calculate(
     let reason = if allowed > 0 { "SufficientPods" } else { "InsufficientPods" };
     let mut condition = Condition::new("DisruptionAllowed", allowed > 0, reason, "", now);
     condition.observed_generation = Some(budget.metadata.generation);
-    let conditions = with_condition(&budget.status.conditions, condition);
+    let mut conditions = budget.status.conditions.clone();
+    put_condition(&mut conditions, condition);
     let status = BudgetStatus {
         observed_generation: budget.metadata.generation,
         disrupted_pods: disrupted,
@@ -160,8 +135,8 @@ struct Controller {
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
-    /// Read when a pod's controller is of a kind that no cache holds.
-    discovery: Mutex<Discovery>,
+    /// For controllers of kinds that no cache holds.
+    kinds: Kinds,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -219,7 +194,7 @@ pub(crate) fn start(context: &Context) {
         deployments,
         stateful,
         controllers,
-        discovery: Mutex::default(),
+        kinds: Kinds::default(),
     });
     let cleaner = controller.clone();
     context.run("disruption-stale", 1, &stale, synced.clone(), move |key| {
@@ -291,16 +266,8 @@ impl Controller {
     /// What the `scale` subresource of a controller of any kind says, custom ones too.
     async fn asked_scale(&self, owner: &OwnerReference, namespace: &str) -> Result<Option<i64>, ScaleError> {
         let rest = &self.context.rest;
-        let known = self.discovery.lock().by_kind(&owner.api_version, &owner.kind).cloned();
-        let resource = match known {
-            Some(known) => known.resource,
-            None => {
-                let read = Discovery::read(rest).await?;
-                let found = read.by_kind(&owner.api_version, &owner.kind).cloned();
-                *self.discovery.lock() = read;
-                let (kind, version) = (owner.kind.clone(), owner.api_version.clone());
-                found.ok_or(ScaleError::NoKind { kind, version })?.resource
-            }
+        let Some(resource) = self.kinds.resource(rest, &owner.api_version, &owner.kind).await? else {
+            return Err(ScaleError::NoKind { kind: owner.kind.clone(), version: owner.api_version.clone() });
         };
         match rest.get_path(&resource.path(namespace, &owner.name, "scale"), "application/json").await {
             Ok(scale) if scale.str_at(&["metadata", "uid"]) == owner.uid => {
@@ -323,11 +290,8 @@ impl Controller {
         let mut condition =
             Condition::new("DisruptionAllowed", false, "SyncFailed", error.to_string(), self.context.now());
         condition.observed_generation = Some(observed);
-        let status = BudgetStatus {
-            disruptions_allowed: 0,
-            conditions: with_condition(&budget.status.conditions, condition),
-            ..budget.status.clone()
-        };
+        let mut status = BudgetStatus { disruptions_allowed: 0, ..budget.status.clone() };
+        put_condition(&mut status.conditions, condition);
         if status == budget.status {
             return Ok(());
         }
@@ -338,7 +302,7 @@ impl Controller {
             "desiredHealthy": status.desired_healthy,
             "expectedPods": status.expected_pods,
         });
-        patch["conditions"] = conditions_value(&status.conditions);
+        patch["conditions"] = conditions_value(&status.conditions, "message");
         ignore_not_found(self.context.patch_status(&POD_DISRUPTION_BUDGETS, &budget.metadata, patch).await)
     }
 
@@ -397,7 +361,7 @@ impl Controller {
                 "expectedPods": status.expected_pods,
             });
             patch["disruptedPods"] = disrupted;
-            patch["conditions"] = conditions_value(&status.conditions);
+            patch["conditions"] = conditions_value(&status.conditions, "message");
             let written = self.context.patch_status(&POD_DISRUPTION_BUDGETS, &budget.metadata, patch).await;
             ignore_not_found(written)?;
         }

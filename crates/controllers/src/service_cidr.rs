@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::context::{Context, ReconcileError, ReconcileResult, ignore_not_found, key_queue, wait};
 use crate::resources::{IP_ADDRESSES, SERVICE_CIDRS};
-use crate::types::{Condition, cached, find_condition, to_value};
+use crate::types::{Condition, cached, conditions_value, find_condition};
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 /// Allocators hear of a deletion within this time and give out no more addresses.
@@ -174,13 +174,7 @@ impl Controller {
         conditions.retain(|c| c.kind != "Ready");
         conditions.push(condition);
         let mut patch = Value::object();
-        patch["conditions"] = to_value(&conditions);
-        for condition in patch["conditions"].as_array_mut().into_iter().flatten() {
-            // Required in this kind, also when empty.
-            if condition.get("reason").is_none() {
-                condition["reason"] = "".into();
-            }
-        }
+        patch["conditions"] = conditions_value(&conditions, "reason");
         ignore_not_found(self.context.patch_status(&SERVICE_CIDRS, &cidr.metadata, patch).await)?;
         Ok(())
     }

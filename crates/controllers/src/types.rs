@@ -86,6 +86,30 @@ pub fn condition_is_true(conditions: &[Condition], kind: &str) -> bool {
     find_condition(conditions, kind).is_some_and(Condition::is_true)
 }
 
+/// Puts a condition in its place; the time of its last change stays when its status does.
+pub fn put_condition(conditions: &mut Vec<Condition>, mut condition: Condition) {
+    match conditions.iter_mut().find(|c| c.kind == condition.kind) {
+        Some(known) => {
+            if known.status == condition.status {
+                condition.last_transition_time = known.last_transition_time;
+            }
+            *known = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// Conditions of a kind that wants a member of them also when it is empty.
+pub fn conditions_value(conditions: &[Condition], required: &str) -> Value {
+    let mut value = to_value(conditions);
+    for condition in value.as_array_mut().into_iter().flatten() {
+        if condition.get(required).is_none() {
+            condition[required] = "".into();
+        }
+    }
+    value
+}
+
 /// Any serializable part as a tree.
 pub fn to_value<T: Serialize + ?Sized>(part: &T) -> Value {
     Value::from_serialize(part).unwrap_or_default()

@@ -94,8 +94,7 @@ impl Parts {
     /// nothing would be synced.
     async fn look_for_claims(&self, host: &Host, settings: &mut syncer::settings::Settings) {
         const CLAIMS: (&str, &str) = ("resource.k8s.io", "v1");
-        let mut without = settings.clone();
-        let keys = without.leave_out_claims();
+        let keys = settings.claim_keys();
         if keys.is_empty() && settings.host_version.is_some_and(|version| version >= (1, 34)) {
             return;
         }
@@ -112,9 +111,9 @@ impl Parts {
         } else {
             return;
         };
-        let lost = settings.leave_out_claims();
-        if !lost.is_empty() {
-            let keys = lost.join(", ");
+        settings.leave_out_claims();
+        if !keys.is_empty() {
+            let keys = keys.join(", ");
             tracing::warn!(keys, "{lacking} does not serve resource.k8s.io/v1: these keys have no effect");
         }
     }

@@ -348,19 +348,22 @@ impl Settings {
         self.virtual_scheduler && !self.pods.host_schedulers.iter().any(|s| s == scheduler)
     }
 
+    /// The keys of the configuration that ask for what needs `resource.k8s.io/v1`.
+    pub fn claim_keys(&self) -> Vec<&'static str> {
+        let keys = [
+            (self.resource_claims, "sync.toHost.resourceClaims"),
+            (self.resource_claim_templates, "sync.toHost.resourceClaimTemplates"),
+            (self.import_device_classes.is_on(), "sync.fromHost.deviceClasses"),
+        ];
+        keys.into_iter().filter(|(asked, _)| *asked).map(|(_, key)| key).collect()
+    }
+
     /// Leaves out what needs `resource.k8s.io/v1`: one of the two clusters does not serve it. Returns the keys of the
     /// configuration that have no effect for that.
     pub fn leave_out_claims(&mut self) -> Vec<&'static str> {
-        let mut keys = Vec::new();
-        if std::mem::take(&mut self.resource_claims) {
-            keys.push("sync.toHost.resourceClaims");
-        }
-        if std::mem::take(&mut self.resource_claim_templates) {
-            keys.push("sync.toHost.resourceClaimTemplates");
-        }
-        if std::mem::take(&mut self.import_device_classes).is_on() {
-            keys.push("sync.fromHost.deviceClasses");
-        }
+        let keys = self.claim_keys();
+        (self.resource_claims, self.resource_claim_templates) = (false, false);
+        self.import_device_classes = Default::default();
         keys
     }
 

@@ -108,17 +108,11 @@ fn pem_block(text: &str) -> Option<(&str, Vec<u8>, bool, &str)> {
 
 /// Whether bytes are one ASN.1 sequence, from end to end.
 fn is_sequence(der: &[u8]) -> bool {
-    let (Some(0x30), Some(&first)) = (der.first(), der.get(1)) else { return false };
-    if first < 0x80 {
-        return der.len() == 2 + usize::from(first);
-    }
-    let count = usize::from(first & 0x7f);
-    if count == 0 || count > 4 || der.len() < 2 + count {
-        return false;
-    }
-    let length = der[2..2 + count].iter().fold(0_usize, |n, b| n << 8 | usize::from(*b));
-    der.len() == 2 + count + length
+    header(der).is_some_and(|h| (h.class, h.tag, h.compound) == SEQUENCE && der.len() == h.from + h.length)
 }
+
+/// Class, tag and form of a sequence.
+const SEQUENCE: (u8, u8, bool) = (0, 16, true);
 
 /// An ASN.1 header: what it announces, and where its contents begin.
 struct Header {
@@ -154,7 +148,7 @@ fn sequence<'d>(der: &'d [u8], name: &str) -> Result<(&'d [u8], &'d [u8]), Strin
     let Some(Header { class, tag, compound, length, from }) = header(der) else {
         return Err("asn1: syntax error: truncated tag or length".to_owned());
     };
-    if (class, tag, compound) != (0, 16, true) {
+    if (class, tag, compound) != SEQUENCE {
         return Err(format!(
             "asn1: structure error: tags don't match (16 vs {{class:{class} tag:{tag} length:{length} isCompound:{compound}}}) \
              {{{PARAMETERS}}} {name} @{from}"

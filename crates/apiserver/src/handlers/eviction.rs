@@ -56,21 +56,22 @@ fn success(code: u16) -> Value {
     Status::success(code, None).to_value()
 }
 
+const EVICTION: &str = "Eviction";
+
 /// An Eviction of version v1beta1 as one of v1, which has the same fields; old clients still send it.
 fn in_current_version(body: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
     const OLD: &str = "policy/v1beta1";
     const NEW: &str = "policy/v1";
-    const KIND: &str = "Eviction";
     let format = match encoding {
         Encoding::Json => Format::Json,
         Encoding::Yaml => Format::Yaml,
         Encoding::Protobuf => {
-            let message = protobuf::open(body).ok().filter(|m| m.api_version == OLD && m.kind == KIND)?;
-            return Some(protobuf::envelope(NEW, KIND, message.raw));
+            let message = protobuf::open(body).ok().filter(|m| m.api_version == OLD && m.kind == EVICTION)?;
+            return Some(protobuf::envelope(NEW, EVICTION, message.raw));
         }
     };
     let mut object = decode::untyped(body, format).ok()?.object;
-    (decode::type_meta(&object) == (OLD, KIND)).then(|| {
+    (decode::type_meta(&object) == (OLD, EVICTION)).then(|| {
         object.set_at(&["apiVersion"], NEW.into());
         object.to_vec()
     })
@@ -80,7 +81,9 @@ fn in_current_version(body: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
 async fn read_body(cx: &Cx, kind: &GroupVersionKind, body: RequestBody) -> StatusResult<(Value, WriteOptions)> {
     let encoding = cx.input_encoding()?;
     let body = body_bytes(body).await?;
-    let body = in_current_version(&body, encoding).map_or(body, Bytes::from);
+    // Bindings have no other version, and there is one for each pod.
+    let converted = if kind.kind == EVICTION { in_current_version(&body, encoding) } else { None };
+    let body = converted.map_or(body, Bytes::from);
     let options = WriteOptions::parse(&cx.info.query, "CreateOptions", false)?;
     let mut object = cx.decode(kind, &body, encoding, options.field_validation)?;
     object.metadata_mut();

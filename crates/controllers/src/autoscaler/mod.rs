@@ -21,10 +21,10 @@ use parking_lot::Mutex;
 
 use self::plan::{Autoscaler, Goal, Memory, Metric, PodSample, ResourceMetric};
 use crate::context::{Context, ReconcileError, ReconcileResult, ignore_not_found, key_queue};
-use crate::discovery::Discovery;
+use crate::discovery::Kinds;
 use crate::pod;
 use crate::resources::{HORIZONTAL_POD_AUTOSCALERS, PODS};
-use crate::types::{Condition, Pod, ResourceList, find_condition, to_value};
+use crate::types::{Condition, Pod, ResourceList, put_condition, to_value};
 
 const POD_METRICS: Resource = Resource::new("metrics.k8s.io", "v1beta1", "pods");
 /// `--horizontal-pod-autoscaler-sync-period`.
@@ -34,8 +34,8 @@ struct Controller {
     context: Context,
     autoscalers: Informer<Autoscaler>,
     memories: Mutex<HashMap<ObjectKey, Memory>>,
-    /// The resources of kinds that were scaled before.
-    kinds: Mutex<HashMap<(String, String), Resource>>,
+    /// The resources of what is scaled.
+    kinds: Kinds,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -53,7 +53,7 @@ pub(crate) fn start(context: &Context) {
         context: context.clone(),
         autoscalers,
         memories: Mutex::default(),
-        kinds: Mutex::default(),
+        kinds: Kinds::default(),
     });
     context.run("horizontal-pod-autoscaler", 5, &queue, synced, move |key| {
         let controller = controller.clone();
@@ -73,14 +73,7 @@ struct Draft {
 
 impl Draft {
     fn set(&mut self, kind: &str, status: bool, reason: &str, message: impl Into<String>) {
-        let mut condition = Condition::new(kind, status, reason, message.into(), self.now);
-        if let Some(known) = find_condition(&self.conditions, kind).filter(|k| k.status == condition.status) {
-            condition.last_transition_time = known.last_transition_time;
-        }
-        match self.conditions.iter_mut().find(|c| c.kind == kind) {
-            Some(known) => *known = condition,
-            None => self.conditions.push(condition),
-        }
+        put_condition(&mut self.conditions, Condition::new(kind, status, reason, message.into(), self.now));
     }
 }
 
@@ -112,17 +105,10 @@ impl Controller {
     }
 
     async fn target(&self, api_version: &str, kind: &str) -> Result<Resource, ReconcileError> {
-        let name = (api_version.to_owned(), kind.to_owned());
-        if let Some(known) = self.kinds.lock().get(&name) {
-            return Ok(known.clone());
-        }
-        let discovery = Discovery::read(&self.context.rest).await?;
-        let Some(found) = discovery.by_kind(api_version, kind) else {
-            let message = format!("no matches for kind \"{kind}\" in version \"{api_version}\"");
-            return Err(ReconcileError::Other(message));
-        };
-        self.kinds.lock().insert(name, found.resource.clone());
-        Ok(found.resource.clone())
+        let found = self.kinds.resource(&self.context.rest, api_version, kind).await?;
+        found.ok_or_else(|| {
+            ReconcileError::Other(format!("no matches for kind \"{kind}\" in version \"{api_version}\""))
+        })
     }
 
     async fn scale(&self, key: &ObjectKey, autoscaler: &Autoscaler, draft: &mut Draft) -> Result<(), ReconcileError> {

@@ -189,9 +189,11 @@ impl Distro {
             tasks.others.spawn(self.follow_certificates(servers));
         }
         self.ready().await?;
-        self.tell_unserved(store).await;
         let k8s = &self.config.control_plane.distro.k8s;
         let tasks = self.tasks.lock();
+        // For the log: nothing waits for it.
+        let (telling, cancel) = (tell_unserved(Arc::clone(&self.upstream), store.clone()), self.others.clone());
+        tasks.others.spawn(async move { cancel.run_until_cancelled(telling).await });
         if k8s.controller_manager.enabled {
             let line = flags::controller_manager(&self.config, &places);
             let program = self.program(CONTROLLER_MANAGER, line, GRACE, &self.programs.controller_manager);
@@ -257,20 +259,6 @@ impl Distro {
         tokio::time::timeout(READY_TIMEOUT, wait).await.unwrap_or(Err(DistroError::NotReady))
     }
 
-    /// Says which objects of the store this version of kube-apiserver does not serve.
-    async fn tell_unserved(&self, store: &Store) {
-        let mut unserved = Vec::new();
-        for kind in stored::kinds(store).await {
-            if !self.upstream.is_ok(&kind.path).await {
-                unserved.push(kind.name);
-            }
-        }
-        if !unserved.is_empty() {
-            let objects = unserved.join(", ");
-            tracing::warn!(objects, "{API_SERVER} does not serve these, which are in the store: they stay as they are");
-        }
-    }
-
     /// Writes the files again when certificates were renewed.
     fn follow_certificates(&self, servers: Servers) -> impl Future<Output = ()> + Send + 'static {
         let (certificates, upstream) = (Arc::clone(&self.certificates), Arc::clone(&self.upstream));
@@ -313,6 +301,20 @@ impl Distro {
         self.face.cancel();
         face.close();
         face.wait().await;
+    }
+}
+
+/// Says which objects of the store this version of kube-apiserver does not serve.
+async fn tell_unserved(upstream: Arc<Upstream>, store: Store) {
+    let mut unserved = Vec::new();
+    for kind in stored::kinds(&store).await {
+        if !upstream.is_ok(&kind.path).await {
+            unserved.push(kind.name);
+        }
+    }
+    if !unserved.is_empty() {
+        let objects = unserved.join(", ");
+        tracing::warn!(objects, "{API_SERVER} does not serve these, which are in the store: they stay as they are");
     }
 }
 
